@@ -1,0 +1,47 @@
+/*
+ * phc.h
+ *	  scrypt hashes as PHC strings: $scrypt$ln=14,r=8,p=1$<salt>$<hash>
+ */
+#ifndef AMT_PHC_H
+#define AMT_PHC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define AMT_SALT_LEN		16	/* what we write */
+#define AMT_HASH_LEN		32
+#define AMT_SALT_MAX		64	/* what we read: 8 to 64 and 16 to 64 bytes */
+#define AMT_SALT_MIN		8
+#define AMT_HASH_MAX		64
+#define AMT_HASH_MIN		16
+#define AMT_PHC_MAX			256 /* a string that amt_phc_format() writes fits, NUL included */
+
+/* The most memory that one scrypt run may be asked for: 128 * 2^ln * r * p. */
+#define AMT_SCRYPT_MEMORY_MAX	((uint64_t) 1 << 30)
+
+typedef struct AmtPhc
+{
+	int			ln;				/* log2 of N */
+	int			r;
+	int			p;
+	size_t		salt_len;
+	size_t		hash_len;
+	uint8_t		salt[AMT_SALT_MAX];
+	uint8_t		hash[AMT_HASH_MAX];
+} AmtPhc;
+
+/*
+ * Can scrypt be run with these?  ln, r, p at least 1, 2^ln below 2^(16 r) as
+ * scrypt requires, 128 * 2^ln * r * p within AMT_SCRYPT_MEMORY_MAX.  No
+ * overflow whatever the values.
+ */
+extern bool amt_scrypt_params_ok(int64_t ln, int64_t r, int64_t p);
+
+/* Read a string; false for anything but a canonical, usable one. */
+extern bool amt_phc_parse(const char *s, size_t len, AmtPhc *phc);
+
+/* Write one, NUL-terminated; the length without the NUL. */
+extern size_t amt_phc_format(const AmtPhc *phc, char out[AMT_PHC_MAX]);
+
+#endif							/* AMT_PHC_H */
