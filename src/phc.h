@@ -15,7 +15,7 @@
 #define AMT_SALT_MIN		8
 #define AMT_HASH_MAX		64
 #define AMT_HASH_MIN		16
-#define AMT_PHC_MAX			256 /* a string that amt_phc_format() writes fits, NUL included */
+#define AMT_PHC_MAX			256 /* room for any string and its NUL */
 
 /* The most memory that one scrypt run may be asked for: 128 * 2^ln * r * p. */
 #define AMT_SCRYPT_MEMORY_MAX	((uint64_t) 1 << 30)

@@ -48,7 +48,7 @@ test_read_and_written(void)
 {
 	static const char *const strings[] = {
 		GOOD,
-		/* The smallest and the largest salts and hashes, each way to end base64. */
+		/* Salts and hashes of each extreme, and each way to end base64. */
 		"$scrypt$ln=1,r=1,p=1$AAAAAAAAAAA$MNhq9BiCiSGlk+5KFSEEsA",
 		"$scrypt$ln=4,r=3,p=5$c2FsdC1vZi0xNy1ieXRlcyE$cQmWbRQg7ytiWZ5BkzoiTIiX+Fmp/sWylKrMI5+vnA",
 		"$scrypt$ln=10,r=8,p=2$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw$pd7+j4GCh+JFuhfkMAcNhd6dfe1v8nb7G2OM9OUumFo3OZNORFQ8eUaZ+I9w9wF3VuoeZhDk6A84hMn5fAMrWA",

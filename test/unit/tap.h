@@ -14,14 +14,15 @@
 #include <string.h>
 #include <time.h>
 
-#define PRINTF(format_arg, first_arg) __attribute__((unused, format(printf, format_arg, first_arg)))
-
 static int	tap_run;
 static int	tap_failed;
 
+static inline bool ok(bool passed, const char *name,...) __attribute__((format(printf, 2, 3)));
+static inline void note(const char *format,...) __attribute__((format(printf, 1, 2)));
+
 /* One test point, named like printf() would, control characters apart. */
-static bool PRINTF(2, 3)
-ok(bool passed, const char *name, ...)
+static inline bool
+ok(bool passed, const char *name,...)
 {
 	char		text[200];
 	char	   *c;
@@ -44,7 +45,7 @@ ok(bool passed, const char *name, ...)
 }
 
 /* Two texts are the same; shows both if not. */
-static bool __attribute__((unused))
+static inline bool
 is_text(const char *got, const char *expected, const char *name)
 {
 	bool		passed = ok(strcmp(got, expected) == 0, "%s", name);
@@ -55,8 +56,8 @@ is_text(const char *got, const char *expected, const char *name)
 }
 
 /* A line for the reader. */
-static void PRINTF(1, 2)
-note(const char *format, ...)
+static inline void
+note(const char *format,...)
 {
 	va_list		args;
 
@@ -67,7 +68,7 @@ note(const char *format, ...)
 	putchar('\n');
 }
 
-static int
+static inline int
 done_testing(void)
 {
 	printf("1..%d\n", tap_run);
@@ -78,7 +79,7 @@ done_testing(void)
  * A copy with nothing behind it, not even a NUL: what reads too far is seen by
  * valgrind and the address sanitizer.  To be freed.
  */
-static char *__attribute__((unused))
+static inline char *
 exact_copy(const char *s, size_t len)
 {
 	char	   *copy = malloc(len > 0 ? len : 1);
@@ -90,7 +91,7 @@ exact_copy(const char *s, size_t len)
 }
 
 /* Seconds of CPU time that this process has used. */
-static double __attribute__((unused))
+static inline double
 cpu_seconds(void)
 {
 	return (double) clock() / CLOCKS_PER_SEC;

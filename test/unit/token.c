@@ -207,7 +207,8 @@ test_bias(void)
 		chi_squared += off * off / expected;
 	}
 	note("chi squared over 62 digits: %.1f", chi_squared);
-	/* 61 degrees of freedom: above 119 once in 100,000; a bare modulo has thousands. */
+
+	/* Above 119 once in 100,000 times; a bare modulo has thousands. */
 	ok(i == BASE && chi_squared < 119, "the digits of %d tokens are uniform", tokens);
 }
 
