@@ -1,0 +1,55 @@
+/*
+ * attempt.c
+ *	  Something that may fail without the caller failing.
+ *
+ * Some calls of the server raise an error where we must not: dynamic shared
+ * memory that cannot be had, JSON that is none.  An error may leave locks and
+ * pins behind, so catching it is only safe around a subtransaction, whose
+ * rollback releases them.  It costs a few microseconds and no transaction id,
+ * and works in READ ONLY transactions and during recovery; it cannot be used
+ * in a transaction's end callbacks or in parallel mode.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "attempt.h"
+
+ErrorData *
+amt_attempt(void (*body) (void *), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+
+	PG_TRY();
+	{
+		body(arg);
+
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (error != NULL &&
+		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		 ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION))
+		ReThrowError(error);
+
+	return error;
+}

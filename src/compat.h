@@ -1,0 +1,92 @@
+/*
+ * compat.h
+ *	  What differs between the supported versions of PostgreSQL, and nothing
+ *	  else: whole statements or inline wrappers.
+ */
+#ifndef AMT_COMPAT_H
+#define AMT_COMPAT_H
+
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 150000
+#error "amt_keys needs PostgreSQL 15 or later"
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#include "storage/dsm_registry.h"
+#define AMT_HAVE_DSM_REGISTRY	/* shared memory that needs no slop */
+#endif
+
+/* The block that a GUC check hook hands over to guc.c, which frees it. */
+static inline void *
+amt_guc_alloc(Size size)
+{
+#if PG_VERSION_NUM >= 160000
+	return guc_malloc(LOG, size);
+#else
+	return malloc(size);
+#endif
+}
+
+static inline void
+amt_guc_free(void *block)
+{
+#if PG_VERSION_NUM >= 160000
+	guc_free(block);
+#else
+	free(block);
+#endif
+}
+
+/* A tranche of LWLocks; its number lives in shared memory. */
+static inline int
+amt_new_tranche(const char *name)
+{
+#if PG_VERSION_NUM >= 190000
+	return LWLockNewTrancheId(name);
+#else
+	(void) name;
+	return LWLockNewTrancheId();
+#endif
+}
+
+/* Make the tranche's name known to this process. */
+static inline void
+amt_name_tranche(int tranche, const char *name)
+{
+#if PG_VERSION_NUM >= 190000
+	(void) tranche;
+	(void) name;
+#else
+	LWLockRegisterTranche(tranche, name);
+#endif
+}
+
+/* A wait event with a name of its own, where the version has them. */
+static inline uint32
+amt_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	(void) name;
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* The number of this process's current transaction. */
+static inline LocalTransactionId
+amt_local_transaction_id(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProc->vxid.lxid;
+#else
+	return MyProc->lxid;
+#endif
+}
+
+#endif							/* AMT_COMPAT_H */

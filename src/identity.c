@@ -1,0 +1,339 @@
+/*
+ * identity.c
+ *	  Who is calling: the identity, and what its role allows.
+ *
+ * The identity is held by four settings that only a superuser, or who was
+ * granted SET on them, can change, so PostgreSQL's own rules protect it.  They
+ * have to be read through this library, never by current_setting(): before the
+ * library is loaded anybody can make a placeholder of that name, which loading
+ * throws away.
+ *
+ * The C code sets them as SET LOCAL does (PGC_S_SESSION and GUC_ACTION_LOCAL):
+ * the value ends with the transaction, savepoints restore it, and parallel
+ * workers are given it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/varlena.h"
+
+#include "compat.h"
+#include "identity.h"
+
+static char *org_id_setting = NULL;
+static char *role_setting = NULL;
+static char *actor_setting = NULL;
+static char *key_id_setting = NULL;
+static char *roles_setting = NULL;
+static char *manager_role_setting = NULL;
+
+/* The check hook's reading of amt_keys.roles, lowest first. */
+typedef struct RoleList
+{
+	int			n;
+	int			offset[FLEXIBLE_ARRAY_MEMBER];	/* of each name, from the
+												 * block's start */
+} RoleList;
+
+static RoleList *role_list = NULL;
+
+static const char *
+role_name(const RoleList *list, int i)
+{
+	return (const char *) list + list->offset[i];
+}
+
+static bool
+roles_are_distinct(List *names)
+{
+	ListCell   *a;
+	ListCell   *b;
+
+	foreach(a, names)
+	{
+		for_each_cell(b, names, lnext(names, a))
+		{
+			if (strcmp(lfirst(a), lfirst(b)) == 0)
+			{
+				GUC_check_errdetail("Role \"%s\" appears twice.", (char *) lfirst(a));
+				return false;
+			}
+		}
+	}
+	return true;
+}
+
+static RoleList *
+make_role_list(List *names)
+{
+	Size		size = offsetof(RoleList, offset) + sizeof(int) * list_length(names);
+	Size		at = size;
+	RoleList   *list;
+	ListCell   *cell;
+
+	foreach(cell, names)
+		size += strlen(lfirst(cell)) + 1;
+	list = amt_guc_alloc(size);
+	if (list == NULL)
+		return NULL;
+	list->n = 0;
+	foreach(cell, names)
+	{
+		strcpy((char *) list + at, lfirst(cell));
+		list->offset[list->n++] = at;
+		at += strlen(lfirst(cell)) + 1;
+	}
+	return list;
+}
+
+static bool
+check_roles(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names;
+	ListCell   *cell;
+
+	(void) source;
+	if (!SplitGUCList(copy, ',', &names))
+	{
+		GUC_check_errdetail("List syntax is invalid.");
+		return false;
+	}
+	if (names == NIL)
+	{
+		GUC_check_errdetail("The list of roles is empty.");
+		return false;
+	}
+	foreach(cell, names)
+	{
+		const char *name = lfirst(cell);
+
+		if (*name == '\0' || strlen(name) >= NAMEDATALEN)
+		{
+			GUC_check_errdetail("A role's name must have 1 to %d bytes.", NAMEDATALEN - 1);
+			return false;
+		}
+	}
+	if (!roles_are_distinct(names))
+		return false;
+	*extra = make_role_list(names);
+	list_free(names);
+	pfree(copy);
+	return *extra != NULL;
+}
+
+static void
+assign_roles(const char *newval, void *extra)
+{
+	(void) newval;
+	role_list = extra;
+}
+
+static void
+define_identity(const char *name, const char *short_desc, const char *long_desc, char **value)
+{
+	DefineCustomStringVariable(name, short_desc, long_desc, value, "",
+							   PGC_SUSET, 0, NULL, NULL, NULL);
+}
+
+void
+amt_identity_init(void)
+{
+	define_identity("amt_keys.org_id",
+					"The organization that is calling; empty for none.",
+					"Row-level security of the extension's tables, and of yours through amt_org_id(), depends on it. See section 4 of the contract.",
+					&org_id_setting);
+	define_identity("amt_keys.role",
+					"The caller's role in the organization; one of amt_keys.roles, or empty.",
+					"Read it with amt_role(), test it with amt_has_role(). See section 4 of the contract.",
+					&role_setting);
+	define_identity("amt_keys.actor",
+					"The person who is calling, as the application names it; empty for none.",
+					"Recorded as created_by of new keys. See section 4 of the contract.",
+					&actor_setting);
+	define_identity("amt_keys.key_id",
+					"The key that is calling; empty if none is.",
+					"Set by amt_verify() and amt_authenticate(). See section 4 of the contract.",
+					&key_id_setting);
+	DefineCustomStringVariable("amt_keys.roles",
+							   "Lists the names of roles, lowest first.",
+							   "Each role includes those before it. See section 4 of the contract.",
+							   &roles_setting,
+							   "viewer, editor, admin, owner",
+							   PGC_SUSET, GUC_LIST_INPUT,
+							   check_roles, assign_roles, NULL);
+	DefineCustomStringVariable("amt_keys.manager_role",
+							   "Sets the lowest role that manages other people's keys.",
+							   "One of amt_keys.roles; with any other name nobody does. See section 4 of the contract.",
+							   &manager_role_setting,
+							   "admin",
+							   PGC_SUSET, 0, NULL, NULL, NULL);
+}
+
+static const char *
+null_if_empty(const char *value)
+{
+	return value != NULL && value[0] != '\0' ? value : NULL;
+}
+
+const char *
+amt_identity_org_id(void)
+{
+	return null_if_empty(org_id_setting);
+}
+
+const char *
+amt_identity_role(void)
+{
+	return null_if_empty(role_setting);
+}
+
+const char *
+amt_identity_actor(void)
+{
+	return null_if_empty(actor_setting);
+}
+
+const char *
+amt_identity_key_id(void)
+{
+	return null_if_empty(key_id_setting);
+}
+
+static void
+set_local(const char *name, const char *value)
+{
+	(void) set_config_option(name, value != NULL ? value : "",
+							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+							 true, 0, false);
+}
+
+void
+amt_identity_set(const char *org_id, const char *role, const char *actor, const char *key_id)
+{
+	set_local("amt_keys.org_id", org_id);
+	set_local("amt_keys.role", role);
+	set_local("amt_keys.actor", actor);
+	set_local("amt_keys.key_id", key_id);
+}
+
+int
+amt_role_rank(const char *role)
+{
+	for (int i = 0; i < role_list->n; i++)
+		if (strcmp(role_name(role_list, i), role) == 0)
+			return i;
+	return -1;
+}
+
+void
+amt_unknown_role(const char *role)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("role \"%s\" is not known", role),
+			 errhint("The roles in \"amt_keys.roles\" are: %s.", roles_setting)));
+}
+
+/* Both ranks known, and an organization to have the role in. */
+static bool
+identity_reaches(int minimum)
+{
+	const char *role = amt_identity_role();
+
+	return minimum >= 0 && role != NULL && amt_identity_org_id() != NULL &&
+		amt_role_rank(role) >= minimum;
+}
+
+bool
+amt_identity_has_role(const char *minimum)
+{
+	int			rank = amt_role_rank(minimum);
+
+	if (rank < 0)
+		amt_unknown_role(minimum);
+	return identity_reaches(rank);
+}
+
+bool
+amt_identity_is_manager(void)
+{
+	return identity_reaches(amt_role_rank(manager_role_setting));
+}
+
+bool
+amt_is_trusted(Oid roleid)
+{
+	return pg_parameter_aclcheck("amt_keys.org_id", roleid, ACL_SET) == ACLCHECK_OK;
+}
+
+bool
+amt_text_is(Datum text_value, const char *string)
+{
+	text	   *value = DatumGetTextPP(text_value);
+	Size		len = VARSIZE_ANY_EXHDR(value);
+
+	return len == strlen(string) && memcmp(VARDATA_ANY(value), string, len) == 0;
+}
+
+static Datum
+text_or_null(FunctionCallInfo fcinfo, const char *value)
+{
+	if (value == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(value));
+}
+
+PG_FUNCTION_INFO_V1(amt_org_id);
+Datum
+amt_org_id(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity_org_id());
+}
+
+PG_FUNCTION_INFO_V1(amt_role);
+Datum
+amt_role(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity_role());
+}
+
+PG_FUNCTION_INFO_V1(amt_actor);
+Datum
+amt_actor(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity_actor());
+}
+
+PG_FUNCTION_INFO_V1(amt_key_id);
+Datum
+amt_key_id(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity_key_id());
+}
+
+PG_FUNCTION_INFO_V1(amt_has_role);
+Datum
+amt_has_role(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(amt_identity_has_role(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+}
+
+PG_FUNCTION_INFO_V1(amt_require_role);
+Datum
+amt_require_role(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0) ||
+		!amt_identity_has_role(text_to_cstring(PG_GETARG_TEXT_PP(0))))
+		ereport(ERROR,
+				(errcode(MAKE_SQLSTATE('P', 'T', '4', '0', '3')),
+				 errmsg("forbidden_role")));
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,134 @@
+/*
+ * kdf.c
+ *	  Hashing new secrets with the parameters that the settings give.
+ *
+ * The three settings are bounded together, by the memory of one run.  While
+ * the library is being loaded each gets its value before the others have
+ * theirs, so the check waits for the first use then; a change later on is
+ * checked against the other two as they are.
+ */
+#include "postgres.h"
+
+#include <openssl/crypto.h>
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+
+#include "kdf.h"
+#include "scrypt.h"
+#include "scrypt_queue.h"
+#include "shmem.h"
+
+static int	scrypt_ln = 14;
+static int	scrypt_r = 8;
+static int	scrypt_p = 1;
+static bool loading = true;
+
+static bool
+check_params(int ln, int r, int p)
+{
+	if (loading || amt_scrypt_params_ok(ln, r, p))
+		return true;
+	GUC_check_errdetail("ln=%d, r=%d, p=%d is more than scrypt allows, or would take more than 1 GiB (128 * 2^ln * r * p bytes).",
+						ln, r, p);
+	GUC_check_errhint("Lower the other of \"amt_keys.scrypt_ln\", \"amt_keys.scrypt_r\" and \"amt_keys.scrypt_p\" first.");
+	return false;
+}
+
+static bool
+check_ln(int *newval, void **extra, GucSource source)
+{
+	(void) extra;
+	(void) source;
+	return check_params(*newval, scrypt_r, scrypt_p);
+}
+
+static bool
+check_r(int *newval, void **extra, GucSource source)
+{
+	(void) extra;
+	(void) source;
+	return check_params(scrypt_ln, *newval, scrypt_p);
+}
+
+static bool
+check_p(int *newval, void **extra, GucSource source)
+{
+	(void) extra;
+	(void) source;
+	return check_params(scrypt_ln, scrypt_r, *newval);
+}
+
+void
+amt_kdf_init(void)
+{
+	DefineCustomIntVariable("amt_keys.scrypt_ln",
+							"Sets the binary logarithm of scrypt's cost N for new keys.",
+							"One run takes 128 * 2^ln * r * p bytes, at most 1 GiB. Stored hashes keep their own. See section 8 of the contract.",
+							&scrypt_ln, 14, 1, 23,
+							PGC_SUSET, 0, check_ln, NULL, NULL);
+	DefineCustomIntVariable("amt_keys.scrypt_r",
+							"Sets scrypt's block size r for new keys.",
+							"See \"amt_keys.scrypt_ln\".",
+							&scrypt_r, 8, 1, 1 << 20,
+							PGC_SUSET, 0, check_r, NULL, NULL);
+	DefineCustomIntVariable("amt_keys.scrypt_p",
+							"Sets scrypt's parallelization p for new keys.",
+							"See \"amt_keys.scrypt_ln\".",
+							&scrypt_p, 1, 1, 1 << 20,
+							PGC_SUSET, 0, check_p, NULL, NULL);
+	loading = false;
+}
+
+/* Wait for a place among those who run scrypt, then run it. */
+static bool
+hash_in_queue(const AmtToken *token, AmtPhc *phc)
+{
+	bool		done;
+	AmtTag		tag = {0};
+
+	if (amt_shmem_attach())
+		tag = amt_shmem_tag(token->id, token->id_len, phc->salt, phc->salt_len);
+	while (!amt_scrypt_enter(tag))
+		CHECK_FOR_INTERRUPTS();
+	PG_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
+	{
+		done = amt_scrypt_hash(token->secret, token->secret_len, phc);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
+	amt_scrypt_leave();
+	return done;
+}
+
+void
+amt_kdf_hash(const AmtToken *token, char string[AMT_PHC_MAX])
+{
+	AmtPhc		phc;
+
+	if (!amt_scrypt_params_ok(scrypt_ln, scrypt_r, scrypt_p))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("scrypt parameters ln=%d, r=%d, p=%d cannot be used",
+						scrypt_ln, scrypt_r, scrypt_p),
+				 errdetail("They are more than scrypt allows, or would take more than 1 GiB (128 * 2^ln * r * p bytes)."),
+				 errhint("Change \"amt_keys.scrypt_ln\", \"amt_keys.scrypt_r\" or \"amt_keys.scrypt_p\".")));
+
+	phc.ln = scrypt_ln;
+	phc.r = scrypt_r;
+	phc.p = scrypt_p;
+	phc.salt_len = AMT_SALT_LEN;
+	phc.hash_len = AMT_HASH_LEN;
+	if (!pg_strong_random(phc.salt, phc.salt_len))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random bytes")));
+	if (!hash_in_queue(token, &phc))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not run scrypt"),
+				 errdetail("OpenSSL did not get the memory that ln=%d, r=%d, p=%d need, or its provider has no scrypt.",
+						   scrypt_ln, scrypt_r, scrypt_p)));
+	amt_phc_format(&phc, string);
+	OPENSSL_cleanse(&phc, sizeof(phc));
+}

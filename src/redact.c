@@ -1,0 +1,106 @@
+/*
+ * redact.c
+ *	  No secret in the server's log.
+ *
+ * The hook sees an entry before it is written, to whatever destination, and
+ * masks tokens in all its texts.  A text that holds one is replaced by a
+ * masked copy in the entry's own memory context, as the entry's texts are
+ * freed one by one.
+ *
+ * The STATEMENT of an entry is not part of it: it is taken from
+ * debug_query_string when the entry is written.  That pointer is exchanged for
+ * a masked copy, which lives until the next one is made; the query that runs
+ * has its own pointer to the original.
+ *
+ * Runs in every process that has loaded the library, on any level of error,
+ * without locks; what it allocates comes from the error's memory.
+ */
+#include "postgres.h"
+
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "mask.h"
+#include "redact.h"
+
+static bool redact_logs = true;
+static emit_log_hook_type prev_emit_log_hook = NULL;
+
+/* The masked copy of the text, or NULL if there is nothing to mask. */
+static char *
+mask_text(const char *s, MemoryContext context)
+{
+	size_t		len = strlen(s);
+	size_t		masked_len;
+	bool		found;
+	char	   *masked;
+
+	masked_len = amt_mask(s, len, NULL, 0, &found);
+	if (!found)
+		return NULL;
+	masked = MemoryContextAlloc(context, masked_len + 1);
+	amt_mask(s, len, masked, masked_len + 1, &found);
+	return masked;
+}
+
+static void
+mask_field(char **field, MemoryContext context)
+{
+	char	   *masked;
+
+	if (*field == NULL)
+		return;
+	masked = mask_text(*field, context);
+	if (masked != NULL)
+		*field = masked;
+}
+
+static void
+mask_statement(void)
+{
+	static char *copy = NULL;
+	char	   *masked;
+
+	if (debug_query_string == NULL || debug_query_string == copy)
+		return;
+	masked = mask_text(debug_query_string, TopMemoryContext);
+	if (masked == NULL)
+		return;
+	if (copy != NULL)
+		pfree(copy);
+	copy = masked;
+	debug_query_string = copy;
+}
+
+static void
+redact(ErrorData *edata)
+{
+	if (redact_logs)
+	{
+		MemoryContext context = edata->assoc_context != NULL ? edata->assoc_context : ErrorContext;
+
+		mask_field(&edata->message, context);
+		mask_field(&edata->detail, context);
+		mask_field(&edata->detail_log, context);
+		mask_field(&edata->hint, context);
+		mask_field(&edata->context, context);
+		mask_field(&edata->internalquery, context);
+		mask_statement();
+	}
+	if (prev_emit_log_hook)
+		prev_emit_log_hook(edata);
+}
+
+void
+amt_redact_init(void)
+{
+	DefineCustomBoolVariable("amt_keys.redact_logs",
+							 "Masks the secrets of tokens in the server's log.",
+							 "The key id stays readable. Works from the moment the library is loaded into a process. See section 8 of the contract.",
+							 &redact_logs,
+							 true,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	prev_emit_log_hook = emit_log_hook;
+	emit_log_hook = redact;
+}

@@ -1,0 +1,70 @@
+/*
+ * scan.c
+ *	  Tokens in texts: amt_check_token() and amt_find_tokens().
+ *
+ * No table is read: what a token looks like and whether its checksum is right
+ * says nothing of whether the key exists.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "token.h"
+
+PG_FUNCTION_INFO_V1(amt_check_token);
+Datum
+amt_check_token(PG_FUNCTION_ARGS)
+{
+	text	   *token = PG_GETARG_TEXT_PP(0);
+
+	PG_RETURN_BOOL(amt_token_check(VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token)));
+}
+
+/* The text, and where the search goes on. */
+typedef struct Search
+{
+	text	   *text;
+	Size		at;
+} Search;
+
+PG_FUNCTION_INFO_V1(amt_find_tokens);
+Datum
+amt_find_tokens(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *context;
+	Search	   *search;
+	const char *s;
+	Size		len;
+	Size		found;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		MemoryContext oldcontext;
+
+		context = SRF_FIRSTCALL_INIT();
+		oldcontext = MemoryContextSwitchTo(context->multi_call_memory_ctx);
+		search = palloc0(sizeof(Search));
+		search->text = DatumGetTextPCopy(PG_GETARG_DATUM(0));
+		context->user_fctx = search;
+		MemoryContextSwitchTo(oldcontext);
+	}
+	context = SRF_PERCALL_SETUP();
+	search = context->user_fctx;
+	s = VARDATA_ANY(search->text);
+	len = VARSIZE_ANY_EXHDR(search->text);
+
+	CHECK_FOR_INTERRUPTS();
+	found = amt_token_find(s, len, search->at);
+	if (found == len)
+	{
+		explicit_bzero(search->text, VARSIZE(search->text));
+		SRF_RETURN_DONE(context);
+	}
+	search->at = found + AMT_TOKEN_LEN;
+	SRF_RETURN_NEXT(context,
+					CStringGetTextDatum(psprintf("%.*s...",
+												 AMT_TOKEN_HEAD_LEN + AMT_ID_LEN, s + found)));
+}

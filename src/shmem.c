@@ -1,0 +1,256 @@
+/*
+ * shmem.c
+ *	  The shared memory of the extension, one for the whole server.
+ *
+ * Nothing has to be preloaded, so it is made by the first process that wants
+ * it: a header of fixed size (from the registry of named segments where the
+ * version has one, else from what the server's main shared memory has left),
+ * and an area of dynamic shared memory for the two tables that grow.  The
+ * header's name carries a layout number, so a library of another layout,
+ * loaded after a package upgrade, never shares it.
+ *
+ * Whoever comes first initializes the header under the lock of the facility
+ * that it comes from, and creates the area under the header's own lock.  Both
+ * stay until the server stops; after a crash the postmaster starts without
+ * them.
+ *
+ * Getting the memory can fail at any step.  Then the caller does without, which
+ * is slower but right, the log says so once per process, and later calls try
+ * again after a while.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "attempt.h"
+#include "cache.h"
+#include "compat.h"
+#include "shmem.h"
+#include "usage.h"
+
+#define RETRY_AFTER_MS	10000
+
+AmtShared  *amt_shared = NULL;
+dsa_area   *amt_area = NULL;
+
+/*
+ * Random bytes for a new header, drawn before the facility registers its name:
+ * nothing may fail between that and the end of the initialization.
+ */
+static struct
+{
+	uint8		mac_key[AMT_MAC_KEY_LEN];
+	uint64		seed[2];
+}			fresh;
+
+static void
+init_header(AmtShared *header)
+{
+	memset(header, 0, sizeof(AmtShared));
+	memcpy(header->mac_key, fresh.mac_key, sizeof(header->mac_key));
+	memcpy(header->seed, fresh.seed, sizeof(header->seed));
+	header->lock_tranche = amt_new_tranche("AmtKeys");
+	header->table_tranche = amt_new_tranche("AmtKeysTable");
+	header->area_tranche = amt_new_tranche("AmtKeysMemory");
+	LWLockInitialize(&header->lock, header->lock_tranche);
+	header->area = DSM_HANDLE_INVALID;
+	pg_atomic_init_u64(&header->flushes, 0);
+	amt_table_init(&header->cache, AMT_CACHE_SLOT_SIZE, header->table_tranche);
+	amt_table_init(&header->usage, AMT_USAGE_SLOT_SIZE, header->table_tranche);
+	amt_scrypt_queue_init(&header->queue, header->lock_tranche);
+	amt_workers_init(&header->workers, header->lock_tranche);
+	amt_stats_init(&header->stats);
+}
+
+#ifdef AMT_HAVE_DSM_REGISTRY
+
+#if PG_VERSION_NUM >= 190000
+static void
+init_segment(void *header, void *arg)
+{
+	(void) arg;
+	init_header(header);
+}
+#else
+static void
+init_segment(void *header)
+{
+	init_header(header);
+}
+#endif
+
+static AmtShared *
+get_header(void)
+{
+	bool		found;
+
+#if PG_VERSION_NUM >= 190000
+	return GetNamedDSMSegment(AMT_SHMEM_NAME, sizeof(AmtShared), init_segment, &found, NULL);
+#else
+	return GetNamedDSMSegment(AMT_SHMEM_NAME, sizeof(AmtShared), init_segment, &found);
+#endif
+}
+
+#else
+
+static AmtShared *
+get_header(void)
+{
+	bool		found;
+	AmtShared  *header;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	header = ShmemInitStruct(AMT_SHMEM_NAME, sizeof(AmtShared), &found);
+	if (!found)
+		init_header(header);
+	LWLockRelease(AddinShmemInitLock);
+	return header;
+}
+
+#endif
+
+static dsa_area *
+get_area(AmtShared *header)
+{
+	dsa_area   *area;
+
+	LWLockAcquire(&header->lock, LW_EXCLUSIVE);
+	if (header->area == DSM_HANDLE_INVALID)
+	{
+		area = dsa_create(header->area_tranche);
+		dsa_pin(area);
+		header->area = dsa_get_handle(area);
+	}
+	else
+		area = dsa_attach(header->area);
+	dsa_pin_mapping(area);
+	LWLockRelease(&header->lock);
+	return area;
+}
+
+static void
+attach(void *arg)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	AmtShared  *header;
+
+	(void) arg;
+	if (!pg_strong_random(&fresh, sizeof(fresh)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random bytes")));
+	header = get_header();
+	explicit_bzero(&fresh, sizeof(fresh));
+	amt_name_tranche(header->lock_tranche, "AmtKeys");
+	amt_name_tranche(header->table_tranche, "AmtKeysTable");
+	amt_name_tranche(header->area_tranche, "AmtKeysMemory");
+	amt_area = get_area(header);
+	amt_shared = header;
+	MemoryContextSwitchTo(oldcontext);
+}
+
+bool
+amt_shmem_attach(void)
+{
+	static TimestampTz retry_at = 0;
+	static bool reported = false;
+	ErrorData  *error;
+
+	if (likely(amt_shared != NULL))
+		return true;
+	if (retry_at != 0 && GetCurrentTimestamp() < retry_at)
+		return false;
+
+	error = amt_attempt(attach, NULL);
+	if (error == NULL)
+	{
+		amt_usage_attached();
+		return true;
+	}
+
+	retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_AFTER_MS);
+	if (!reported)
+		ereport(LOG,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("amt_keys has no shared memory: keys are verified by scrypt at each call, and calls are not counted"),
+				 errdetail("%s", error->message),
+				 errhint("Add amt_keys to \"shared_preload_libraries\" to reserve the memory at server start.")));
+	reported = true;
+	FreeErrorData(error);
+	return false;
+}
+
+typedef struct ResizeRequest
+{
+	AmtTable   *table;
+	uint32		nslots;
+} ResizeRequest;
+
+static void
+resize(void *arg)
+{
+	ResizeRequest *request = arg;
+
+	amt_table_resize(request->table, amt_area, request->nslots);
+}
+
+bool
+amt_shmem_make_room(AmtTable *table, uint32 limit)
+{
+	ResizeRequest request;
+	ErrorData  *error;
+
+	request.table = table;
+	request.nslots = amt_table_wants(table, limit);
+	if (request.nslots == 0)
+		return true;
+	error = amt_attempt(resize, &request);
+	if (error == NULL)
+		return true;
+	FreeErrorData(error);
+	return false;
+}
+
+AmtTag
+amt_shmem_tag(const void *a, Size alen, const void *b, Size blen)
+{
+	AmtTag		tag;
+
+	tag.lo = hash_bytes_extended(a, alen, amt_shared->seed[0]);
+	tag.hi = hash_bytes_extended(a, alen, amt_shared->seed[1]);
+	tag.lo = hash_bytes_extended(b, blen, tag.lo);
+	tag.hi = hash_bytes_extended(b, blen, tag.hi);
+	return tag;
+}
+
+#ifndef AMT_HAVE_DSM_REGISTRY
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+
+static void
+request_header(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(MAXALIGN(sizeof(AmtShared)));
+}
+
+#endif
+
+/* Preloaded, reserve the header; otherwise it comes from what is left. */
+void
+amt_shmem_init(void)
+{
+#ifndef AMT_HAVE_DSM_REGISTRY
+	if (process_shared_preload_libraries_in_progress)
+	{
+		prev_shmem_request_hook = shmem_request_hook;
+		shmem_request_hook = request_header;
+	}
+#endif
+}

@@ -1,0 +1,60 @@
+/*
+ * shmem.h
+ *	  The shared memory of the extension, one for the whole server.
+ */
+#ifndef AMT_SHMEM_H
+#define AMT_SHMEM_H
+
+#include "port/atomics.h"
+#include "storage/lwlock.h"
+#include "utils/dsa.h"
+
+#include "scrypt_queue.h"
+#include "stat.h"
+#include "table.h"
+#include "worker.h"
+
+/* Change it with every change of what lies in shared memory. */
+#define AMT_SHMEM_NAME		"amt_keys 1"
+
+#define AMT_MAC_KEY_LEN		32
+
+typedef struct AmtShared
+{
+	LWLock		lock;			/* guards "area" while it is being made */
+	int			lock_tranche;	/* constant after initialization, like the
+								 * next four */
+	int			table_tranche;
+	int			area_tranche;
+	uint64		seed[2];		/* of tags */
+	uint8		mac_key[AMT_MAC_KEY_LEN];	/* of the warm secrets' MACs; new
+											 * at each server start, never on
+											 * disk */
+	dsa_handle	area;			/* what the tables are allocated in */
+	pg_atomic_uint64 flushes;	/* see usage.c */
+	AmtTable	cache;			/* see cache.c */
+	AmtTable	usage;			/* see usage.c */
+	AmtScryptQueue queue;		/* see scrypt_queue.c */
+	AmtWorkers	workers;		/* see worker.c */
+	AmtStats	stats;			/* see stat.c */
+} AmtShared;
+
+/* Both are NULL until amt_shmem_attach() has answered true. */
+extern AmtShared *amt_shared;
+extern dsa_area *amt_area;
+
+extern void amt_shmem_init(void);
+
+/*
+ * Is there shared memory?  The first call in a process must be in a
+ * transaction, and neither in its end callbacks nor in parallel mode.
+ */
+extern bool amt_shmem_attach(void);
+
+/* Let the table have room for one more; false if it stays full. */
+extern bool amt_shmem_make_room(AmtTable *table, uint32 limit);
+
+/* A tag for a key that consists of two parts. */
+extern AmtTag amt_shmem_tag(const void *a, Size alen, const void *b, Size blen);
+
+#endif							/* AMT_SHMEM_H */

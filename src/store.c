@@ -1,0 +1,252 @@
+/*
+ * store.c
+ *	  The extension's tables: where they are, and a key's row.
+ *
+ * The functions find their tables by their own schema, never by the
+ * search_path, and remember the OIDs until the relation cache says that one of
+ * the tables changed.
+ *
+ * A key's row is read directly from the primary key's index, with a snapshot
+ * taken at each call.  So a revocation counts from the moment it commits, in
+ * every isolation level, and no planner, search_path, operator, row-security
+ * policy or column privilege of the caller takes part: the C code that calls
+ * is the access check.  The relation's lock is released at once, since a login
+ * path must not stand in the way of DROP EXTENSION.
+ *
+ * What is written goes through SPI as the owner of the tables, so triggers,
+ * constraints and foreign keys work as always.  The queries name schema and
+ * operators and take all values as parameters of their own type.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "store.h"
+
+static AmtStore current;
+static Oid	current_function = InvalidOid;	/* which "current" was found for */
+
+static void
+forget_store(Datum arg, Oid relid)
+{
+	(void) arg;
+	if (!OidIsValid(relid) || relid == current.key || relid == current.usage ||
+		relid == current.event)
+		current_function = InvalidOid;
+}
+
+void
+amt_store_init(void)
+{
+	CacheRegisterRelcacheCallback(forget_store, (Datum) 0);
+}
+
+static Oid
+get_relation(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s\" of extension \"amt_keys\" does not exist", name)));
+	return relid;
+}
+
+static Oid
+get_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static AmtStore
+find_store(Oid schema)
+{
+	AmtStore	found;
+
+	found.schema = schema;
+	found.key = get_relation(schema, "amt_key");
+	found.key_pkey = get_relation(schema, "amt_key_pkey");
+	found.usage = get_relation(schema, "amt_key_usage");
+	found.usage_pkey = get_relation(schema, "amt_key_usage_pkey");
+	found.event = get_relation(schema, "amt_key_event");
+	found.owner = get_owner(found.key);
+	return found;
+}
+
+const AmtStore *
+amt_store(FunctionCallInfo fcinfo)
+{
+	Oid			function = fcinfo->flinfo->fn_oid;
+
+	if (unlikely(function != current_function))
+	{
+		current = find_store(get_func_namespace(function));
+		current_function = function;
+	}
+	return &current;
+}
+
+const AmtStore *
+amt_store_of_table(Oid key)
+{
+	Oid			schema = get_rel_namespace(key);
+	const char *name = get_rel_name(key);
+
+	if (!OidIsValid(schema) || name == NULL || strcmp(name, "amt_key") != 0)
+		return NULL;
+	current_function = InvalidOid;
+	current = find_store(schema);
+	return &current;
+}
+
+/*
+ * Copy a row's columns, with nothing left in TOAST: once the snapshot is gone,
+ * the row may be, too.
+ */
+static void
+copy_key(HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	AmtKey	   *key = arg;
+
+	heap_deform_tuple(heap_copytuple(tuple), tupdesc, key->values, key->nulls);
+	for (int i = 0; i < Natts_amt_key; i++)
+	{
+		bool		is_text = i + 1 != Anum_amt_key_created_at &&
+			i + 1 != Anum_amt_key_expires_at;
+
+		if (is_text && !key->nulls[i])
+			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
+	}
+	key->own = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+}
+
+/*
+ * Find the row of a table for a key id; "copy" gets it while the snapshot lasts.
+ */
+static bool
+get_row(Oid table, Oid index, const char *id, Size id_len, Snapshot snapshot,
+		void (*copy) (HeapTuple tuple, TupleDesc tupdesc, void *arg), void *arg)
+{
+	Relation	rel = table_open(table, AccessShareLock);
+	char		buffer[VARHDRSZ + 64];
+	text	   *id_text = (text *) buffer;
+	SysScanDesc scan;
+	ScanKeyData scankey;
+	HeapTuple	tuple;
+
+	Assert(id_len <= sizeof(buffer) - VARHDRSZ);
+	SET_VARSIZE(id_text, VARHDRSZ + id_len);
+	memcpy(VARDATA(id_text), id, id_len);
+
+	/* In both tables the key id is the first column, of collation "C". */
+	ScanKeyInit(&scankey, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(id_text));
+	scan = systable_beginscan(rel, index, true, snapshot, 1, &scankey);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		copy(tuple, RelationGetDescr(rel), arg);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple);
+}
+
+bool
+amt_store_get_key(const AmtStore *store, const char *id, Size id_len, AmtKey *key)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found;
+
+	found = get_row(store->key, store->key_pkey, id, id_len, snapshot, copy_key, key);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+typedef struct StoredUsage
+{
+	int64		calls;
+	TimestampTz last_used_at;
+} StoredUsage;
+
+static void
+copy_usage(HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	StoredUsage *usage = arg;
+	Datum		values[Natts_amt_key_usage];
+	bool		nulls[Natts_amt_key_usage];
+
+	heap_deform_tuple(tuple, tupdesc, values, nulls);
+	usage->calls = DatumGetInt64(values[Anum_amt_key_usage_calls - 1]);
+	usage->last_used_at = DatumGetTimestampTz(values[Anum_amt_key_usage_last_used_at - 1]);
+}
+
+void
+amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,
+					Snapshot snapshot, int64 *calls, TimestampTz *last_used_at)
+{
+	StoredUsage usage = {0, DT_NOBEGIN};
+
+	get_row(store->usage, store->usage_pkey, id, id_len, snapshot, copy_usage, &usage);
+	*calls = usage.calls;
+	*last_used_at = usage.last_used_at;
+}
+
+int
+amt_store_execute(const AmtStore *store, const char *query, int nargs,
+				  Oid *argtypes, Datum *values, const char *nulls)
+{
+	const char *schema = quote_identifier(get_namespace_name(store->schema));
+	StringInfoData sql;
+	const char *at = query;
+	const char *mark;
+	SPIPlanPtr	plan;
+	Snapshot	snapshot;
+	Oid			save_userid;
+	int			save_sec_context;
+	int			result;
+
+	initStringInfo(&sql);
+	while ((mark = strstr(at, "%s")) != NULL)
+	{
+		appendBinaryStringInfo(&sql, at, mark - at);
+		appendStringInfoString(&sql, schema);
+		at = mark + 2;
+	}
+	appendStringInfoString(&sql, at);
+
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	SetUserIdAndSecContext(store->owner, save_sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	plan = SPI_prepare(sql.data, nargs, argtypes);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	CommandCounterIncrement();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	result = SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot,
+								  false, true, 0);
+	UnregisterSnapshot(snapshot);
+	SetUserIdAndSecContext(save_userid, save_sec_context);
+	if (result < 0)
+		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(result));
+	return result;
+}

@@ -1,0 +1,76 @@
+/*
+ * store.h
+ *	  The extension's tables: where they are, and a key's row.
+ */
+#ifndef AMT_STORE_H
+#define AMT_STORE_H
+
+#include "fmgr.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+
+/* Columns of amt_key, in the order of its definition. */
+#define Anum_amt_key_key_id			1
+#define Anum_amt_key_org_id			2
+#define Anum_amt_key_name			3
+#define Anum_amt_key_role			4
+#define Anum_amt_key_scrypt_hash	5
+#define Anum_amt_key_created_at		6
+#define Anum_amt_key_created_by		7
+#define Anum_amt_key_expires_at		8
+#define Natts_amt_key				8
+
+/* Columns of amt_key_usage. */
+#define Anum_amt_key_usage_key_id		1
+#define Anum_amt_key_usage_calls		2
+#define Anum_amt_key_usage_last_used_at	3
+#define Natts_amt_key_usage				3
+
+/* The extension's objects in this database. */
+typedef struct AmtStore
+{
+	Oid			schema;
+	Oid			owner;			/* of amt_key */
+	Oid			key;			/* table amt_key */
+	Oid			key_pkey;
+	Oid			usage;			/* table amt_key_usage */
+	Oid			usage_pkey;
+	Oid			event;			/* table amt_key_event */
+} AmtStore;
+
+/* A key's row, in the memory context of the caller of amt_store_get_key(). */
+typedef struct AmtKey
+{
+	Datum		values[Natts_amt_key];	/* detoasted */
+	bool		nulls[Natts_amt_key];
+	bool		own;			/* written by the current transaction? */
+} AmtKey;
+
+#define AmtKeyColumn(k, column) \
+	((k)->values[Anum_amt_key_##column - 1])
+#define AmtKeyColumnIsNull(k, column) \
+	((k)->nulls[Anum_amt_key_##column - 1])
+
+extern void amt_store_init(void);
+
+/* The store that the called function belongs to. */
+extern const AmtStore *amt_store(FunctionCallInfo fcinfo);
+
+/* The store whose table amt_key this is, or NULL. */
+extern const AmtStore *amt_store_of_table(Oid key);
+
+/* The key's row as committed just now (or by this transaction). */
+extern bool amt_store_get_key(const AmtStore *store, const char *id, Size id_len, AmtKey *key);
+
+/* Its usage as written to the table, seen with the snapshot. */
+extern void amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,
+								Snapshot snapshot, int64 *calls, TimestampTz *last_used_at);
+
+/*
+ * Execute a query as the tables' owner, with the newest snapshot and the
+ * caller's SPI connection.  "%s" in the query stands for the quoted schema.
+ */
+extern int	amt_store_execute(const AmtStore *store, const char *query, int nargs,
+							  Oid *argtypes, Datum *values, const char *nulls);
+
+#endif							/* AMT_STORE_H */

@@ -1,0 +1,98 @@
+/*
+ * table.h
+ *	  A hash table of fixed-size slots in dynamic shared memory.
+ */
+#ifndef AMT_TABLE_H
+#define AMT_TABLE_H
+
+#include "storage/lwlock.h"
+#include "utils/dsa.h"
+
+#define AMT_TABLE_PARTITIONS	32
+
+/* The largest number of slots that any table may grow to. */
+#define AMT_TABLE_MAX_SLOTS		((uint32) 1 << 26)
+
+/* What a slot is found by: 128 bits of a seeded hash of the real key. */
+typedef struct AmtTag
+{
+	uint64		lo;
+	uint64		hi;
+} AmtTag;
+
+#define AmtTagEquals(a, b)		((a).lo == (b).lo && (a).hi == (b).hi)
+
+/* The head of every slot; the owner's payload follows. */
+typedef struct AmtSlot
+{
+	AmtTag		tag;			/* fixed while the slot is in use */
+	uint32		next;			/* next in the bucket or on the free list, plus
+								 * one; 0 ends the chain */
+	bool		used;			/* in a bucket? */
+	bool		recent;			/* looked at since the hand passed; hint, set
+								 * under a shared partition lock */
+} AmtSlot;
+
+typedef struct AmtTable
+{
+	LWLock		control;		/* see table.c */
+	LWLockPadded partition[AMT_TABLE_PARTITIONS];
+	uint32		slot_size;		/* never changes */
+	dsa_pointer memory;			/* bucket heads, then slots; all locks to
+								 * change, any of them to read */
+	uint32		nbuckets;		/* likewise; a power of two */
+	uint32		nslots;			/* likewise */
+	uint32		nused;			/* the rest: control lock */
+	uint32		nfresh;			/* slots from here on were never used */
+	uint32		free_head;
+	uint32		hand;
+} AmtTable;
+
+extern void amt_table_init(AmtTable *table, uint32 slot_size, int tranche);
+
+/* May raise an error; call through amt_attempt(), without locks. */
+extern void amt_table_resize(AmtTable *table, dsa_area *area, uint32 nslots);
+
+/* Map the memory into this process, which may raise an error. */
+extern void amt_table_map(AmtTable *table, dsa_area *area);
+
+/* The slot, or NULL; either way with the partition's lock held. */
+extern AmtSlot *amt_table_lock(AmtTable *table, dsa_area *area, AmtTag tag, LWLockMode mode);
+extern void amt_table_unlock(AmtTable *table, AmtTag tag);
+
+/*
+ * The slot, added with a zeroed payload if there was none (then *added), with
+ * the partition's lock held exclusively; NULL, and no lock, if there is no
+ * room.  "evict" lets an older slot make room.
+ */
+extern AmtSlot *amt_table_add(AmtTable *table, dsa_area *area, AmtTag tag, bool evict, bool *added);
+
+/*
+ * Remove the slot, if it is there and "unneeded" (when given) says so under
+ * the partition's exclusive lock.
+ */
+extern void amt_table_remove(AmtTable *table, dsa_area *area, AmtTag tag,
+							 bool (*unneeded) (const AmtSlot *slot));
+extern void amt_table_clear(AmtTable *table, dsa_area *area);
+
+/* For a visitor that changes a payload: the lock of the slot's partition. */
+extern LWLock *amt_table_partition_lock(AmtTable *table, AmtTag tag);
+
+/*
+ * Call visit(slot, arg) for each slot until it answers false, with the
+ * control lock held shared: no slot comes or goes meanwhile.
+ */
+extern void amt_table_scan(AmtTable *table, dsa_area *area,
+						   bool (*visit) (AmtSlot *slot, void *arg), void *arg);
+
+/* Is there need to resize before a slot can be added, or is it too large? */
+extern uint32 amt_table_wants(AmtTable *table, uint32 limit);
+
+/* A glance without locks, for statistics and decisions that are checked later. */
+static inline uint32
+amt_table_used(const AmtTable *table)
+{
+	return *(volatile const uint32 *) &table->nused;
+}
+
+#endif							/* AMT_TABLE_H */

@@ -1,0 +1,245 @@
+/*
+ * trigger.c
+ *	  What the table amt_key guards against, and records.
+ *
+ * Keys come and go by the functions of manage.c, but the owner of the table
+ * can also insert and delete rows, so both are recorded here, by triggers, in
+ * the same transaction.  A trigger function runs as whoever changed the table;
+ * the event is written as the owner.  The functions insist on being called by
+ * a trigger of amt_key itself: attached to anybody's table they would write
+ * events with the owner's rights.
+ *
+ * A dump holds the events beside the keys.  Were a restored key recorded once
+ * more, it would have come twice, and the new event would take the number of
+ * an old one.  So a key that came about before this transaction is not
+ * recorded when row_security is off, which the scripts of pg_dump set and
+ * nobody else does.  That only concerns those who can write the table anyway;
+ * amt_create_key() always records.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/timestamp.h"
+
+#include "cache.h"
+#include "identity.h"
+#include "manage.h"
+#include "phc.h"
+#include "shmem.h"
+#include "store.h"
+#include "token.h"
+#include "usage.h"
+
+static TriggerData *
+check_caller(FunctionCallInfo fcinfo, const AmtStore *store)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || RelationGetRelid(trigdata->tg_relation) != store->key)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function can only be called by the triggers of table \"amt_key\"")));
+	return trigdata;
+}
+
+static void
+get_key(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
+{
+	heap_deform_tuple(tuple, tupdesc, key->values, key->nulls);
+}
+
+static bool
+text_is_empty(Datum value)
+{
+	return VARSIZE_ANY_EXHDR(DatumGetTextPP(value)) == 0;
+}
+
+static void
+refuse_row(const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("%s", what),
+			 errhint("%s", hint)));
+}
+
+/* An imported row must be one that can be verified, listed and revoked. */
+static void
+check_row(const AmtKey *key)
+{
+	text	   *id = DatumGetTextPP(AmtKeyColumn(key, key_id));
+	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
+	const char *what;
+	AmtPhc		phc;
+
+	if (!amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)))
+		refuse_row("key id is not valid", "A key id has 1 to 64 characters of 0-9, A-Z and a-z.");
+	if (!amt_phc_parse(VARDATA_ANY(hash), VARSIZE_ANY_EXHDR(hash), &phc))
+		refuse_row("scrypt hash is not valid",
+				   "A hash is a PHC string, $scrypt$ln=14,r=8,p=1$<salt>$<hash>, of at most 1 GiB of work.");
+	if (text_is_empty(AmtKeyColumn(key, org_id)))
+		refuse_row("organization must not be empty", "Every key belongs to an organization.");
+	if (text_is_empty(AmtKeyColumn(key, role)))
+		refuse_row("role must not be empty", "Every key has one of the roles in \"amt_keys.roles\".");
+	if (amt_name_is_bad(TextDatumGetCString(AmtKeyColumn(key, name)), &what))
+		refuse_row(what, "A name has 1 to 100 characters.");
+}
+
+static bool
+column_differs(const AmtKey *old, const AmtKey *new, TupleDesc tupdesc, int i)
+{
+	Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+
+	if (old->nulls[i] || new->nulls[i])
+		return old->nulls[i] != new->nulls[i];
+	if (att->attlen == -1)
+		return !DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
+													 old->values[i], new->values[i]));
+	return !datumIsEqual(old->values[i], new->values[i], att->attbyval, att->attlen);
+}
+
+static void
+check_frozen(const AmtKey *old, const AmtKey *new, TupleDesc tupdesc)
+{
+	for (int i = 0; i < Natts_amt_key; i++)
+	{
+		if (i + 1 == Anum_amt_key_name || i + 1 == Anum_amt_key_expires_at)
+			continue;
+		if (column_differs(old, new, tupdesc, i))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("column \"%s\" of a key cannot be changed",
+							NameStr(TupleDescAttr(tupdesc, i)->attname)),
+					 errhint("Create another key and revoke this one.")));
+	}
+}
+
+/* BEFORE INSERT OR UPDATE, for each row. */
+PG_FUNCTION_INFO_V1(amt_key_guard);
+Datum
+amt_key_guard(PG_FUNCTION_ARGS)
+{
+	const AmtStore *store = amt_store(fcinfo);
+	TriggerData *trigdata = check_caller(fcinfo, store);
+	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
+	HeapTuple	result = trigdata->tg_trigtuple;
+	AmtKey		new;
+	AmtKey		old;
+
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+	{
+		result = trigdata->tg_newtuple;
+		get_key(trigdata->tg_trigtuple, tupdesc, &old);
+		get_key(result, tupdesc, &new);
+		check_frozen(&old, &new, tupdesc);
+	}
+	else
+		get_key(result, tupdesc, &new);
+
+	/* NOT NULL constraints are checked after this. */
+	for (int i = 0; i < Natts_amt_key; i++)
+		if (new.nulls[i] && TupleDescAttr(tupdesc, i)->attnotnull)
+			return PointerGetDatum(result);
+	check_row(&new);
+	return PointerGetDatum(result);
+}
+
+static void
+write_event(const AmtStore *store, const AmtKey *key, const char *event, int64 calls)
+{
+	static const char query[] =
+		"INSERT INTO %s.amt_key_event (at, event, key_id, org_id, name, role, actor, db_user, calls)"
+		" VALUES (pg_catalog.clock_timestamp(), $1, $2, $3, $4, $5, $6, session_user, $7)";
+	Oid			types[7] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID};
+	const char *actor = amt_identity_actor();
+	const char *own_key = amt_identity_key_id();
+	Datum		values[7];
+	char		nulls[7];
+
+	/* A key that acts is named as it is displayed. */
+	if (actor == NULL && own_key != NULL)
+		actor = psprintf(AMT_TOKEN_HEAD "%s...", own_key);
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(event);
+	values[1] = AmtKeyColumn(key, key_id);
+	values[2] = AmtKeyColumn(key, org_id);
+	values[3] = AmtKeyColumn(key, name);
+	values[4] = AmtKeyColumn(key, role);
+	values[5] = actor != NULL ? CStringGetTextDatum(actor) : (Datum) 0;
+	nulls[5] = actor != NULL ? ' ' : 'n';
+	values[6] = Int64GetDatum(calls);
+	nulls[6] = calls >= 0 ? ' ' : 'n';
+
+	SPI_connect();
+	amt_store_execute(store, query, 7, types, values, nulls);
+	SPI_finish();
+}
+
+static bool
+is_restored(const AmtKey *key)
+{
+	return !row_security && !amt_is_creating() &&
+		DatumGetTimestampTz(AmtKeyColumn(key, created_at)) < GetCurrentTransactionStartTimestamp();
+}
+
+static void
+forget_key(const AmtStore *store, const AmtKey *key)
+{
+	text	   *id = DatumGetTextPP(AmtKeyColumn(key, key_id));
+	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
+
+	if (amt_shmem_attach())
+		amt_cache_forget_at_commit(amt_cache_tag(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
+												 VARDATA_ANY(hash), VARSIZE_ANY_EXHDR(hash)));
+}
+
+/* AFTER INSERT OR DELETE, for each row. */
+PG_FUNCTION_INFO_V1(amt_key_record);
+Datum
+amt_key_record(PG_FUNCTION_ARGS)
+{
+	const AmtStore *store = amt_store(fcinfo);
+	TriggerData *trigdata = check_caller(fcinfo, store);
+	AmtKey		key;
+
+	get_key(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
+	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+	{
+		text	   *id = DatumGetTextPP(AmtKeyColumn(&key, key_id));
+		int64		calls;
+		TimestampTz last_used_at;
+
+		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
+		write_event(store, &key, "revoked", calls);
+		forget_key(store, &key);
+	}
+	else if (!is_restored(&key))
+		write_event(store, &key, "created", -1);
+	return PointerGetDatum(NULL);
+}
+
+/* BEFORE TRUNCATE: it would fire no row trigger, so nothing would be recorded. */
+PG_FUNCTION_INFO_V1(amt_key_no_truncate);
+Datum
+amt_key_no_truncate(PG_FUNCTION_ARGS)
+{
+	(void) check_caller(fcinfo, amt_store(fcinfo));
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot truncate table \"amt_key\""),
+			 errdetail("Every revocation is recorded, and TRUNCATE cannot be."),
+			 errhint("Use DELETE.")));
+	PG_RETURN_NULL();
+}

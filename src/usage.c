@@ -1,0 +1,776 @@
+/*
+ * usage.c
+ *	  Counting the calls of keys.
+ *
+ * A verification adds to a counter in shared memory, which is not part of any
+ * transaction: it counts in READ ONLY transactions, on a standby, and when the
+ * surrounding transaction rolls back.  From time to time somebody (the worker
+ * of the database, amt_flush_usage(), a process that exits while there is no
+ * worker) adds the pending calls to the table amt_key_usage in an ordinary
+ * transaction.  The sum of table and memory must be exact at every moment, so
+ * a call leaves memory only after the transaction that wrote it has committed.
+ *
+ * Writing.  The flusher marks each slot with its transaction id and the number
+ * of calls it is about to write, writes, and at commit subtracts the number
+ * and removes the mark; if it fails, it just removes the marks.  A marked slot
+ * is left alone by other flushers, and goes on counting.  Keys that are gone
+ * have their calls dropped; keys whose row somebody has locked wait, so a
+ * flusher never waits for a revocation and none can deadlock with it.
+ *
+ * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
+ * If the slot is marked and the snapshot already sees the flusher, the marked
+ * calls are in the row and are not added again.  A flusher that commits and
+ * removes its mark between the snapshot and the look at the slot would make
+ * calls vanish, so it advances "flushes" after the commit and before the first
+ * subtraction; a reader that sees another value at the end than before its
+ * snapshot starts again.  If the value had already advanced when the reader
+ * came, its snapshot sees that flusher.
+ *
+ * Locks: the table's (table.c).  Counting holds a partition's lock shared and
+ * adds atomically; marking and subtracting hold it exclusively.
+ *
+ * A clean shutdown loses nothing: the worker writes before it leaves, and a
+ * process that exits when there is no worker writes itself.  A crash loses
+ * what was not written, at most what the last interval saw.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "identity.h"
+#include "shmem.h"
+#include "usage.h"
+
+/* Calls written by one statement. */
+#define BATCH	10000
+
+/* A slot that this transaction has marked. */
+typedef struct Marked
+{
+	struct Marked *next;
+	SubTransactionId subid;
+	AmtTag		tag;
+	uint64		calls;			/* 0 once it is known that they are not
+								 * written */
+	TimestampTz last_used_at;
+	uint32		id_len;
+	char		id[AMT_ID_MAX];
+} Marked;
+
+/* A call of a key that only this transaction can see. */
+typedef struct OwnCall
+{
+	struct OwnCall *next;
+	SubTransactionId subid;
+	Oid			table;
+	TimestampTz at;
+	uint32		id_len;
+	char		id[AMT_ID_MAX];
+} OwnCall;
+
+static Marked *marked = NULL;
+static OwnCall *own_calls = NULL;
+static bool has_counted = false;
+
+static AmtTag
+usage_tag(Oid table, const char *id, Size id_len)
+{
+	Oid			where[2];
+
+	where[0] = MyDatabaseId;
+	where[1] = table;
+	return amt_shmem_tag(where, sizeof(where), id, id_len);
+}
+
+/* The later of two times, atomically. */
+static void
+advance(pg_atomic_uint64 *last_used_at, TimestampTz at)
+{
+	uint64		before = pg_atomic_read_u64(last_used_at);
+
+	while ((TimestampTz) before < at &&
+		   !pg_atomic_compare_exchange_u64(last_used_at, &before, (uint64) at))
+		;
+}
+
+static void
+add_call(AmtUsageSlot *slot, TimestampTz at)
+{
+	pg_atomic_fetch_add_u64(&slot->pending, 1);
+	advance(&slot->last_used_at, at);
+}
+
+/* The first call since the slot was last written and removed. */
+static bool
+count_first(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at)
+{
+	bool		added;
+	AmtUsageSlot *slot = (AmtUsageSlot *)
+		amt_table_add(&amt_shared->usage, amt_area, tag, false, &added);
+
+	if (slot == NULL)
+		return false;
+	if (added)
+	{
+		slot->database = MyDatabaseId;
+		slot->table = table;
+		slot->id_len = id_len;
+		memcpy(slot->id, id, id_len);
+		pg_atomic_init_u64(&slot->pending, 0);
+		pg_atomic_init_u64(&slot->last_used_at, (uint64) at);
+	}
+	add_call(slot, at);
+	amt_table_unlock(&amt_shared->usage, tag);
+	return true;
+}
+
+/* Count; "can_grow" where memory can be allocated. */
+static void
+count(Oid table, const char *id, Size id_len, TimestampTz at, bool can_grow)
+{
+	AmtTag		tag = usage_tag(table, id, id_len);
+	AmtUsageSlot *slot = (AmtUsageSlot *)
+		amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
+
+	if (likely(slot != NULL))
+		add_call(slot, at);
+	amt_table_unlock(&amt_shared->usage, tag);
+	has_counted = true;
+	if (likely(slot != NULL))
+		return;
+
+	if (can_grow)
+		amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS);
+	if (!count_first(table, id, id_len, tag, at))
+		amt_stat_add(AMT_CALLS_DROPPED, 1);
+}
+
+void
+amt_usage_count(const AmtStore *store, const AmtKey *key, TimestampTz at)
+{
+	text	   *id = (text *) DatumGetPointer(AmtKeyColumn(key, key_id));
+	OwnCall    *call;
+
+	if (!amt_shmem_attach())
+	{
+		amt_stat_add(AMT_CALLS_DROPPED, 1);
+		return;
+	}
+	if (likely(!key->own))
+	{
+		count(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), at, true);
+		amt_worker_want(at);
+		return;
+	}
+	call = MemoryContextAlloc(TopTransactionContext, sizeof(OwnCall));
+	call->subid = GetCurrentSubTransactionId();
+	call->table = store->key;
+	call->at = at;
+	call->id_len = VARSIZE_ANY_EXHDR(id);
+	memcpy(call->id, VARDATA_ANY(id), call->id_len);
+	call->next = own_calls;
+	own_calls = call;
+	amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS);
+	amt_worker_want(at);
+}
+
+/* Does the snapshot see what this transaction wrote? */
+static bool
+snapshot_sees(Snapshot snapshot, TransactionId xid)
+{
+	if (TransactionIdIsCurrentTransactionId(xid))
+		return true;
+	return !XidInMVCCSnapshot(xid, snapshot) && TransactionIdDidCommit(xid);
+}
+
+void
+amt_usage_read(const AmtStore *store, const char *id, Size id_len,
+			   int64 *calls, TimestampTz *last_used_at)
+{
+	bool		shared = amt_shmem_attach();
+	AmtTag		tag;
+	uint64		flushes = 0;
+
+	if (shared)
+		tag = usage_tag(store->key, id, id_len);
+	for (;;)
+	{
+		Snapshot	snapshot;
+		AmtUsageSlot *slot;
+		AmtUsageSlot copy = {0};
+
+		if (shared)
+			flushes = pg_atomic_read_u64(&amt_shared->flushes);
+		pg_memory_barrier();
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		amt_store_get_usage(store, id, id_len, snapshot, calls, last_used_at);
+
+		if (shared)
+		{
+			uint64		pending = 0;
+			TimestampTz pending_last = DT_NOBEGIN;
+
+			slot = (AmtUsageSlot *) amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
+			if (slot != NULL)
+			{
+				pending = pg_atomic_read_u64(&slot->pending);
+				pending_last = (TimestampTz) pg_atomic_read_u64(&slot->last_used_at);
+				copy.flusher = slot->flusher;
+				copy.flushing = slot->flushing;
+			}
+			amt_table_unlock(&amt_shared->usage, tag);
+
+			if (TransactionIdIsValid(copy.flusher) && snapshot_sees(snapshot, copy.flusher))
+				pending -= copy.flushing;
+			*calls += pending;
+			*last_used_at = Max(*last_used_at, pending_last);
+		}
+		UnregisterSnapshot(snapshot);
+
+		pg_memory_barrier();
+		if (!shared || pg_atomic_read_u64(&amt_shared->flushes) == flushes)
+			return;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static bool
+sum_pending(AmtSlot *slot, void *arg)
+{
+	*(int64 *) arg += pg_atomic_read_u64(&((AmtUsageSlot *) slot)->pending);
+	return true;
+}
+
+int64
+amt_usage_pending_calls(void)
+{
+	int64		sum = 0;
+
+	amt_table_scan(&amt_shared->usage, amt_area, sum_pending, &sum);
+	return sum;
+}
+
+static bool
+is_flushable(AmtUsageSlot *slot)
+{
+	return slot->database == MyDatabaseId &&
+		!TransactionIdIsValid(slot->flusher) &&
+		pg_atomic_read_u64(&slot->pending) > 0;
+}
+
+static bool
+find_flushable(AmtSlot *slot, void *arg)
+{
+	*(bool *) arg = is_flushable((AmtUsageSlot *) slot);
+	return !*(bool *) arg;
+}
+
+bool
+amt_usage_is_pending(void)
+{
+	bool		found = false;
+
+	amt_table_scan(&amt_shared->usage, amt_area, find_flushable, &found);
+	return found;
+}
+
+/* What mark_slot() works on; the room is made before, nothing may fail within. */
+typedef struct MarkState
+{
+	Oid			table;
+	TransactionId xid;
+	Marked	   *room;
+	int			n;
+	int			limit;
+} MarkState;
+
+static bool
+mark_slot(AmtSlot *base, void *arg)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *) base;
+	MarkState  *state = arg;
+	LWLock	   *lock = amt_table_partition_lock(&amt_shared->usage, base->tag);
+
+	if (slot->table != state->table || !is_flushable(slot))
+		return true;
+	if (state->n == state->limit)
+		return false;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (is_flushable(slot))
+	{
+		Marked	   *mark = &state->room[state->n++];
+
+		slot->flusher = state->xid;
+		slot->flushing = pg_atomic_read_u64(&slot->pending);
+		mark->tag = base->tag;
+		mark->calls = slot->flushing;
+		mark->last_used_at = (TimestampTz) pg_atomic_read_u64(&slot->last_used_at);
+		mark->id_len = slot->id_len;
+		memcpy(mark->id, slot->id, slot->id_len);
+	}
+	LWLockRelease(lock);
+	return true;
+}
+
+static bool
+is_idle(const AmtSlot *slot)
+{
+	AmtUsageSlot *usage = (AmtUsageSlot *) slot;
+
+	return !TransactionIdIsValid(usage->flusher) &&
+		pg_atomic_read_u64(&usage->pending) == 0;
+}
+
+/*
+ * Change the mark: "done" calls are not pending any more, "flushing" still are
+ * with the flusher, or nothing is and the mark goes.
+ */
+static void
+change_mark(const Marked *mark, TransactionId flusher, uint64 flushing, uint64 done)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *)
+		amt_table_lock(&amt_shared->usage, amt_area, mark->tag, LW_EXCLUSIVE);
+
+	if (slot != NULL)
+	{
+		slot->flusher = flusher;
+		slot->flushing = flushing;
+		pg_atomic_fetch_sub_u64(&slot->pending, (int64) done);
+	}
+	amt_table_unlock(&amt_shared->usage, mark->tag);
+}
+
+static int
+compare_marked(const void *a, const void *b)
+{
+	const Marked *x = a;
+	const Marked *y = b;
+	int			order = memcmp(x->id, y->id, Min(x->id_len, y->id_len));
+
+	return order != 0 ? order : (int) x->id_len - (int) y->id_len;
+}
+
+static const char write_query[] =
+"INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
+" SELECT k.key_id, p.calls, p.last_used_at"
+" FROM (SELECT key_id FROM %s.amt_key"
+"       WHERE key_id OPERATOR(pg_catalog.=) ANY ($1)"
+"       ORDER BY key_id FOR KEY SHARE SKIP LOCKED) AS k"
+" JOIN pg_catalog.unnest($1, $2, $3) AS p (key_id, calls, last_used_at)"
+"   ON p.key_id OPERATOR(pg_catalog.=) k.key_id"
+" ORDER BY k.key_id"
+" ON CONFLICT (key_id) DO UPDATE"
+"   SET calls = u.calls OPERATOR(pg_catalog.+) excluded.calls,"
+"       last_used_at = greatest(u.last_used_at, excluded.last_used_at)"
+" RETURNING key_id";
+
+/* Execute write_query for the marks, which are sorted; written[] says which were. */
+static void
+write_marked(const AmtStore *store, Marked *marks, int n, bool *written)
+{
+	Datum	   *columns[3];
+	Oid			types[3] = {TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum		values[3];
+
+	for (int c = 0; c < 3; c++)
+		columns[c] = palloc(sizeof(Datum) * n);
+	for (int i = 0; i < n; i++)
+	{
+		columns[0][i] = PointerGetDatum(cstring_to_text_with_len(marks[i].id, marks[i].id_len));
+		columns[1][i] = Int64GetDatum((int64) marks[i].calls);
+		columns[2][i] = TimestampTzGetDatum(marks[i].last_used_at);
+	}
+	values[0] = PointerGetDatum(construct_array(columns[0], n, TEXTOID, -1, false, TYPALIGN_INT));
+	values[1] = PointerGetDatum(construct_array(columns[1], n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[2] = PointerGetDatum(construct_array(columns[2], n, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+
+	SPI_connect();
+	amt_store_execute(store, write_query, 3, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Marked		wanted;
+		Marked	   *mark;
+		bool		isnull;
+		text	   *id = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i],
+													  SPI_tuptable->tupdesc, 1, &isnull));
+
+		wanted.id_len = VARSIZE_ANY_EXHDR(id);
+		memcpy(wanted.id, VARDATA_ANY(id), wanted.id_len);
+		mark = bsearch(&wanted, marks, n, sizeof(Marked), compare_marked);
+		if (mark != NULL)
+			written[mark - marks] = true;
+	}
+	SPI_finish();
+}
+
+/*
+ * The calls were not written.  If the key is gone, they go, too; if its row is
+ * locked, they stay, marked until the transaction ends so that it does not try
+ * them again.
+ */
+static void
+leave_unwritten(const AmtStore *store, Marked *mark)
+{
+	AmtKey		key;
+	uint64		gone = mark->calls;
+
+	if (amt_store_get_key(store, mark->id, mark->id_len, &key))
+		gone = 0;
+	else
+		amt_stat_add(AMT_CALLS_DROPPED, gone);
+	mark->calls = 0;
+	change_mark(mark, GetTopTransactionId(), 0, gone);
+}
+
+/*
+ * Mark and write one batch; the number of calls written, or -1 if there was
+ * nothing to mark.  The marks are in the list before anything can fail.
+ */
+static int64
+flush_batch(const AmtStore *store)
+{
+	MarkState	state = {0};
+	bool	   *written;
+	int64		calls = 0;
+
+	state.table = store->key;
+	state.xid = GetTopTransactionId();
+	state.limit = Min(BATCH, amt_table_used(&amt_shared->usage) + 1);
+	state.room = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked) * state.limit);
+	written = palloc0(sizeof(bool) * state.limit);
+	amt_table_scan(&amt_shared->usage, amt_area, mark_slot, &state);
+	if (state.n == 0)
+		return -1;
+
+	qsort(state.room, state.n, sizeof(Marked), compare_marked);
+	for (int i = 0; i < state.n; i++)
+	{
+		state.room[i].subid = GetCurrentSubTransactionId();
+		state.room[i].next = marked;
+		marked = &state.room[i];
+	}
+
+	write_marked(store, state.room, state.n, written);
+	for (int i = 0; i < state.n; i++)
+	{
+		if (written[i])
+			calls += state.room[i].calls;
+		else
+			leave_unwritten(store, &state.room[i]);
+	}
+	return calls;
+}
+
+/* Slots to remove because their key, extension or database is gone. */
+typedef struct Gone
+{
+	Oid			database;
+	Oid			table;			/* or InvalidOid for all */
+	AmtTag		tags[256];
+	int			n;
+} Gone;
+
+static bool
+find_gone(AmtSlot *base, void *arg)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *) base;
+	Gone	   *gone = arg;
+
+	if (slot->database == gone->database &&
+		(!OidIsValid(gone->table) || slot->table == gone->table))
+	{
+		gone->tags[gone->n++] = base->tag;
+		amt_stat_add(AMT_CALLS_DROPPED, pg_atomic_read_u64(&slot->pending));
+	}
+	return gone->n < (int) lengthof(gone->tags);
+}
+
+static void
+drop_gone(Oid database, Oid table)
+{
+	Gone		gone;
+
+	gone.database = database;
+	gone.table = table;
+	do
+	{
+		gone.n = 0;
+		amt_table_scan(&amt_shared->usage, amt_area, find_gone, &gone);
+		for (int i = 0; i < gone.n; i++)
+			amt_table_remove(&amt_shared->usage, amt_area, gone.tags[i], NULL);
+	} while (gone.n > 0);
+}
+
+/* The next larger OID that the slots name. */
+typedef struct NextOid
+{
+	bool		databases;		/* of databases, or of tables in this one? */
+	Oid			after;
+	Oid			found;
+} NextOid;
+
+static bool
+find_next_oid(AmtSlot *base, void *arg)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *) base;
+	NextOid    *next = arg;
+	Oid			oid = next->databases ? slot->database : slot->table;
+
+	if ((next->databases || slot->database == MyDatabaseId) &&
+		oid > next->after && (!OidIsValid(next->found) || oid < next->found))
+		next->found = oid;
+	return true;
+}
+
+static bool
+next_oid(NextOid *next)
+{
+	next->after = next->found;
+	next->found = InvalidOid;
+	amt_table_scan(&amt_shared->usage, amt_area, find_next_oid, next);
+	return OidIsValid(next->found);
+}
+
+void
+amt_usage_forget_databases(void)
+{
+	NextOid		next = {.databases = true};
+
+	while (next_oid(&next))
+		if (!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(next.found)))
+			drop_gone(next.found, InvalidOid);
+}
+
+/* Lock a table as writing to it will; false if it would have to wait. */
+static bool
+lock_table(Oid table, LOCKMODE mode, bool wait)
+{
+	if (!wait)
+		return ConditionalLockRelationOid(table, mode);
+	LockRelationOid(table, mode);
+	return true;
+}
+
+int64
+amt_usage_flush(bool wait)
+{
+	NextOid		next = {0};
+	int64		total = 0;
+
+	while (next_oid(&next))
+	{
+		const AmtStore *store;
+		int64		calls;
+
+		if (!lock_table(next.found, RowShareLock, wait))
+			continue;
+		store = amt_store_of_table(next.found);
+		if (store == NULL)
+		{
+			UnlockRelationOid(next.found, RowShareLock);
+			drop_gone(MyDatabaseId, next.found);
+			continue;
+		}
+		if (!lock_table(store->usage, RowExclusiveLock, wait))
+			continue;
+		while ((calls = flush_batch(store)) >= 0)
+			total += calls;
+	}
+	return total;
+}
+
+int64
+amt_usage_flush_alone(void)
+{
+	int64		calls;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	XactReadOnly = false;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	calls = amt_usage_flush(false);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return calls;
+}
+
+/*
+ * A process that counted and exits while no worker is there writes what is
+ * pending, as it removes its temporary tables: in a transaction of its own.
+ */
+static void
+flush_at_exit(int code, Datum arg)
+{
+	(void) code;
+	(void) arg;
+	if (!has_counted || RecoveryInProgress() || amt_worker_is_there() ||
+		!amt_usage_is_pending())
+		return;
+	AbortOutOfAnyTransaction();
+	(void) amt_usage_flush_alone();
+}
+
+void
+amt_usage_attached(void)
+{
+	before_shmem_exit(flush_at_exit, (Datum) 0);
+}
+
+static void
+commit_counts(void)
+{
+	if (marked != NULL)
+		pg_atomic_fetch_add_u64(&amt_shared->flushes, 1);
+	for (Marked *mark = marked; mark != NULL; mark = mark->next)
+	{
+		change_mark(mark, InvalidTransactionId, 0, mark->calls);
+		amt_table_remove(&amt_shared->usage, amt_area, mark->tag, is_idle);
+		amt_stat_add(AMT_CALLS_FLUSHED, mark->calls);
+	}
+	for (OwnCall *call = own_calls; call != NULL; call = call->next)
+	{
+		count(call->table, call->id, call->id_len, call->at, false);
+		amt_worker_want(call->at);
+	}
+}
+
+static void
+end_transaction(XactEvent event, void *arg)
+{
+	(void) arg;
+	if (marked == NULL && own_calls == NULL)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			if (marked != NULL)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has executed amt_flush_usage()")));
+			break;
+		case XACT_EVENT_PRE_COMMIT:
+			/* Map the memory while an error may still be raised. */
+			amt_table_map(&amt_shared->usage, amt_area);
+			break;
+		case XACT_EVENT_COMMIT:
+			commit_counts();
+			marked = NULL;
+			own_calls = NULL;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			for (Marked *mark = marked; mark != NULL; mark = mark->next)
+				change_mark(mark, InvalidTransactionId, 0, 0);
+			marked = NULL;
+			own_calls = NULL;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+end_subtransaction(SubXactEvent event, SubTransactionId subid,
+				   SubTransactionId parent, void *arg)
+{
+	bool		abort = event == SUBXACT_EVENT_ABORT_SUB;
+	Marked	  **mark = &marked;
+	OwnCall   **call = &own_calls;
+
+	(void) arg;
+	if (!abort && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	while (*mark != NULL)
+	{
+		if ((*mark)->subid == subid && abort)
+		{
+			change_mark(*mark, InvalidTransactionId, 0, 0);
+			*mark = (*mark)->next;
+			continue;
+		}
+		if ((*mark)->subid == subid)
+			(*mark)->subid = parent;
+		mark = &(*mark)->next;
+	}
+	while (*call != NULL)
+	{
+		if ((*call)->subid == subid && abort)
+		{
+			*call = (*call)->next;
+			continue;
+		}
+		if ((*call)->subid == subid)
+			(*call)->subid = parent;
+		call = &(*call)->next;
+	}
+}
+
+void
+amt_usage_init(void)
+{
+	RegisterXactCallback(end_transaction, NULL);
+	RegisterSubXactCallback(end_subtransaction, NULL);
+}
+
+PG_FUNCTION_INFO_V1(amt_flush_usage);
+Datum
+amt_flush_usage(PG_FUNCTION_ARGS)
+{
+	PreventCommandIfReadOnly("amt_flush_usage()");
+	PreventCommandDuringRecovery("amt_flush_usage()");
+	if (!amt_shmem_attach())
+		PG_RETURN_INT64(0);
+	PG_RETURN_INT64(amt_usage_flush(true));
+}
+
+/*
+ * amt_usage(key_id) for the view amt_keys: calls and last use, of keys whose
+ * row the caller's policies let it see.
+ */
+PG_FUNCTION_INFO_V1(amt_usage);
+Datum
+amt_usage(PG_FUNCTION_ARGS)
+{
+	const AmtStore *store = amt_store(fcinfo);
+	text	   *id = PG_GETARG_TEXT_PP(0);
+	const char *org_id = amt_identity_org_id();
+	TupleDesc	tupdesc;
+	AmtKey		key;
+	int64		calls = 0;
+	TimestampTz last_used_at = DT_NOBEGIN;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	if (amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) &&
+		amt_store_get_key(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key) &&
+		(check_enable_rls(store->key, InvalidOid, true) != RLS_ENABLED ||
+		 (org_id != NULL && amt_text_is(AmtKeyColumn(&key, org_id), org_id))))
+		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
+
+	values[0] = Int64GetDatum(calls);
+	values[1] = TimestampTzGetDatum(last_used_at);
+	nulls[1] = last_used_at == DT_NOBEGIN;
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+}

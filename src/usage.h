@@ -1,0 +1,63 @@
+/*
+ * usage.h
+ *	  Counting the calls of keys.
+ */
+#ifndef AMT_USAGE_H
+#define AMT_USAGE_H
+
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+
+#include "store.h"
+#include "table.h"
+#include "token.h"
+
+/* Calls that are not, or not surely, in the table amt_key_usage. */
+typedef struct AmtUsageSlot
+{
+	AmtSlot		slot;
+	Oid			database;		/* this and the next three never change */
+	Oid			table;
+	uint32		id_len;
+	char		id[AMT_ID_MAX];
+	TransactionId flusher;		/* who is writing, if valid; exclusive lock */
+	uint64		flushing;		/* the calls that it writes; exclusive lock */
+	pg_atomic_uint64 pending;	/* all calls, those included; any lock to add,
+								 * exclusive to subtract */
+	pg_atomic_uint64 last_used_at;	/* a TimestampTz; any lock to advance */
+} AmtUsageSlot;
+
+#define AMT_USAGE_SLOT_SIZE sizeof(AmtUsageSlot)
+
+extern void amt_usage_init(void);
+
+/* This process has shared memory now. */
+extern void amt_usage_attached(void);
+
+/* One call of the key at that time; at commit, if nobody else can see it yet. */
+extern void amt_usage_count(const AmtStore *store, const AmtKey *key, TimestampTz at);
+
+/* All calls up to now, exactly. */
+extern void amt_usage_read(const AmtStore *store, const char *id, Size id_len,
+						   int64 *calls, TimestampTz *last_used_at);
+
+/* Calls of all databases that wait to be written. */
+extern int64 amt_usage_pending_calls(void);
+
+/* Is there something to write in this database? */
+extern bool amt_usage_is_pending(void);
+
+/*
+ * Write what is pending in this database, as part of the current transaction;
+ * the number of calls written.  With "wait" unset, tables that somebody has
+ * locked are left for later.
+ */
+extern int64 amt_usage_flush(bool wait);
+
+/* The same without waiting, in a transaction of its own, for processes that are in none. */
+extern int64 amt_usage_flush_alone(void);
+
+/* Drop the calls of databases that are gone. */
+extern void amt_usage_forget_databases(void);
+
+#endif							/* AMT_USAGE_H */

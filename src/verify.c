@@ -1,0 +1,305 @@
+/*
+ * verify.c
+ *	  Is a token good, and whose is it?
+ *
+ * The row is read with the newest snapshot at each call, so what it says of
+ * organization, role and expiry, and whether it is there at all, is never older
+ * than the database.  Whether the secret belongs to the hash in that row is
+ * answered by the cache, or by a run of scrypt when the key is cold.
+ *
+ * A run takes long enough for the key to be revoked meanwhile, and so does
+ * waiting for one's turn.  Nothing is held then: no snapshot, no relation, no
+ * lock.  So whatever was learned is only about a stored hash, and the row is
+ * read again afterwards; only if it still stores that hash is the answer yes.
+ *
+ * No input raises an error.  What can is the system: a query cancelled while
+ * it waits, memory that OpenSSL does not get.
+ */
+#include "postgres.h"
+
+#include <openssl/crypto.h>
+
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#include "cache.h"
+#include "header.h"
+#include "identity.h"
+#include "scrypt.h"
+#include "scrypt_queue.h"
+#include "shmem.h"
+#include "stat.h"
+#include "usage.h"
+#include "verify.h"
+
+/* What scrypt said about one stored hash. */
+typedef struct ScryptAnswer
+{
+	bool		known;
+	AmtScryptResult result;
+	char	   *hash;
+	Size		hash_len;
+} ScryptAnswer;
+
+static bool
+same_hash(const ScryptAnswer *answer, const char *hash, Size hash_len)
+{
+	return answer->known && answer->hash_len == hash_len &&
+		memcmp(answer->hash, hash, hash_len) == 0;
+}
+
+static AmtScryptResult
+run_scrypt(const AmtToken *token, const char *hash, Size hash_len)
+{
+	AmtPhc		phc;
+	AmtScryptResult result;
+	instr_time	start;
+	instr_time	end;
+
+	if (!amt_phc_parse(hash, hash_len, &phc))
+		return AMT_SCRYPT_MISMATCH;
+	INSTR_TIME_SET_CURRENT(start);
+	result = amt_scrypt_check(token->secret, token->secret_len, &phc);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	amt_stat_add(AMT_SCRYPT_RUNS, 1);
+	amt_stat_add(AMT_SCRYPT_MICROSECONDS, INSTR_TIME_GET_MICROSEC(end));
+	return result;
+}
+
+/*
+ * In our place in the queue: run scrypt, unless somebody has made the key warm
+ * since we looked.  What it proves is entered before the place is left, so
+ * that those who wait find it.
+ */
+static void
+ask_scrypt(const AmtToken *token, const AmtKey *key, const AmtProof *proof, ScryptAnswer *answer)
+{
+	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
+
+	PG_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
+	{
+		if (proof == NULL || amt_cache_look(proof) == AMT_COLD)
+		{
+			answer->hash_len = VARSIZE_ANY_EXHDR(hash);
+			answer->hash = pnstrdup(VARDATA_ANY(hash), answer->hash_len);
+			answer->result = run_scrypt(token, answer->hash, answer->hash_len);
+			answer->known = true;
+			if (answer->result == AMT_SCRYPT_MATCH && proof != NULL)
+			{
+				if (key->own)
+					amt_cache_warm_at_commit(proof);
+				else
+					amt_cache_warm(proof);
+			}
+		}
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
+	amt_scrypt_leave();
+
+	if (answer->known && answer->result == AMT_SCRYPT_FAILED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not run scrypt"),
+				 errdetail("OpenSSL did not get the memory that the key's parameters need, or its provider has no scrypt.")));
+}
+
+/* The row as it is now, and what the cache says of the secret. */
+typedef struct Look
+{
+	AmtVerdict	verdict;		/* AMT_GOOD, AMT_UNKNOWN or AMT_WRONG_SECRET */
+	bool		undecided;		/* scrypt has to be asked */
+	bool		has_proof;
+	AmtProof	proof;
+	AmtTag		tag;
+} Look;
+
+static void
+look(const AmtStore *store, const AmtToken *token, const ScryptAnswer *answer,
+	 AmtKey *key, Look *seen)
+{
+	text	   *hash_text;
+	const char *hash;
+	Size		hash_len;
+
+	seen->undecided = false;
+	seen->verdict = AMT_UNKNOWN;
+	if (!amt_store_get_key(store, token->id, token->id_len, key))
+		return;
+	hash_text = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
+	hash = VARDATA_ANY(hash_text);
+	hash_len = VARSIZE_ANY_EXHDR(hash_text);
+
+	if (same_hash(answer, hash, hash_len))
+	{
+		seen->verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
+		return;
+	}
+	seen->has_proof = amt_cache_prove(store, token->id, token->id_len, hash, hash_len,
+									  token->secret, token->secret_len, &seen->proof);
+	if (seen->has_proof)
+	{
+		AmtWarmth	warmth = amt_cache_look(&seen->proof);
+
+		seen->tag = seen->proof.tag;
+		if (warmth != AMT_COLD)
+		{
+			amt_stat_add(AMT_CACHE_HITS, 1);
+			seen->verdict = warmth == AMT_WARM_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
+			return;
+		}
+	}
+	else if (amt_shared != NULL)
+		seen->tag = amt_cache_tag(store, token->id, token->id_len, hash, hash_len);
+	seen->undecided = true;
+}
+
+AmtVerdict
+amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
+{
+	ScryptAnswer answer = {0};
+	Look		seen;
+	bool		waited = false;
+
+	for (;;)
+	{
+		look(store, token, &answer, key, &seen);
+		if (!seen.undecided)
+			break;
+		if (amt_scrypt_enter(seen.tag))
+			ask_scrypt(token, key, seen.has_proof ? &seen.proof : NULL, &answer);
+		else if (!waited)
+		{
+			waited = true;
+			amt_stat_add(AMT_SCRYPT_WAITS, 1);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	OPENSSL_cleanse(&seen, sizeof(seen));
+	return seen.verdict;
+}
+
+static AmtVerdict
+verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
+{
+	AmtToken	token;
+	AmtVerdict	verdict;
+	TimestampTz now;
+
+	amt_header_skip_bearer(&s, &len);
+	if (!amt_token_parse(s, len, &token))
+		return AMT_MALFORMED;
+	verdict = amt_verify_secret(store, &token, key);
+	if (verdict != AMT_GOOD)
+		return verdict;
+
+	now = GetCurrentTimestamp();
+	if (!AmtKeyColumnIsNull(key, expires_at) &&
+		DatumGetTimestampTz(AmtKeyColumn(key, expires_at)) <= now)
+		return AMT_EXPIRED;
+	amt_usage_count(store, key, now);
+	return AMT_GOOD;
+}
+
+AmtVerdict
+amt_verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
+{
+	AmtVerdict	verdict = verify_text(store, s, len, key);
+
+	/* The counters are in the verdicts' order. */
+	amt_stat_add(AMT_VERIFIED + verdict, 1);
+	return verdict;
+}
+
+void
+amt_identify(const AmtKey *key)
+{
+	amt_identity_set(TextDatumGetCString(AmtKeyColumn(key, org_id)),
+					 TextDatumGetCString(AmtKeyColumn(key, role)),
+					 NULL,
+					 TextDatumGetCString(AmtKeyColumn(key, key_id)));
+}
+
+StaticAssertDecl(AMT_VERIFIED + AMT_EXPIRED == (int) AMT_REJECTED_EXPIRED,
+				 "the counters are in the verdicts' order");
+
+/* An empty result set for a function called in FROM or in a select list. */
+static void
+make_result_set(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext oldcontext;
+
+	if (rsinfo == NULL || !IsA(rsinfo, ReturnSetInfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	if (!(rsinfo->allowedModes & SFRM_Materialize) || rsinfo->expectedDesc == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("materialize mode required, but it is not allowed in this context")));
+
+	/* The descriptor that the caller expects is ours; no need for a copy. */
+	oldcontext = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
+	rsinfo->returnMode = SFRM_Materialize;
+	rsinfo->setResult = tuplestore_begin_heap(rsinfo->allowedModes & SFRM_Materialize_Random,
+											  false, work_mem);
+	rsinfo->setDesc = NULL;
+	MemoryContextSwitchTo(oldcontext);
+}
+
+#define VERIFY_COLUMNS	6
+
+PG_FUNCTION_INFO_V1(amt_verify);
+Datum
+amt_verify(PG_FUNCTION_ARGS)
+{
+	const AmtStore *store = amt_store(fcinfo);
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	bool		identify = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	AmtVerdict	verdict = AMT_MALFORMED;
+	AmtKey		key;
+
+	make_result_set(fcinfo);
+	if (PG_ARGISNULL(0))
+		amt_stat_add(AMT_REJECTED_MALFORMED, 1);
+	else
+	{
+		text	   *token = PG_GETARG_TEXT_PP(0);
+
+		verdict = amt_verify_text(store, VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token), &key);
+		if ((Pointer) token != DatumGetPointer(PG_GETARG_DATUM(0)))
+			OPENSSL_cleanse(token, VARSIZE_ANY(token));
+	}
+
+	if (verdict == AMT_GOOD)
+	{
+		static const int columns[VERIFY_COLUMNS] = {
+			Anum_amt_key_key_id, Anum_amt_key_org_id, Anum_amt_key_role,
+			Anum_amt_key_name, Anum_amt_key_created_by, Anum_amt_key_expires_at
+		};
+		Datum		values[VERIFY_COLUMNS];
+		bool		nulls[VERIFY_COLUMNS];
+
+		for (int i = 0; i < VERIFY_COLUMNS; i++)
+		{
+			values[i] = key.values[columns[i] - 1];
+			nulls[i] = key.nulls[columns[i] - 1];
+		}
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->expectedDesc, values, nulls);
+	}
+	if (identify)
+	{
+		if (verdict == AMT_GOOD)
+			amt_identify(&key);
+		else
+			amt_identity_set(NULL, NULL, NULL, NULL);
+	}
+	return (Datum) 0;
+}
