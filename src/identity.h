@@ -23,7 +23,7 @@ extern void amt_identity_set(const char *org_id, const char *role,
 extern int	amt_role_rank(const char *role);
 
 /* Raise the error for an unknown role. */
-extern void amt_unknown_role(const char *role) pg_attribute_noreturn();
+extern void amt_unknown_role(const char *role);
 
 /* Does the identity's role include this one? */
 extern bool amt_identity_has_role(const char *minimum);

@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "compat.h"
 #include "token.h"
 
 PG_FUNCTION_INFO_V1(amt_check_token);
