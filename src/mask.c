@@ -83,7 +83,7 @@ secret_at(const char *p, const char *run_end, const char *text_end)
 
 	if (run_end - p <= AMT_TOKEN_HEAD_LEN || memcmp(p, AMT_TOKEN_HEAD, AMT_TOKEN_HEAD_LEN) != 0)
 		return NULL;
-	while (id + id_len < run_end && id_len <= AMT_ID_MAX && amt_is_base62(id[id_len]))
+	while (id + id_len < run_end && amt_is_base62(id[id_len]))
 		id_len++;
 	if (id_len < 1 || id_len > AMT_ID_MAX || id + id_len == run_end || id[id_len] != '_')
 		return NULL;

@@ -192,7 +192,9 @@ test_cut(void)
 	/* The beginning just not. */
 	MASKED("...amt_abc123_" SIXTEEN, "...amt_abc123_[redacted]");
 	MASKED("...amt_" ID12 "_" SIXTEEN " x", "...amt_" ID12 "_[redacted] x");
+	MASKED("...amt_" ID12 "789_" SIXTEEN, "...amt_" ID12 "789_[redacted]");
 	alone("...amt_" ID12 "_[redacted]");
+	alone("...amt_" ID12 "789_[redacted]");
 
 	/* Both. */
 	MASKED("amt_abc123_xyz..." SIXTEEN, "amt_abc123_[redacted]...[redacted]");
@@ -300,6 +302,7 @@ main(void)
 	test_linear("_");
 	test_linear(".");
 	test_linear("...a");
+	test_linear("amta");
 	test_linear("amt_" SIXTY "abcd");
 	test_linear("amt_" SIXTY "abcde_");
 	test_linear("amt_a_x ");

@@ -206,6 +206,7 @@ test_params(void)
 		{14, 8, -1, false}, {14, -8, -1, false}, {62, 8, 1, false}, {63, 8, 1, false}, {64, 8, 1, false},
 		{65, 8, 1, false}, {78, 8, 1, false}, {INT32_MAX, INT32_MAX, INT32_MAX, false},
 		{INT64_MAX, 8, 1, false}, {14, INT64_MAX, 1, false}, {14, 8, INT64_MAX, false},
+		{INT64_MIN, 8, 1, false}, {14, INT64_MIN, 1, false}, {14, 8, INT64_MIN, false},
 		{INT64_MAX, INT64_MAX, INT64_MAX, false}, {INT64_MIN, INT64_MIN, INT64_MIN, false},
 		{1, INT64_C(1) << 32, INT64_C(1) << 32, false}, {1, (INT64_C(1) << 60) + 1, 16, false}
 	};

@@ -158,8 +158,10 @@ test_generate(void)
 	bool		even = true;
 	int			i;
 
+	memset(token, 'y', sizeof(token));
 	next_byte = 0;
-	ok(amt_token_generate(counting, token), "a token is made");
+	ok(amt_token_generate(counting, token) && memchr(token, '\0', sizeof(token)) == token + AMT_TOKEN_LEN,
+	   "a token is made");
 	is_text(token, known[0], "the bytes 0, 1, 2, ... make the digits 0, 1, 2, ...");
 
 	next_byte = 0;
@@ -312,6 +314,24 @@ test_check(void)
 		}
 		ok(slips == 0, "with one character less or more it is not");
 	}
+	/* A right checksum does not make up for a wrong shape. */
+	for (i = 0; i < AMT_TOKEN_LEN - AMT_CHECKSUM_LEN; i++)
+	{
+		static const char others[] = {'_', '-', 'x', ' ', '\0', '\377'};
+		char		text[AMT_TOKEN_LEN + 1];
+		int			slips = 0;
+		size_t		other;
+
+		for (other = 0; other < sizeof(others); other++)
+		{
+			memcpy(text, known[0], AMT_TOKEN_LEN);
+			text[i] = others[other];
+			write_checksum(text, AMT_TOKEN_LEN - AMT_CHECKSUM_LEN, text + AMT_TOKEN_LEN - AMT_CHECKSUM_LEN);
+			slips += check(text, AMT_TOKEN_LEN);
+		}
+		/* The separator and the x among ids and secrets are as they should be. */
+		ok(slips == (i < AMT_TOKEN_HEAD_LEN ? i == 3 : 1), "place %zu takes its own characters only", i);
+	}
 	ok(!check("", 0), "nothing is not one of ours");
 	ok(!check("amt_abc123_xyz789abcdefghij", 27), "a token made elsewhere is not one of ours");
 }
@@ -346,6 +366,7 @@ test_parse(void)
 		TOKEN("amt_a_" SIXTEEN, "a", SIXTEEN),
 		TOKEN("amt_" SIXTY "abcd_" SIXTEEN, SIXTY "abcd", SIXTEEN),
 		TOKEN("amt_a_" SIXTY SIXTY SIXTY SIXTY SIXTEEN, "a", SIXTY SIXTY SIXTY SIXTY SIXTEEN),
+		TOKEN("amt_" SIXTY "abcd_" SIXTY SIXTY SIXTY SIXTY SIXTEEN, SIXTY "abcd", SIXTY SIXTY SIXTY SIXTY SIXTEEN),
 		TOKEN("amt_a_b_ccccccccccccccc", "a", "b_ccccccccccccccc"),
 		TOKEN("amt_a_________________", "a", "________________"),
 		TOKEN("amt_a_----------------", "a", "----------------"),
