@@ -32,6 +32,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "cache.h"
 #include "shmem.h"
 #include "token.h"

@@ -32,6 +32,7 @@
 #include "utils/rls.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "cache.h"
 #include "identity.h"
 #include "manage.h"

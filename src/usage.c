@@ -56,6 +56,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "identity.h"
 #include "shmem.h"
 #include "usage.h"

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "compat.h"
 #include "cache.h"
 #include "header.h"
 #include "identity.h"
