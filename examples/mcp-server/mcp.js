@@ -60,7 +60,7 @@ function notesServer(db) {
 	// Answers 403 insufficient_scope before the tool runs; the table's policies say the same once more.
 	const needs = role => async () => {
 		const { rows: [{ ok }] } = await db.query('SELECT amt_has_role($1) AS ok', [role]);
-		return ok ? undefined : { scopes: [role] };
+		return ok ? undefined : { scopes: [role], errorDescription: `This tool needs the role ${role}` };
 	};
 
 	tool('whoami', {

@@ -8,8 +8,8 @@ import { startServer } from './server.js';
 
 const EXAMPLE = fileURLToPath(new URL('../../examples/mcp-server/', import.meta.url));
 
-/** Returns url, psql, connectionString, createKey(org, role, name) → token, output() (what the example printed), stop(). */
-export async function startExample() {
+/** port 0: any that is free.  Returns url, psql, connectionString, createKey(org, role, name) → token, output() (what the example printed), stop(). */
+export async function startExample({ port = 0 } = {}) {
 	if (!existsSync(`${EXAMPLE}node_modules`))
 		throw new Error(`run "npm ci" in ${EXAMPLE} first`);
 
@@ -29,7 +29,7 @@ export async function startExample() {
 			cwd: EXAMPLE,
 			env: {
 				...process.env,
-				PORT: '0',
+				PORT: String(port),
 				DATABASE_URL: server.connectionString('notes_mcp'),
 				GATEWAY_DATABASE_URL: server.connectionString('notes_gateway'),
 			},

@@ -1,0 +1,417 @@
+// Settings → API keys in a real browser (Debian's Chromium), with the official MCP client calling beside it.
+//
+// AMT_SCREENSHOT=1 rewrites the README's picture, doc/images/settings-api-keys.png.  Debian's fonts-inter makes it look
+// as it was made; nothing else depends on a font.
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { chromium } from 'playwright-core';
+import { callTool, connectClient, startExample } from './mcp-example.js';
+
+const PICTURE = fileURLToPath(new URL('../../doc/images/settings-api-keys.png', import.meta.url));
+const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+	+ "form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+let example, browser, contexts;
+
+before(async () => {
+	example = await startExample({ port: process.env.AMT_SCREENSHOT ? 3000 : 0 });
+	browser = await chromium.launch({
+		executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+		ignoreDefaultArgs: ['--disable-back-forward-cache'],
+	});
+});
+
+after(async () => {
+	await browser?.close();
+	await example?.stop();
+});
+
+beforeEach(() => { contexts = []; });
+
+afterEach(async () => {
+	for (const { context } of contexts)
+		await context.close();
+	await example.psql('DELETE FROM amt_key');
+	for (const { complaints } of contexts)
+		assert.deepEqual(complaints, []);		// no script failed, nothing was blocked by the policy, nobody said alert()
+});
+
+/** A browser of one's own, signed in, with the list read. */
+async function open(person, options = {}) {
+	const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
+	const complaints = [];
+	contexts.push({ context, complaints });
+	context.on('weberror', ({ error }) => complaints.push(error().message));
+	context.on('console', message => {
+		if (message.type() === 'error' && !/the server responded with a status of 4/.test(message.text()))
+			complaints.push(message.text());
+	});
+	context.on('dialog', dialog => complaints.push(dialog.message()));
+	context.setDefaultTimeout(10_000);
+	const page = await context.newPage();
+	await page.goto(`${example.url}/`);
+	await page.getByRole('button', { name: new RegExp(`^${person} `) }).click();
+	await page.waitForURL('**/settings/api-keys');
+	await page.locator('#keys:visible, #empty:visible').waitFor();
+	return page;
+}
+
+async function create(page, name) {
+	await page.getByLabel('Key name').fill(name);
+	await page.getByRole('button', { name: 'Create key' }).click();
+	await page.getByRole('heading', { name: 'New token' }).waitFor();
+	await row(page, name).waitFor();
+	return page.locator('#token').textContent();
+}
+
+const row = (page, name) => page.getByRole('row').filter({ has: page.getByRole('rowheader', { name, exact: true }) });
+const cell = (page, name, which) => row(page, name).locator(`.${which}`);
+const names = page => page.locator('tbody .name').allTextContents();
+
+/** What the page's own script would send, or a forger's variation of it. */
+const send = (page, method, path, { body, headers = {}, csrf } = {}) => page.evaluate(async request => {
+	const own = await (await fetch('/api/keys')).json();
+	const response = await fetch(request.path, {
+		method: request.method,
+		headers: { 'Content-Type': 'application/json', 'X-CSRF-Token': request.csrf ?? own.csrf, ...request.headers },
+		body: request.body && JSON.stringify(request.body),
+	});
+	return { status: response.status, ...(response.status === 204 ? {} : await response.json()) };
+}, { method, path, body, headers, csrf });
+
+test('key_is_created_copied_used_counted_and_revoked', async () => {
+	const page = await open('Ada');
+	await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+	await page.getByText('No keys yet.').waitFor();
+
+	const token = await create(page, 'CI deploy');
+	assert.equal(await example.psql(`SELECT amt_check_token('${token}')`), 't');
+	assert.ok(await page.getByText('This token is shown once.').isVisible());
+	await page.getByRole('button', { name: 'Copy token' }).click();
+	assert.equal(await page.evaluate(() => navigator.clipboard.readText()), token);
+	assert.equal(await cell(page, 'CI deploy', 'prefix').textContent(), `amt_${token.split('_')[1]}...`);
+	assert.equal(await cell(page, 'CI deploy', 'calls').textContent(), '0');
+	assert.equal(await cell(page, 'CI deploy', 'used').textContent(), 'Never');
+
+	const client = await connectClient(example.url, token);
+	assert.deepEqual(await callTool(client, 'whoami'), { organization: 'acme', role: 'admin', key: 'CI deploy' });
+	const counted = await example.psql(`SELECT calls FROM amt_keys WHERE token_prefix = 'amt_${token.split('_')[1]}...'`);
+	await cell(page, 'CI deploy', 'calls').filter({ hasText: new RegExp(`^${counted}$`) }).waitFor({ timeout: 2000 });
+	assert.equal(await cell(page, 'CI deploy', 'used').textContent(), 'Just now');
+	assert.match(await cell(page, 'CI deploy', 'used').locator('time').getAttribute('title'), /\d:\d\d:\d\d/);
+
+	await page.getByRole('button', { name: 'Revoke CI deploy' }).click();
+	const dialog = page.getByRole('dialog', { name: /Revoke .CI deploy./ });
+	assert.match(await dialog.textContent(), /immediate and permanent/);
+	await dialog.getByRole('button', { name: 'Keep it' }).click();
+	assert.equal((await callTool(client, 'whoami')).key, 'CI deploy');
+
+	await page.getByRole('button', { name: 'Revoke CI deploy' }).click();
+	await dialog.getByRole('button', { name: 'Revoke key' }).click();
+	await page.getByText('CI deploy is revoked.').waitFor();
+	await assert.rejects(callTool(client, 'whoami'), { status: 401 });
+	await page.getByText('No keys yet.').waitFor();
+	assert.equal(await page.locator('#token').textContent(), '');
+	await client.close();
+});
+
+test('curl_line_and_client_configuration_work_as_copied', async () => {
+	const page = await open('Ada');
+	await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+	await create(page, 'Copied');
+	const copied = async name => {
+		await page.getByRole('button', { name }).click();
+		return page.evaluate(() => navigator.clipboard.readText());
+	};
+
+	const { stdout } = await promisify(execFile)('sh', ['-c', `${await copied('Copy curl line')} -sS`]);
+	assert.match(stdout, /\\"organization\\": \\"acme\\"/);
+
+	await page.getByText('Give it to an MCP client').click();
+	const { url, headers } = JSON.parse(await copied('Copy MCP client configuration')).mcpServers.notes;
+	const client = await connectClient(url, headers.Authorization.replace('Bearer ', ''));
+	assert.equal((await callTool(client, 'whoami')).key, 'Copied');
+	await client.close();
+});
+
+test('other_organizations_person_sees_nothing_of_it', async () => {
+	const ada = await open('Ada');
+	const token = await create(ada, 'Acme only');
+	const olga = await open('Olga');
+	await olga.getByText('No keys yet.').waitFor();
+	const foreign = await send(olga, 'DELETE', `/api/keys/${token.split('_')[1]}`);
+	assert.equal(foreign.status, 404);
+	assert.deepEqual(await send(olga, 'DELETE', '/api/keys/000000000000'), foreign);		// as if it did not exist
+	await create(olga, 'Globex only');
+	assert.deepEqual(await names(olga), ['Globex only']);
+	await ada.waitForTimeout(1200);
+	assert.deepEqual(await names(ada), ['Acme only']);
+});
+
+test('token_is_gone_with_the_next_key_and_with_the_page', async () => {
+	const page = await open('Ada');
+	const tokens = [await create(page, 'first'), await create(page, 'second')];
+	assert.notEqual(tokens[0], tokens[1]);
+	const content = await page.content();
+	assert.ok(!content.includes(tokens[0]) && content.includes(tokens[1]));
+
+	const kept = await page.evaluate(() => JSON.stringify([location.href, { ...localStorage }, { ...sessionStorage }, document.cookie]));
+	assert.doesNotMatch(kept, /amt_/);
+
+	// Away and back, from the back-forward cache where the browser keeps the page there.
+	await page.goto(`${example.url}/sign-in`);
+	await page.goBack();
+	await page.getByRole('heading', { name: 'API keys' }).waitFor();
+	assert.ok(!(await page.content()).includes(tokens[1]));
+
+	// What the cache would keep is the document as pagehide leaves it.
+	tokens.push(await create(page, 'third'));
+	await page.evaluate(() => dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true })));
+	assert.ok(!(await page.content()).includes(tokens[2]));
+
+	tokens.push(await create(page, 'fourth'));
+	await page.getByRole('button', { name: 'Done' }).click();
+	assert.ok(!(await page.content()).includes(tokens[3]));
+
+	tokens.push(await create(page, 'fifth'));
+	await page.reload();
+	await row(page, 'fifth').waitFor();
+	assert.ok(!(await page.content()).includes(tokens[4]));
+});
+
+test('viewer_gets_a_viewers_key_and_may_revoke_only_that', async () => {
+	const ada = await open('Ada');
+	const adas = await create(ada, 'of Ada');
+	const vera = await open('Vera');
+	const veras = await create(vera, 'of Vera');
+	assert.deepEqual(await names(vera), ['of Vera', 'of Ada']);
+	assert.equal(await cell(vera, 'of Vera', 'role-cell').textContent(), 'viewer');
+	assert.ok(await vera.getByRole('button', { name: 'Revoke of Vera' }).isVisible());
+	assert.ok(await vera.getByRole('button', { name: 'Revoke of Ada' }).isHidden());
+	await ada.getByRole('button', { name: 'Revoke of Vera' }).waitFor();
+
+	// Whatever the page sends, the database decides.
+	const refused = await send(vera, 'DELETE', `/api/keys/${adas.split('_')[1]}`);
+	assert.equal(refused.status, 403);
+	assert.ok(refused.error);
+	for (const role of ['editor', 'owner'])
+		assert.equal((await send(vera, 'POST', '/api/keys', { body: { name: 'above', role } })).status, 403);
+	assert.equal((await send(vera, 'POST', '/api/keys', { body: { name: 'unknown', role: 'emperor' } })).status, 422);
+	const sneaky = await send(vera, 'POST', '/api/keys', { body: { name: 'elsewhere', org_id: 'globex', actor: 'x' } });
+	assert.equal(sneaky.status, 201);
+	assert.equal(await example.psql(`SELECT org_id || created_by || role FROM amt_key WHERE key_id = '${sneaky.key_id}'`),
+		'acmevera@acme.exampleviewer');
+	assert.equal((await send(vera, 'DELETE', `/api/keys/${veras.split('_')[1]}`)).status, 204);
+	assert.deepEqual(await callTool(await connectClient(example.url, adas), 'whoami'),
+		{ organization: 'acme', role: 'admin', key: 'of Ada' });
+});
+
+test('old_keys_keep_the_role_that_the_person_had', async () => {
+	const page = await open('Amara');
+	const old = await create(page, 'made as admin');
+	await page.getByLabel('You are Amara').selectOption('viewer');
+	await page.locator('#role-now', { hasText: 'viewer' }).waitFor();
+	const young = await create(page, 'made as viewer');
+	assert.equal(await cell(page, 'made as admin', 'role-cell').textContent(), 'admin');
+	assert.equal(await cell(page, 'made as viewer', 'role-cell').textContent(), 'viewer');
+	const note = { name: 'add_note', arguments: { body: 'still an admin’s key' } };
+	assert.ok(!(await (await connectClient(example.url, old)).callTool(note)).isError);
+	await assert.rejects((await connectClient(example.url, young)).callTool(note), { name: 'InsufficientScopeError' });
+	await page.getByLabel('You are Amara').selectOption('admin');
+	await page.locator('#role-now', { hasText: 'admin' }).waitFor();
+});
+
+test('forged_requests_change_nothing', async () => {
+	const page = await open('Ada');
+	const token = await create(page, 'target');
+	const id = token.split('_')[1];
+	const { csrf: olgas } = await (await open('Olga')).evaluate(async () => (await fetch('/api/keys')).json());
+
+	for (const csrf of ['', 'nonsense', olgas]) {
+		assert.equal((await send(page, 'DELETE', `/api/keys/${id}`, { csrf })).status, 403);
+		assert.equal((await send(page, 'POST', '/api/keys', { csrf, body: { name: 'forged' } })).status, 403);
+		assert.equal(await page.evaluate(async token => (await fetch('/demo/role', {
+			method: 'POST', headers: { 'Content-Type': 'application/json', 'X-CSRF-Token': token }, body: '{"role":"owner"}',
+		})).status, csrf), 403);
+	}
+
+	// Without the browser's good manners: everything right except where it comes from.
+	const [cookie] = await page.context().cookies();
+	assert.deepEqual([cookie.name, cookie.httpOnly, cookie.sameSite], ['session', true, 'Strict']);
+	const { csrf } = await page.evaluate(async () => (await fetch('/api/keys')).json());
+	const request = (method, path, headers) => fetch(example.url + path, {
+		method, redirect: 'manual',
+		headers: { Cookie: `session=${cookie.value}`, Origin: example.url, 'X-CSRF-Token': csrf, ...headers },
+	});
+	for (const Origin of ['https://evil.example', 'null', ''])
+		assert.equal((await request('DELETE', `/api/keys/${id}`, { Origin })).status, 403);
+	assert.equal((await request('DELETE', `/api/keys/${id}`, { Cookie: '' })).status, 401);
+	assert.equal((await request('GET', '/api/keys', { Cookie: 'session=nonsense' })).status, 401);
+	assert.equal((await request('GET', '/settings/api-keys', { Cookie: '' })).headers.get('location'), '/sign-in');
+	assert.equal((await request('POST', '/sign-in', { Origin: 'https://evil.example' })).status, 403);
+	assert.deepEqual(await names(page), ['target']);
+
+	// And as another site would: neither a form nor a frame of its own gets anywhere.
+	const evil = await page.context().newPage();
+	await evil.route('http://evil.example/', route => route.fulfill({
+		contentType: 'text/html',
+		body: `<form method="post" action="${example.url}/sign-out"></form><iframe src="${example.url}/settings/api-keys"></iframe>`,
+	}));
+	contexts[0].complaints.push = message => assert.match(message, /frame-ancestors|127\.0\.0\.1/);
+	await evil.goto('http://evil.example/');
+	assert.equal(await evil.frames()[1].getByText('API keys').count(), 0);
+	const [answer] = await Promise.all([evil.waitForResponse('**/sign-out'), evil.evaluate(() => document.forms[0].submit())]);
+	assert.equal(answer.status(), 403);
+	delete contexts[0].complaints.push;
+	assert.equal((await request('DELETE', `/api/keys/${id}`)).status, 204);		// the same request, from home
+});
+
+test('names_are_text_whatever_they_hold', async () => {
+	const page = await open('Ada');
+	const given = [
+		'<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', '&amp; {{7*7}}', 'مفتاح الاختبار', '\u202Efdp.tpircs',
+		'鍵'.repeat(100), 'x'.repeat(100), '🗝️ '.repeat(20).trim(),
+	];
+	for (const name of given) {
+		await page.getByLabel('Key name').fill(name);
+		await page.getByRole('button', { name: 'Create key' }).click();
+		await page.locator('#new-token-name').filter({ hasText: name }).waitFor();
+	}
+	assert.deepEqual(await names(page), given.toReversed());
+	assert.equal(await page.locator('main img[src=x], main script').count(), 0);
+	assert.equal(await page.locator('tbody .name bdi').count(), given.length);
+	for (const width of [1200, 360]) {
+		await page.setViewportSize({ width, height: 900 });
+		assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `no sideways scrolling at ${width}`);
+	}
+	await page.getByRole('button', { name: `Revoke ${given[0]}` }).click();
+	assert.equal(await page.locator('#confirm-name').textContent(), given[0]);
+	await page.keyboard.press('Escape');
+});
+
+test('what_the_database_refuses_is_explained_at_the_field', async () => {
+	const page = await open('Ada');
+	for (const name of ['', '   ', 'x'.repeat(101), 'a\u0007b']) {
+		await page.getByLabel('Key name').fill(name);
+		await page.getByLabel('Key name').evaluate(element => element.removeAttribute('aria-invalid'));
+		await page.getByRole('button', { name: 'Create key' }).click();
+		const field = page.getByLabel('Key name').and(page.locator('[aria-invalid]'));
+		await field.waitFor();
+		assert.ok((await page.getByRole('alert').textContent()).length > 20);
+		assert.equal(await field.getAttribute('aria-invalid'), 'true');
+		assert.ok(await field.evaluate(element => element === document.activeElement));
+		assert.equal(await field.inputValue(), name);
+		assert.ok(await page.locator('#new-token').isHidden());
+	}
+	await create(page, 'good');
+	assert.ok(await page.getByRole('alert').isHidden());
+});
+
+test('everything_works_with_the_keyboard_alone', async () => {
+	const page = await open('Ada');
+	await page.getByLabel('Key name').focus();
+	await page.keyboard.type('typed');
+	await page.keyboard.press('Enter');
+	await row(page, 'typed').waitFor();
+	const focused = () => page.evaluate(() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent.trim());
+	const tabTo = async name => {
+		for (let i = 0; i < 30; i++) {
+			if (await focused() === name)
+				return;
+			await page.keyboard.press('Tab');
+		}
+		assert.fail(`${name} is not reached with Tab`);
+	};
+	assert.match(await focused(), /^New token/);		// so that a screen reader starts reading there
+	await tabTo('Copy token');
+	await tabTo('curl line');
+	await tabTo('Revoke typed');
+	await page.keyboard.press('Enter');
+	assert.equal(await focused(), 'Keep it');
+	await page.keyboard.press('Escape');
+	assert.equal(await focused(), 'Revoke typed');
+	await page.keyboard.press('Enter');
+	await tabTo('Revoke key');
+	await page.keyboard.press('Enter');
+	await page.getByText('No keys yet.').waitFor();
+	assert.match(await focused(), /^Active keys/);
+});
+
+test('answers_carry_the_headers_of_a_careful_site', async () => {
+	const page = await open('Ada');
+	for (const path of ['/settings/api-keys', '/api/keys', '/sign-in', '/api-keys.js']) {
+		const response = await page.context().request.get(example.url + path);
+		const headers = response.headers();
+		assert.equal(headers['content-security-policy'], CSP, path);
+		assert.equal(headers['cache-control'], 'no-store', path);
+		assert.equal(headers['x-content-type-options'], 'nosniff', path);
+		assert.equal(headers['x-powered-by'], undefined, path);
+	}
+	const html = await (await page.context().request.get(`${example.url}/settings/api-keys`)).text();
+	assert.doesNotMatch(html, /<script(?![^>]* src=)|<style|\son\w+=|\sstyle=/);
+});
+
+test('phone_width_and_dark_mode_are_readable', async () => {
+	const page = await open('Ada', { viewport: { width: 360, height: 740 }, colorScheme: 'dark' });
+	await create(page, 'on a phone');
+	assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+	assert.equal(await cell(page, 'on a phone', 'calls').evaluate(element => getComputedStyle(element, '::before').content), '"Calls"');
+	assert.equal(await page.getByRole('rowheader').count(), 1);		// still a table to a screen reader
+	assert.equal(await row(page, 'on a phone').getByRole('cell').count(), 6);
+
+	const contrasts = () => page.evaluate(() => {
+		const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+		const rgb = color => {
+			canvas.fillStyle = color;
+			canvas.fillRect(0, 0, 1, 1);
+			return [...canvas.getImageData(0, 0, 1, 1).data].map(value => value / 255);
+		};
+		const opaque = element => {
+			for (; element; element = element.parentElement)
+				if (!/, 0\)|transparent/.test(getComputedStyle(element).backgroundColor))
+					return getComputedStyle(element).backgroundColor;
+			return getComputedStyle(document.documentElement).backgroundColor;
+		};
+		const luminance = ([r, g, b]) => [r, g, b].map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+			.reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+		return [...document.querySelectorAll('h1, h2, p, label, button, code, pre, summary, .role, td, th')]
+			.filter(element => element.checkVisibility() && element.textContent.trim())
+			.map(element => {
+				const [a, b] = [luminance(rgb(getComputedStyle(element).color)), luminance(rgb(opaque(element)))];
+				return [element.textContent.trim().slice(0, 30), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+			}).filter(([, contrast]) => contrast < 4.5);
+	});
+	await page.mouse.move(0, 0);
+	await page.waitForTimeout(2000);		// the animations are over
+	assert.deepEqual(await contrasts(), []);
+	await page.emulateMedia({ colorScheme: 'light' });
+	assert.deepEqual(await contrasts(), []);
+});
+
+test('picture_for_the_readme', async () => {
+	for (const [person, name, calls] of [
+		['Oscar', 'Nightly billing sync', 1204], ['Vera', 'Dashboard (read only)', 86], ['Edgar', 'Claude on Edgar’s laptop', 317],
+	]) {
+		const page = await open(person);
+		const token = await create(page, name);
+		await example.psql(`SELECT count(*) FROM generate_series(1, ${calls}) AS n, amt_verify('${token}' || left(n::text, 0))`);
+	}
+	const page = await open('Ada', { viewport: { width: 1120, height: 800 }, deviceScaleFactor: 2 });
+	const token = await create(page, 'CI deploy');
+	const client = await connectClient(example.url, token);
+	await callTool(client, 'whoami');
+	await cell(page, 'CI deploy', 'used').getByText('Just now').waitFor();
+	await page.mouse.move(0, 0);
+	await page.waitForTimeout(2000);
+	const picture = await page.screenshot({ fullPage: true, ...(process.env.AMT_SCREENSHOT && { path: PICTURE }) });
+	assert.ok(picture.length > 50_000);
+	await client.close();
+});
+
+test('example_printed_nothing_but_its_address', () => {
+	assert.match(example.output(), /^Listening on http:\S+ \(\S+ \S+\)\n$/);
+});
