@@ -2,9 +2,7 @@
 //
 // Environment: PORT (9000).
 
-'use strict';
-
-const http = require('node:http');
+import http from 'node:http';
 
 const told = value => value === undefined ? null : decodeURIComponent(value);
 

@@ -6,12 +6,10 @@
 //
 // Environment: PGHOST, PGDATABASE, PGUSER and so on as for psql; HOST (127.0.0.1) and PORT (9180) to listen on.
 
-'use strict';
+import http from 'node:http';
+import pg from 'pg';
 
-const http = require('node:http');
-const { Pool } = require('pg');
-
-const pool = new Pool({ connectionTimeoutMillis: 2000, query_timeout: 5000 });
+const pool = new pg.Pool({ connectionTimeoutMillis: 2000, query_timeout: 5000 });
 pool.on('error', error => console.error(`idle connection: ${error.message}`));
 
 // A header's value is ASCII without control characters, an organization's id is any text: percent-encoded, it cannot

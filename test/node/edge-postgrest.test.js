@@ -443,6 +443,7 @@ describe("the application's own table", () => {
 describe('a web user whose statement an rpc function runs', () => {
 	const globex = `{"org_id": "globex", "org_role": "owner", "sub": "mallory", "role": "web_user"}`;
 	const setIdentity = `set_config('amt_keys.org_id', 'globex', true), set_config('amt_keys.role', 'owner', true), set_config('amt_keys.actor', 'bob', true), set_config('amt_keys.key_id', '', true)`;
+	const setOrganization = `set_config('amt_keys.org_id', 'globex', true)`;
 	const inDatabase = what => `DO $$ BEGIN EXECUTE format('${what} %I SET amt_keys.org_id = ''globex''', current_database()); END $$`;
 	const back = user => `; SET LOCAL ROLE ${user}`;
 
@@ -483,16 +484,16 @@ describe('a web user whose statement an rpc function runs', () => {
 		'a lower manager role': `SET amt_keys.manager_role = 'viewer'`,
 		'another database role for keys': `SET amt_keys.db_role = 'postgres'`,
 		'tokens back in the log': `SET amt_keys.redact_logs = off`,
-		'RESET ROLE': `RESET ROLE; SELECT ${setIdentity}${back(user)}`,
-		'SET ROLE NONE': `SET ROLE NONE; SELECT ${setIdentity}${back(user)}`,
-		'SET LOCAL ROLE authenticator': `SET LOCAL ROLE authenticator; SELECT ${setIdentity}${back(user)}`,
-		"set_config('role')": `SELECT set_config('role', 'authenticator', true); SELECT ${setIdentity}${back(user)}`,
-		'SET SESSION AUTHORIZATION DEFAULT': `SET SESSION AUTHORIZATION DEFAULT; SELECT ${setIdentity}${back(user)}`,
+		'RESET ROLE': `RESET ROLE; SELECT ${setOrganization}${back(user)}`,
+		'SET ROLE NONE': `SET ROLE NONE; SELECT ${setOrganization}${back(user)}`,
+		'SET LOCAL ROLE authenticator': `SET LOCAL ROLE authenticator; SELECT ${setOrganization}${back(user)}`,
+		"set_config('role')": `SELECT set_config('role', 'authenticator', true); SELECT ${setOrganization}${back(user)}`,
+		'SET SESSION AUTHORIZATION DEFAULT': `SET SESSION AUTHORIZATION DEFAULT; SELECT ${setOrganization}${back(user)}`,
 		'RESET ROLE and SET': `RESET ROLE; SET amt_keys.org_id = 'globex'${back(user)}`,
 		'RESET ROLE and ALTER ROLE': `RESET ROLE; ALTER ROLE authenticator SET amt_keys.org_id = 'globex'${back(user)}`,
 		'RESET ROLE and ALTER ROLE IN DATABASE': `RESET ROLE; ${inDatabase('ALTER ROLE CURRENT_USER IN DATABASE')}${back(user)}`,
 		'RESET ROLE and a function with SET': `RESET ROLE; CREATE FUNCTION pg_temp.f() RETURNS bigint LANGUAGE sql SET amt_keys.org_id = 'globex' SET role = '${user}' AS 'SELECT count(*) FROM api.note'; SELECT pg_temp.f()${back(user)}`,
-		'RESET ROLE and amt_create_key()': `RESET ROLE; SELECT amt.amt_create_key('mallory', 'globex', 'owner')${back(user)}`,
+		'RESET ROLE, other claims and amt_authenticate()': `RESET ROLE; SELECT set_config('request.headers', '', true), set_config('request.jwt.claims', '${globex}', true); SELECT amt.amt_authenticate()${back(user)}`,
 		'SET ROLE of another web role': `SET LOCAL ROLE web_user; SELECT ${setIdentity}`,
 		'SET ROLE of a superuser': `SET LOCAL ROLE postgres; SELECT ${setIdentity}`,
 	});
@@ -533,15 +534,24 @@ describe('a web user whose statement an rpc function runs', () => {
 			test('cannot keep anything for the next request of the session', async () => {
 				const client = await pool.connect();
 				try {
+					const kept = [];
 					for (const sql of Object.values(attempts(user))) {
 						await transaction(client, configuration, { method: 'POST', ...options(), main: { text: 'SELECT api.run($1)', values: [sql] } }).catch(() => {});
 						const [next] = await transaction(client, configuration, { main: whoIsIt });
-						assert.deepEqual(next, anonymous, sql);
+						if (next.organization !== null)
+							kept.push(sql);
+						await client.query('RESET ALL');
 					}
+					assert.deepEqual(kept, []);
 				} finally {
 					client.release(true);
 				}
-				const { rows } = await admin.query("SELECT setconfig::text FROM pg_db_role_setting WHERE setconfig::text ~ 'org_id'");
+			});
+
+			test('cannot keep anything for other sessions', async () => {
+				const { rows } = await admin.query("SELECT setrole::regrole::text, setconfig::text FROM pg_db_role_setting WHERE setconfig::text ~ 'org_id'");
+				for (const { setrole } of rows) // or everything after this would fail too
+					await admin.query(`ALTER ROLE ${setrole} RESET amt_keys.org_id; ALTER ROLE ${setrole} IN DATABASE ${server.database} RESET amt_keys.org_id`);
 				assert.deepEqual(rows, []);
 			});
 

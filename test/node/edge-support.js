@@ -4,7 +4,7 @@
 import { createHmac, randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -14,7 +14,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 
 export const examples = fileURLToPath(new URL('../../examples/', import.meta.url));
-export const nodeModules = fileURLToPath(new URL('node_modules', import.meta.url));
+
+// Debian keeps nginx and pgbouncer where only root's PATH leads.
+const environment = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` };
 
 const digits = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
 const random = length => Array.from({ length }, () => digits[randomInt(62)]).join('');
@@ -107,7 +109,7 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 
 	const errorLog = join(directory, 'error.log');
 	const nginx = spawn('nginx', ['-p', directory, '-c', join(directory, 'nginx.conf'), '-e', errorLog, '-g', 'daemon off;'],
-		{ stdio: ['ignore', 'ignore', 'inherit'] });
+		{ env: environment, stdio: ['ignore', 'ignore', 'inherit'] });
 	const stopNow = () => nginx.kill('SIGTERM');
 	process.once('exit', stopNow);
 	await untilListening(port, nginx);
@@ -127,9 +129,9 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 }
 
 /** Starts a Node program that listens on a port, and waits until it does. */
-export async function startProgram(file, port, environment) {
+export async function startProgram(file, port, variables) {
 	const child = spawn(process.execPath, [file],
-		{ env: { ...process.env, NODE_PATH: nodeModules, PORT: String(port), ...environment }, stdio: ['ignore', 'pipe', 'pipe'] });
+		{ env: { ...environment, PORT: String(port), ...variables }, stdio: ['ignore', 'pipe', 'pipe'] });
 	let output = '';
 	for (const stream of [child.stdout, child.stderr])
 		stream.setEncoding('utf8').on('data', text => { output += text; });
@@ -203,4 +205,52 @@ function unchunk(text) {
 		whole += text.slice(end + 2, end + 2 + size);
 		text = text.slice(end + 2 + size + 2);
 	}
+}
+
+/**
+ * The real PgBouncer in transaction mode, before a server of server.js: { port, version, tracksStatements, log(), stop() }.
+ * PgBouncer refuses to run as root, so root starts it as the user postgres, like the server.
+ */
+export async function startPgBouncer({ server, poolSize, clients }) {
+	const [, major, minor] = /PgBouncer (\d+)\.(\d+)/.exec(execFileSync('pgbouncer', ['--version'], { env: environment, encoding: 'utf8' }));
+	const tracksStatements = major > 1 || minor >= 21;
+	const directory = mkdtempSync(join(tmpdir(), 'amt-pgbouncer-'));
+	const port = await freePort();
+	const settings = {
+		listen_addr: '127.0.0.1', listen_port: port, unix_socket_dir: '',
+		auth_type: 'any', admin_users: 'postgres', pool_mode: 'transaction',
+		default_pool_size: poolSize, max_client_conn: clients + 10, max_db_connections: poolSize,
+		...tracksStatements && { max_prepared_statements: 100 },
+	};
+	writeFileSync(join(directory, 'pgbouncer.ini'), `
+[databases]
+app = host=${server.host} port=${server.port} dbname=${server.database} user=app
+[pgbouncer]
+${Object.entries(settings).map(([name, value]) => `${name} = ${value}`).join('\n')}
+`);
+	const options = { env: environment, stdio: ['ignore', 'ignore', 'pipe'] };
+	if (process.getuid() === 0) {
+		chmodSync(directory, 0o755);
+		[options.uid, options.gid] = ['-u', '-g'].map(flag => Number(execFileSync('id', [flag, 'postgres'])));
+	}
+	const child = spawn('pgbouncer', ['-q', join(directory, 'pgbouncer.ini')], options);
+	let log = '';
+	child.stderr.setEncoding('utf8').on('data', text => { log += text; });
+	const stopNow = () => child.kill('SIGTERM');
+	process.once('exit', stopNow);
+	await untilListening(port, child);
+	return {
+		port,
+		version: `${major}.${minor}`,
+		tracksStatements,
+		log: () => log,
+		stop: async () => {
+			process.off('exit', stopNow);
+			if (child.exitCode === null) {
+				child.kill('SIGTERM');
+				await once(child, 'exit');
+			}
+			rmSync(directory, { recursive: true, force: true });
+		},
+	};
 }

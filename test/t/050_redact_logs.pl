@@ -1,0 +1,318 @@
+# Nothing secret in the server's log: tokens in every field of an entry and in every format of the log.
+#
+# Every scenario writes the same tokens into the log twice, with amt_keys.redact_logs on and off.  On, no part of a secret
+# may be in any of the three logs, and the key ids must be; off, each log must show a secret.  So a scenario that never
+# reaches the log, or a check that finds nothing, fails.
+
+use strict;
+use warnings FATAL => 'all';
+use utf8;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my %log = (stderr => 'server.log', csvlog => 'server.csv', jsonlog => 'server.json');
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+logging_collector = on
+log_destination = 'stderr, csvlog, jsonlog'
+log_directory = 'log'
+log_filename = 'server.log'
+log_rotation_age = 0
+log_rotation_size = 0
+log_min_messages = notice
+log_statement = 'all'
+log_min_duration_statement = 0
+log_error_verbosity = verbose
+session_preload_libraries = 'auto_explain, amt_keys'
+auto_explain.log_verbose = on
+amt_keys.scrypt_ln = 4
+});
+$node->start;
+$node->safe_psql('postgres', q{
+	CREATE EXTENSION amt_keys;
+	CREATE TABLE unique_token (token text UNIQUE, n int NOT NULL DEFAULT 0, CHECK (n < 10));
+	CREATE TABLE child (token text REFERENCES unique_token (token));
+});
+
+my ($token, $second) = map {
+	$node->safe_psql('postgres', "SELECT token FROM amt_create_key('key $_', 'acme', 'editor')")
+} 1 .. 2;
+# A key made elsewhere: any length of id, and - and _ in the secret.
+my $imported = 'amt_Old7_Zq3_vT9-wX1bR5_nM8-kL2pD6';
+
+my ($id, $second_id) = map { /^amt_(.{12})_/ or die; $1 } $token, $second;
+my @secrets = map { /^amt_[0-9A-Za-z]+_(.*)/ or die; $1 } $token, $second, $imported;
+
+# Any 16 characters in a row of any secret, in whatever case: an identifier without quotes is folded.
+my $any_part = do {
+	my %part;
+	for my $secret (@secrets)
+	{
+		$part{ substr($secret, $_, 16) } = 1 for 0 .. length($secret) - 16;
+	}
+	my $parts = join '|', map quotemeta, sort keys %part;
+	qr/$parts/i;
+};
+# And the first character of a secret, if it follows its key id.
+my $any_start = do {
+	my $starts = join '|', map { /^(amt_[0-9A-Za-z]+_)(.)/ or die; quotemeta $1 . $2 } $token, $second, $imported;
+	qr/$starts/i;
+};
+
+sub leak
+{
+	my ($text) = @_;
+	return $text =~ /^(.*(?:$any_part|$any_start).*)$/m ? $1 : undef;
+}
+
+# What each log says from now on, once it has said everything.
+my $marks = 0;
+
+sub size_of_logs
+{
+	return { map { $_ => -s $node->data_dir . "/log/$log{$_}" } keys %log };
+}
+
+sub logs_since
+{
+	my ($sizes) = @_;
+	my %text;
+	my $mark = sprintf 'end of scenario %d', ++$marks;
+
+	$node->safe_psql('postgres', "SELECT '$mark'");
+	for my $format (sort keys %log)
+	{
+		for my $try (1 .. 500)
+		{
+			$text{$format} = substr slurp_file($node->data_dir . "/log/$log{$format}"), $sizes->{$format};
+			last if $text{$format} =~ /$mark/;
+			usleep 20_000;
+		}
+		die "$mark is not in the $format" unless $text{$format} =~ /$mark/;
+	}
+	return \%text;
+}
+
+sub run_psql
+{
+	my ($redact, $sql) = @_;
+	local $ENV{PGOPTIONS} = "-c amt_keys.redact_logs=$redact";
+	$node->psql('postgres', $sql, on_error_stop => 0);
+}
+
+# The extended protocol, with each token in a bind parameter.
+sub run_bound
+{
+	my ($redact, $mode, $sql, %variable) = @_;
+	my $script = "$PostgreSQL::Test::Utils::tmp_check/bound.sql";
+	open my $file, '>', $script or die;
+	print $file $sql;
+	close $file;
+	local $ENV{PGOPTIONS} = "-c amt_keys.redact_logs=$redact";
+	my @define = map { ('-D', "$_=$variable{$_}") } sort keys %variable;
+	$node->run_log([ 'pgbench', '-n', '-t', '1', '-M', $mode, '-f', $script, @define, 'postgres' ]);
+}
+
+my @scenarios;
+
+# scenario(name => statements, settings…): sent by psql, one after the other, errors and all.
+sub scenario
+{
+	my ($name, $sql, @settings) = @_;
+	my $set = join '', map "SET $_;\n", @settings;
+	push @scenarios, { name => $name, run => sub { run_psql($_[0], $set . $sql) } };
+}
+
+sub bound_scenario
+{
+	my ($name, $mode, $sql, %variable) = @_;
+	push @scenarios, { name => $name, run => sub { run_bound($_[0], $mode, $sql, %variable) } };
+}
+
+my $statement_only = 'log_min_duration_statement = -1';
+my $duration_only = 'log_statement = none';
+# Errors show the statement too; these leave it out, so that the other fields are what is seen.
+my @fields_only = ('log_statement = none', 'log_min_duration_statement = -1', 'log_min_error_statement = panic');
+
+scenario 'the text of a statement, log_statement = all', "SELECT amt_check_token('$token');", $statement_only;
+scenario 'the text of a statement, log_min_duration_statement = 0', "SELECT amt_check_token('$token');", $duration_only;
+scenario 'the statement of an error', "SELECT 1/0, '$token';", 'log_statement = none', 'log_min_duration_statement = -1';
+scenario 'DDL, log_statement = ddl', "COMMENT ON TABLE child IS '$token';", 'log_statement = ddl', 'log_min_duration_statement = -1';
+scenario 'a prepared statement and its execution', "PREPARE q(text) AS SELECT '$token', \$1; EXECUTE q('$second');";
+scenario 'verification and revocation by statement text', "SELECT * FROM amt_verify('Bearer $token'); SELECT amt_revoke('$token' || 'x');";
+
+for my $mode (qw(extended prepared))
+{
+	bound_scenario "bind parameters, $mode", $mode, 'SELECT * FROM amt_verify(:token);', token => $token;
+	bound_scenario "bind parameters of a failing statement, $mode", $mode,
+	  "SET log_parameter_max_length_on_error = -1;\nSELECT 1 / (length(:token) - length(:token));", token => $token;
+	bound_scenario "PostgREST's request headers as a bind parameter, $mode", $mode,
+	  "SELECT set_config('request.headers', :headers, true);",
+	  headers => qq({"accept":"*/*","x-api-key":"$token","authorization":"ApiKey $second"});
+}
+
+scenario "errors that quote their input: $_", "SELECT '$token'::$_;", @fields_only
+  for qw(int bigint numeric float8 uuid boolean date timestamptz interval inet json jsonb point regclass);
+scenario 'errors that quote their input: imported key', "SELECT '$imported'::int;", @fields_only;
+scenario 'a syntax error at a token', "SELECT 1 '$token';", @fields_only;
+scenario 'a string without an end', "SELECT 'x $token", @fields_only;
+scenario 'a token as a column, folded to lower case', "SELECT $token FROM child;", @fields_only;
+scenario 'a token as an identifier that is too long', "SELECT 1 AS \"$token\";", @fields_only;
+scenario 'a token as a relation, a function, a type and a role',
+  qq(SELECT * FROM "$token"; SELECT "$token"(); SELECT NULL::"$token"; SET ROLE "$token";), @fields_only;
+scenario 'a token in a setting that takes none', "SET work_mem = '$token';", @fields_only;
+scenario 'a token in a text search query', "SELECT to_tsquery('$token &');", @fields_only;
+
+scenario 'a unique violation', "INSERT INTO unique_token VALUES ('$token'), ('$token');", @fields_only;
+scenario 'a not-null violation', "INSERT INTO unique_token VALUES ('$token', NULL);", @fields_only;
+scenario 'a check violation', "INSERT INTO unique_token VALUES ('$token', 10);", @fields_only;
+scenario 'a foreign key violation', "INSERT INTO child VALUES ('$token');", @fields_only;
+
+# psql reads the data of a COPY from where the statements come from.
+scenario 'the context of COPY', "COPY unique_token FROM STDIN;\n$token\t$second\n\\.\n", @fields_only;
+scenario 'the context of COPY, a long line that is cut', "COPY unique_token FROM STDIN;\n" . 'x' x 60 . " $token\t1\tone too many\n\\.\n", @fields_only;
+
+scenario 'messages, details and hints of PL/pgSQL', qq(
+	DO \$\$ BEGIN
+		RAISE WARNING 'message $token' USING DETAIL = 'detail $second', HINT = 'hint $imported';
+	END \$\$;), @fields_only;
+scenario 'the context and the internal query of PL/pgSQL', qq(
+	DO \$\$ BEGIN EXECUTE 'SELECT 1/0, ''$token'''; END \$\$;
+	DO \$\$ BEGIN EXECUTE 'SELECT nothing, ''$token'''; END \$\$;), @fields_only;
+
+scenario 'a token in JSON', qq(SELECT '{"tool":"search","arguments":{"headers":{"authorization":"Bearer $token"},"n":1}}'::jsonb;);
+scenario 'several tokens in a line', "SELECT '$token', '$second $imported', '$token,$second;$imported|$token';";
+scenario 'tokens without anything between them', "SELECT '$token$second$token', '$token-$second', '${token}_$imported';";
+scenario 'tokens among letters', "SELECT 'x$token', '_$token', 'token=$token&next=1', 'https://x.example/?k=$token#top';";
+scenario 'tokens in several lines', "SELECT '\n$token\n$second\r\n\t$imported\n';";
+scenario 'a token in a text of half a megabyte', "SELECT length('" . 'lorem ipsum ' x 20_000 . $token . ' dolor sit' x 20_000 . "');";
+scenario 'a token next to letters beyond ASCII', "SELECT 'ключ$token', 'é$second', '鍵${imported}鍵';";
+
+scenario 'auto_explain', "SELECT * FROM unique_token WHERE token = '$token' OR token = '$second';",
+  'auto_explain.log_min_duration = 0', @fields_only;
+scenario 'auto_explain in JSON', "SELECT * FROM unique_token WHERE token = '$token';",
+  'auto_explain.log_min_duration = 0', 'auto_explain.log_format = json', @fields_only;
+bound_scenario 'auto_explain with parameters', 'extended',
+  "SET auto_explain.log_min_duration = 0;\nSET log_statement = none;\nSET log_min_duration_statement = -1;\n"
+  . 'SELECT * FROM unique_token WHERE token = :token;', token => $token;
+
+# PostgreSQL cuts what it quotes; wherever the cut falls, nothing of the secret may be left.
+bound_scenario 'parameters cut at every length', 'extended',
+  join('', map "SET log_parameter_max_length = $_;\nSELECT :token;\n", 1 .. length $token), token => $token;
+bound_scenario 'parameters in JSON cut at every length', 'extended',
+  join('', map "SET log_parameter_max_length = $_;\nSELECT :headers;\n", 1 .. 90), headers => qq({"x-api-key":"$token"});
+push @scenarios, {
+	name => 'parameters of failing statements cut at every length',
+	run => sub {
+		my ($redact) = @_;
+		for my $length (map 8 * $_, 2 .. 9)
+		{
+			run_bound($redact, 'extended', join('', map "SET $_;\n", @fields_only)
+				. "SET log_parameter_max_length_on_error = $length;\nSELECT 1 / (length(:token) - length(:token));\n", token => $token);
+		}
+	},
+};
+
+# The context of a JSON error shows up to 50 characters before it and begins with "..." in the middle of the token.
+scenario 'the context of JSON errors, cut at every place',
+  join('', map { my $gap = ' ' x $_; qq(SELECT '{"some": "thing", "x-api-key": "$token"$gap oops}'::jsonb;\n) } 0 .. 60), @fields_only;
+scenario 'the context of JSON errors inside of a token',
+  join('', map { my $broken = substr($token, 0, $_) . '\\q' . substr($token, $_); qq(SELECT '{"some": "thing", "x-api-key": "$broken"}'::json;\n) } 60 .. 66), @fields_only;
+
+for my $scenario (@scenarios)
+{
+	my %said;
+	for my $redact (qw(on off))
+	{
+		my $sizes = size_of_logs();
+		$scenario->{run}->($redact);
+		$said{$redact} = logs_since($sizes);
+	}
+	subtest $scenario->{name} => sub {
+		for my $format (sort keys %log)
+		{
+			my $leak = leak($said{on}{$format});
+			ok(!defined $leak, "$format shows no secret") or diag $leak;
+			ok(defined leak($said{off}{$format}), "$format shows it with redact_logs = off");
+			like($said{on}{$format}, qr/\[redacted\]/, "$format tells that there was one");
+		}
+	};
+}
+
+subtest 'the entry still tells which key' => sub {
+	my $sizes = size_of_logs();
+	run_psql('on', "SELECT '$token', '$second', '$imported'; SELECT '$token'::int;");
+	my $said = logs_since($sizes);
+	for my $format (sort keys %log)
+	{
+		like($said->{$format}, qr/\Qamt_${_}_[redacted]\E/, "$format: amt_$_") for $id, $second_id, 'Old7';
+	}
+};
+
+subtest 'what is no token stays as it is' => sub {
+	my @plain = (
+		'SELECT key_id FROM amt_key_usage JOIN amt_key_event USING (key_id)',
+		q{SELECT amt_org_id(), amt_has_role('viewer'), amt_find_tokens('x') FROM amt_keys},
+		'SELECT amt_cache_clear(), amt_flush_usage(), amt_stat_reset()',
+		"SELECT 'amt_$id...', 'amt_$id'",
+		"SELECT 'what about ... and so on'",
+		"SELECT 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'",
+		"SELECT 'iamt_a_team', 'amt_', 'amt__', 'amt_x', 'samt_weste'",
+	);
+	my $sizes = size_of_logs();
+	run_psql('on', join '', map "$_;\n", @plain);
+	my $said = logs_since($sizes);
+	for my $format (qw(stderr csvlog jsonlog))
+	{
+		like($said->{$format}, qr/\Q$_\E/, "$format: $_") for @plain;
+		unlike($said->{$format}, qr/\[redacted\]/, "$format: nothing masked");
+	}
+};
+
+subtest 'csvlog and jsonlog keep their form' => sub {
+	my $sizes = size_of_logs();
+	run_psql('on', qq(SELECT '{"k": "$token", "quote": "\\"", "path": "C:\\\\"}'::json, 'comma, $second "quoted"', '$imported'::int;));
+	my $said = logs_since($sizes);
+
+	require JSON::PP;
+	my @entries = map { JSON::PP->new->utf8->decode($_) } split /\n/, $said->{jsonlog};
+	ok(scalar(grep { ($_->{statement} // '') =~ /\Qamt_${id}_[redacted]\E.*\Qamt_${second_id}_[redacted]\E/ } @entries),
+		'jsonlog: each line is JSON, and the statement field is masked');
+
+	my $quoted = qr/(?:[^,"\n]*|"(?:[^"]|"")*")/;
+	my $rest = $said->{csvlog};
+	my $lines = 0;
+	$lines++ while $rest =~ s/\A$quoted(?:,$quoted){22,}\n//;
+	is($rest, '', 'csvlog: nothing but lines of quoted fields');
+	cmp_ok($lines, '>', 2, 'csvlog: several of them');
+};
+
+subtest 'a new key is not in the log' => sub {
+	my $sizes = size_of_logs();
+	my $new = $node->safe_psql('postgres', "SELECT token FROM amt_create_key('quiet', 'acme', 'viewer')");
+	my $said = logs_since($sizes);
+	unlike($said->{$_}, qr/\Q@{[substr $new, 17]}\E/, $_) for sort keys %log;
+};
+
+subtest 'only who may set it can switch masking off' => sub {
+	$node->safe_psql('postgres', 'CREATE ROLE web LOGIN');
+	my ($status, undef, $stderr) = $node->psql('postgres', 'SET amt_keys.redact_logs = off', extra_params => [ '-U', 'web' ]);
+	isnt($status, 0, 'SET is refused');
+	like($stderr, qr/permission denied to set parameter/, 'for want of permission');
+
+	my $sizes = size_of_logs();
+	{
+		local $ENV{PGOPTIONS} = '-c amt_keys.redact_logs=off';
+		$node->psql('postgres', "SELECT '$token'", extra_params => [ '-U', 'web' ]);
+	}
+	my $said = logs_since($sizes);
+	is(leak($said->{$_}), undef, "$_: options of an ordinary user do not switch it off") for sort keys %log;
+};
+
+$node->stop;
+done_testing();

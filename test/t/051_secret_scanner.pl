@@ -1,0 +1,183 @@
+# doc/secret-scanning.md: its rules find every token that the server makes and no near miss, and its numbers are right.
+#
+# The regular expressions are taken from the document.  They are written for RE2, and what they use means the same in
+# Perl.
+
+use strict;
+use warnings FATAL => 'all';
+
+use Compress::Zlib qw(crc32);
+use File::Basename qw(dirname);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $doc = slurp_file(dirname(__FILE__) . '/../../doc/secret-scanning.md');
+my @digits = ('0' .. '9', 'A' .. 'Z', 'a' .. 'z');
+
+sub block
+{
+	my ($language) = @_;
+	return $doc =~ /^```$language\n(.*?)^```$/ms ? $1 : die "no block of $language in the document";
+}
+
+my ($gitleaks) = block('toml') =~ /^regex = '''(.*)'''$/m or die;
+my ($trufflehog) = block('yaml') =~ /^ +token: '(.*)'$/m or die;
+my %rule = (gitleaks => $gitleaks, TruffleHog => $trufflehog);
+
+# What a scanner reports: the first group of each match.
+sub findings
+{
+	my ($regex, $text) = @_;
+	my @found;
+	while ($text =~ /$regex/gm)
+	{
+		push @found, $1;
+	}
+	return \@found;
+}
+
+sub checksum
+{
+	my $rest = crc32($_[0]);
+	my $text = '';
+	for (1 .. 6)
+	{
+		$text = $digits[$rest % 62] . $text;
+		$rest = int($rest / 62);
+	}
+	return $text;
+}
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', 'amt_keys.scrypt_ln = 4');
+$node->start;
+$node->safe_psql('postgres', 'CREATE EXTENSION amt_keys');
+my @tokens = split /\n/, $node->safe_psql('postgres',
+	q{SELECT k.token FROM generate_series(1, 200) n, amt_create_key('key ' || n, 'acme', 'viewer') k});
+my ($token, $other) = @tokens;
+is(scalar(@tokens), 200, 'two hundred tokens to look for');
+
+is($gitleaks, $trufflehog, 'both rules look for the same');
+
+for my $name (sort keys %rule)
+{
+	my $regex = $rule{$name};
+	unlike($regex, qr/\(\?[=!<]|\\[1-9]|[*+?}]\+|\(\?>/, "$name: nothing that RE2 lacks");
+
+	subtest "$name finds every token that the server makes" => sub {
+		is_deeply(findings($regex, $_), [$_]) for @tokens;
+	};
+
+	my %in = (
+		'an assignment' => "AMT_TOKEN=$token\nX=1",
+		'quotes' => qq(token: "$token",),
+		'JSON' => qq({"headers":{"Authorization":"Bearer $token"}}),
+		'a header' => "Authorization: Bearer $token\r\n",
+		'a URL' => "https://api.example/?key=$token&page=2",
+		'the end of a sentence' => "The key is $token.",
+		'a name before it' => "MY_TOKEN_$token",
+		'letters before it' => "xyz$token ",
+		'a name after it' => "${token}_old",
+		'brackets' => "($token)[$token]",
+		'a diff' => "+  key = '$token'\n-  key = ''\n",
+		'a line that ends with it' => "a $token\nb",
+	);
+	for my $where (sort keys %in)
+	{
+		my @expected = ($token) x (() = $in{$where} =~ /\Q$token\E/g);
+		is_deeply(findings($regex, $in{$where}), \@expected, "$name finds it in $where");
+	}
+	is_deeply(findings($regex, "$token,$other\n$token $other"), [ $token, $other, $token, $other ], "$name finds several");
+
+	my %near = (
+		'one character short' => substr($token, 0, -1),
+		'one character long' => "${token}0",
+		'the displayed prefix' => substr($token, 0, 16) . '...',
+		'a masked token' => substr($token, 0, 17) . '[redacted]',
+		'a short key id' => 'amt_' . substr($token, 5),
+		'a long key id' => 'amt_x' . substr($token, 4),
+		'a capital head' => 'AMT' . substr($token, 3),
+		'another head' => 'ant' . substr($token, 3),
+		'a hyphen for the separator' => substr($token, 0, 16) . '-' . substr($token, 17),
+		'a hyphen in the secret' => substr($token, 0, 40) . '-' . substr($token, 41),
+		'a blank in the secret' => substr($token, 0, 40) . ' ' . substr($token, 41),
+		'an underscore in the secret' => substr($token, 0, 40) . '_' . substr($token, 41),
+		'a line break in the secret' => substr($token, 0, 40) . "\n" . substr($token, 40),
+		'a name of the extension' => 'amt_key_event amt_create_key(amt_key_usage_calls)',
+		'the example with the shortest secret' => 'amt_abc123_xyz789abcdefghij',
+		'a SHA-256' => 'a' x 64,
+	);
+	for my $what (sort keys %near)
+	{
+		is_deeply(findings($regex, " $near{$what} "), [], "$name does not take $what for a token");
+	}
+}
+
+subtest 'the checksum tells what the shape cannot' => sub {
+	my $lookalike = substr($token, 0, -1) . (substr($token, -1) eq '0' ? '1' : '0');
+	is_deeply(findings($gitleaks, $lookalike), [$lookalike], 'a wrong checksum has the right shape');
+	is($node->safe_psql('postgres', "SELECT amt_check_token('$lookalike')"), 'f', 'and is not a token');
+	is(checksum(substr $_, 0, -6), substr($_, -6), 'computed here as by the server') for @tokens;
+};
+
+subtest 'the worked example' => sub {
+	my ($example) = $doc =~ /^(amt_[0-9A-Za-z]{12}_[0-9A-Za-z]{49})$/m or die;
+	my ($summed) = $doc =~ /^\| what is summed \| `(.*)` \|$/m or die;
+	my ($hex, $decimal) = $doc =~ /^\| CRC-32 \| `0x([0-9a-f]{8})` = (\d+) \|$/m or die;
+	my ($checksum) = $doc =~ /^\| read from the bottom, padded to six \| `(.{6})` \|$/m or die;
+
+	is($summed . $checksum, $example, 'sum and checksum make the token');
+	is($node->safe_psql('postgres', "SELECT amt_check_token('$example')"), 't', 'the server takes it for a token');
+	is(crc32($summed), $decimal, 'CRC-32, by zlib');
+	is(hex $hex, $decimal, 'the same in hexadecimal');
+
+	my $rest = $decimal;
+	my $read = '';
+	while ($doc =~ /^\| (\d+) = (\d+) · 62 \+ (\d+) \| digit (\d+): `(.)` \|$/mg)
+	{
+		my ($left, $quotient, $remainder, $digit, $character) = ($1, $2, $3, $4, $5);
+		is($left, $rest, "$left: goes on from the line before");
+		is($quotient * 62 + $remainder, $left, "$left: the division");
+		is($digit, $remainder, "$left: the digit");
+		is($character, $digits[$digit], "$left: the character");
+		$read = $character . $read;
+		$rest = $quotient;
+	}
+	is($rest, 0, 'nothing is left');
+	is(sprintf('%06s', $read), $checksum, 'the digits read from the bottom');
+
+	my @lines = $doc =~ /^(amt_\w+)\n(└.*)\n/m or die;
+	utf8::decode($lines[1]);
+	is(length $lines[1], length $lines[0], 'the drawing is as long as the token');
+};
+
+subtest 'the Python of the document' => sub {
+	my $program = "$PostgreSQL::Test::Utils::tmp_check/is_token.py";
+	append_to_file($program, block('python') . "\nimport sys\nprint(''.join('01'[is_token(t)] for t in sys.argv[1:]))\n");
+	my ($stdout) = run_command([ 'python3', $program, @tokens[ 0 .. 20 ], substr($token, 0, -1), "${token}0", substr($token, 0, -1) . '-' ]);
+	is($stdout, '1' x 21 . '000', 'agrees with the server');
+};
+
+subtest 'whoever finds a token revokes it by showing it' => sub {
+	$node->safe_psql('postgres', 'CREATE ROLE finder LOGIN');
+	my $revoke = sub {
+		return $node->safe_psql('postgres', "SELECT amt_revoke('$_[0]')", extra_params => [ '-U', 'finder' ]);
+	};
+	my $good = sub {
+		return $node->safe_psql('postgres', "SELECT count(*) FROM amt_verify('$token')");
+	};
+	my $body = substr($token, 0, 17) . substr($other, 17, 43);
+
+	is($revoke->(substr $token, 4, 12), 'f', 'not by the key id');
+	is($revoke->(substr($token, 0, 16) . '...'), 'f', 'not by the displayed prefix');
+	is($revoke->($body . checksum($body)), 'f', 'not by a guess');
+	is($good->(), 1, 'the key still works');
+	is($revoke->($token), 't', 'by the token');
+	is($good->(), 0, 'the key is gone');
+	is($revoke->($token), 'f', 'once');
+};
+
+$node->stop;
+done_testing();
