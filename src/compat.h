@@ -20,14 +20,6 @@
 #include "varatt.h"				/* which postgres.h no longer includes in 19 */
 #endif
 
-#ifndef pg_noreturn				/* stands before the declaration, from 18 on */
-#define pg_noreturn pg_attribute_noreturn()
-#endif
-
-#if PG_VERSION_NUM >= 160000
-#include "varatt.h"
-#endif
-
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
 #define AMT_HAVE_DSM_REGISTRY	/* shared memory that needs no slop */
