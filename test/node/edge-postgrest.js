@@ -129,8 +129,9 @@ export async function startPostgrest({ connectionString, configuration, jwtSecre
 		let body = '';
 		for await (const chunk of request.setEncoding('utf8'))
 			body += chunk;
-		const { status, headers, content } = await handle(request, body);
-		response.writeHead(status, { 'Content-Type': 'application/json; charset=utf-8', ...headers }).end(content);
+		const { status, reason, headers, content } = await handle(request, body);
+		response.writeHead(status, reason ?? http.STATUS_CODES[status], { 'Content-Type': 'application/json; charset=utf-8', ...headers });
+		response.end(content);
 	});
 
 	async function handle(request, body) {
@@ -163,7 +164,9 @@ export async function startPostgrest({ connectionString, configuration, jwtSecre
 			if (!code)
 				throw error;
 			const status = statusOf(error, claims === null);
-			return failure(status, { code, details: detail, hint, message }, status === 401 ? 'Bearer' : undefined);
+			const answer = failure(status, { code, details: detail, hint, message }, status === 401 ? 'Bearer' : undefined);
+			// The message goes into the status line as it is, which is why it must hold nothing of the client's.
+			return code.startsWith('PT') ? { ...answer, reason: message } : answer;
 		} finally {
 			client.release();
 		}
