@@ -132,14 +132,13 @@ async function live() {
 
 $('create').addEventListener('submit', async event => {
 	event.preventDefault();
-	discardToken();
 	const button = $('create').querySelector('button');
 	button.disabled = true;
 	try {
 		const key = await call('POST', '/api/keys', { name: $('name').value });
 		showProblem('');
 		$('name').value = '';
-		showToken(key);
+		showToken(key);				// in place of the one before; a name that was refused leaves that to be copied
 		await refresh();
 	} catch (error) {
 		showProblem(error instanceof Problem ? error.message : 'The server does not answer. Try again.');
