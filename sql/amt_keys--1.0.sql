@@ -117,19 +117,16 @@ SELECT pg_catalog.pg_extension_config_dump('amt_key_event_event_id_seq', '');
 
 CREATE FUNCTION amt_key_guard() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_key_guard() FROM PUBLIC;
 COMMENT ON FUNCTION amt_key_guard() IS
 'trigger of amt_key: checks imported rows (23514) and refuses changes of frozen columns (55000) (contract, section 3)';
 
 CREATE FUNCTION amt_key_record() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_key_record() FROM PUBLIC;
 COMMENT ON FUNCTION amt_key_record() IS
 'trigger of amt_key: writes amt_key_event (contract, section 3)';
 
 CREATE FUNCTION amt_key_no_truncate() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_key_no_truncate() FROM PUBLIC;
 COMMENT ON FUNCTION amt_key_no_truncate() IS
 'trigger of amt_key: refuses TRUNCATE (0A000), which could not be recorded (contract, section 3)';
 
@@ -141,6 +138,10 @@ CREATE TRIGGER "AMT_key_record" AFTER INSERT OR DELETE ON amt_key
     FOR EACH ROW EXECUTE FUNCTION amt_key_record();
 CREATE TRIGGER amt_key_no_truncate BEFORE TRUNCATE ON amt_key
     FOR EACH STATEMENT EXECUTE FUNCTION amt_key_no_truncate();
+-- What guards holds for replication, too; events replicate like the keys, so a
+-- subscriber must not write them once more.
+ALTER TABLE amt_key ENABLE ALWAYS TRIGGER amt_key_guard;
+ALTER TABLE amt_key ENABLE ALWAYS TRIGGER amt_key_no_truncate;
 
 -- ---------------------------------------------------------------------------
 -- Who sees what: one's own organization's keys, never the hash
@@ -170,11 +171,6 @@ COMMENT ON POLICY amt_key_select ON amt_key IS 'an organization sees its own key
 COMMENT ON POLICY amt_key_delete ON amt_key IS 'DELETE is allowed where amt_revoke() is, within the organization';
 COMMENT ON POLICY amt_key_usage_select ON amt_key_usage IS 'an organization sees its own keys'' usage';
 COMMENT ON POLICY amt_key_event_select ON amt_key_event IS 'an organization sees its own keys'' events';
-
--- Row-level security does the rest, so everybody may ask.
-GRANT SELECT (key_id, org_id, name, role, created_at, created_by, expires_at), DELETE
-    ON amt_key TO PUBLIC;
-GRANT SELECT ON amt_key_usage, amt_key_event TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- Managing keys (contract, section 5)
@@ -213,7 +209,7 @@ COMMENT ON FUNCTION amt_revoke(text) IS
 
 CREATE FUNCTION amt_whoami(OUT org_id text, OUT role text, OUT actor text, OUT key_id text, OUT key_name text)
 RETURNS record
-LANGUAGE C STABLE AS 'MODULE_PATHNAME';
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION amt_whoami() IS
 'the identity as one row, with the name of the key that is calling (contract, section 4)';
 
@@ -224,7 +220,6 @@ COMMENT ON FUNCTION amt_whoami() IS
 CREATE FUNCTION amt_verify(token text, identify boolean DEFAULT false)
 RETURNS TABLE (key_id text, org_id text, role text, name text, created_by text, expires_at timestamptz)
 LANGUAGE C VOLATILE COST 10 ROWS 1 AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_verify(text, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION amt_verify(text, boolean) IS
 'one row if the token is good, none otherwise; with identify, the identity becomes the key''s until the end of the transaction, or empty. A leading "Bearer " is accepted. No input raises an error (contract, section 6)';
 
@@ -271,7 +266,6 @@ CREATE VIEW amt_keys WITH (security_invoker = true) AS
     FROM amt_key AS k CROSS JOIN LATERAL amt_usage(k.key_id) AS u
     WHERE k.expires_at IS NULL
        OR k.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp();
-GRANT SELECT ON amt_keys TO PUBLIC;
 COMMENT ON VIEW amt_keys IS
 'the active keys, neither revoked nor expired, that the caller may see (contract, section 3)';
 COMMENT ON COLUMN amt_keys.key_id IS 'public id of the key';
@@ -291,19 +285,16 @@ COMMENT ON COLUMN amt_keys.last_used_at IS 'the last of them; null if there was 
 
 CREATE FUNCTION amt_flush_usage() RETURNS bigint
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_flush_usage() FROM PUBLIC;
 COMMENT ON FUNCTION amt_flush_usage() IS
 'writes the counted calls of this database to amt_key_usage, as part of the current transaction; their number (contract, section 8)';
 
 CREATE FUNCTION amt_cache_clear() RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_cache_clear() FROM PUBLIC;
 COMMENT ON FUNCTION amt_cache_clear() IS
 'makes all keys of the server cold: the next verification of each runs scrypt (contract, section 8)';
 
 CREATE FUNCTION amt_stat_reset() RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_stat_reset() FROM PUBLIC;
 COMMENT ON FUNCTION amt_stat_reset() IS
 'sets the counters of amt_stat to zero (contract, section 8)';
 
@@ -326,12 +317,9 @@ CREATE FUNCTION amt_stat_get(
     OUT shared_memory boolean,
     OUT stats_reset timestamptz) RETURNS record
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
-REVOKE EXECUTE ON FUNCTION amt_stat_get() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION amt_stat_get() TO pg_monitor;
 COMMENT ON FUNCTION amt_stat_get() IS 'what view amt_stat shows (contract, section 8)';
 
 CREATE VIEW amt_stat AS SELECT s.* FROM amt_stat_get() AS s;
-GRANT SELECT ON amt_stat TO pg_monitor;
 COMMENT ON VIEW amt_stat IS
 'one row of counters for the whole server, since its start or amt_stat_reset() (contract, section 8)';
 COMMENT ON COLUMN amt_stat.verified IS 'tokens found good';
@@ -351,3 +339,74 @@ COMMENT ON COLUMN amt_stat.worker_starts IS 'background workers that began to wr
 COMMENT ON COLUMN amt_stat.worker_failures IS 'background workers that could not be started, or failed';
 COMMENT ON COLUMN amt_stat.shared_memory IS 'is there shared memory? Without it there is no cache, no counting, and the counters are this session''s';
 COMMENT ON COLUMN amt_stat.stats_reset IS 'since when the counters count';
+
+-- ---------------------------------------------------------------------------
+-- Who may do what
+-- ---------------------------------------------------------------------------
+
+-- First nobody but the owner: default privileges of whoever creates the
+-- extension must not reach its objects.
+DO $$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN
+        SELECT pg_catalog.format('REVOKE ALL ON %s %s FROM %s', o.kind, o.name,
+                                 CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                                 ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END)
+        FROM pg_catalog.pg_depend AS d
+        JOIN pg_catalog.pg_extension AS e
+          ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+         AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+        JOIN LATERAL (
+            SELECT 'TABLE' AS kind, c.oid::pg_catalog.regclass::text AS name, c.relowner AS owner,
+                   coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner)) AS acl
+            FROM pg_catalog.pg_class AS c
+            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+              AND c.oid OPERATOR(pg_catalog.=) d.objid
+              AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'v', 'S']::"char"[])
+            UNION ALL
+            SELECT 'FUNCTION', p.oid::pg_catalog.regprocedure::text, p.proowner,
+                   coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))
+            FROM pg_catalog.pg_proc AS p
+            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+              AND p.oid OPERATOR(pg_catalog.=) d.objid
+            UNION ALL
+            SELECT 'TYPE', t.oid::pg_catalog.regtype::text, t.typowner,
+                   coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))
+            FROM pg_catalog.pg_type AS t
+            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
+              AND t.oid OPERATOR(pg_catalog.=) d.objid
+              AND t.typname OPERATOR(pg_catalog.=) 'amt_new_key'
+        ) AS o ON true
+        JOIN LATERAL (
+            SELECT DISTINCT x.grantee FROM pg_catalog.aclexplode(o.acl) AS x
+            WHERE x.grantee OPERATOR(pg_catalog.<>) o.owner
+        ) AS a ON true
+        WHERE e.extname OPERATOR(pg_catalog.=) 'amt_keys'
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+
+-- Everybody may ask; row-level security and the functions say what the answer
+-- is. The columns are all but scrypt_hash.
+GRANT SELECT (key_id, org_id, name, role, created_at, created_by, expires_at), DELETE
+    ON amt_key TO PUBLIC;
+GRANT SELECT ON amt_key_usage, amt_key_event, amt_keys TO PUBLIC;
+GRANT USAGE ON TYPE amt_new_key TO PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    amt_org_id(), amt_role(), amt_actor(), amt_key_id(),
+    amt_has_role(text), amt_require_role(text), amt_whoami(),
+    amt_create_key(text, text, text, timestamptz), amt_revoke(text), amt_may_revoke(text, text, text),
+    amt_authenticate(), amt_check_token(text), amt_find_tokens(text), amt_usage(text)
+    TO PUBLIC;
+
+-- Statistics are about the whole server.
+GRANT SELECT ON amt_stat TO pg_monitor;
+GRANT EXECUTE ON FUNCTION amt_stat_get() TO pg_monitor;
+
+-- For superusers, and whom they grant it: amt_verify(), amt_flush_usage(),
+-- amt_cache_clear(), amt_stat_reset(). For triggers: amt_key_guard(),
+-- amt_key_record(), amt_key_no_truncate().

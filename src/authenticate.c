@@ -8,8 +8,9 @@
  * session user could set the identity anyway, as PostgREST's authenticator is
  * granted to, and only as long as they must be PostgREST's: in the first call
  * of a transaction, before any identity is set.  Later, SQL of the web user's
- * making may have changed the setting, so a later call finds the identity
- * decided and leaves it alone, unless current_user itself is trusted.
+ * making may have changed them, so the call seals the identity (identity.c), and
+ * a later one finds it decided and leaves it alone.  Another key can still be
+ * presented: it proves itself.
  *
  * What cannot be read is never an identity: headers that are no JSON object or
  * hold no text are answered as a bad key, claims likewise give none.  The
@@ -42,8 +43,6 @@ static bool require_authentication = false;
 static bool
 check_header(char **newval, void **extra, GucSource source)
 {
-	(void) extra;
-	(void) source;
 	if (**newval == '\0' ||
 		strspn(*newval, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != strlen(*newval))
 	{
@@ -239,24 +238,11 @@ switch_role(const char *key_role)
 							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/* Note the call; was it the first of this transaction? */
-static bool
-first_call(void)
-{
-	static LocalTransactionId last = InvalidLocalTransactionId;
-	LocalTransactionId now = amt_local_transaction_id();
-	bool		first = last != now;
-
-	last = now;
-	return first;
-}
-
 PG_FUNCTION_INFO_V1(amt_authenticate);
 Datum
 amt_authenticate(PG_FUNCTION_ARGS)
 {
 	const AmtStore *store = amt_store(fcinfo);
-	bool		first = first_call();
 	const char *s;
 	Size		len;
 	AmtKey		key;
@@ -270,13 +256,15 @@ amt_authenticate(PG_FUNCTION_ARGS)
 			if (amt_verify_text(store, s, len, &key) != AMT_GOOD)
 				unauthenticated();
 			amt_identify(&key);
+			amt_identity_seal();
 			switch_role(amt_identity_role());
 			PG_RETURN_VOID();
 		case FOUND_NOTHING:
 			break;
 	}
 
-	if ((!first || amt_identity_org_id() != NULL) && !amt_is_trusted(GetUserId()))
+	if ((amt_identity_is_sealed() || amt_identity_org_id() != NULL) &&
+		!amt_is_trusted(GetUserId()))
 		PG_RETURN_VOID();		/* decided before */
 
 	if (!amt_is_trusted(GetSessionUserId()) || !identify_by_claims())
@@ -285,5 +273,6 @@ amt_authenticate(PG_FUNCTION_ARGS)
 		if (require_authentication)
 			unauthenticated();
 	}
+	amt_identity_seal();
 	PG_RETURN_VOID();
 }

@@ -238,7 +238,6 @@ do_at_commit(void)
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	(void) arg;
 	if (at_commit == NULL)
 		return;
 	switch (event)
@@ -265,7 +264,6 @@ static void
 end_subtransaction(SubXactEvent event, SubTransactionId subid,
 				   SubTransactionId parent, void *arg)
 {
-	(void) arg;
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
 		for (AtCommit *item = at_commit; item != NULL; item = item->next)

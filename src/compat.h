@@ -53,7 +53,6 @@ amt_new_tranche(const char *name)
 #if PG_VERSION_NUM >= 190000
 	return LWLockNewTrancheId(name);
 #else
-	(void) name;
 	return LWLockNewTrancheId();
 #endif
 }
@@ -63,8 +62,6 @@ static inline void
 amt_name_tranche(int tranche, const char *name)
 {
 #if PG_VERSION_NUM >= 190000
-	(void) tranche;
-	(void) name;
 #else
 	LWLockRegisterTranche(tranche, name);
 #endif
@@ -77,7 +74,6 @@ amt_wait_event(const char *name)
 #if PG_VERSION_NUM >= 170000
 	return WaitEventExtensionNew(name);
 #else
-	(void) name;
 	return PG_WAIT_EXTENSION;
 #endif
 }

@@ -11,6 +11,14 @@
  * The C code sets them as SET LOCAL does (PGC_S_SESSION and GUC_ACTION_LOCAL):
  * the value ends with the transaction, savepoints restore it, and parallel
  * workers are given it.
+ *
+ * amt_authenticate() seals the identity until the end of the transaction.  It
+ * serves web users whose session user may set the identity, and RESET ROLE
+ * takes SQL that was smuggled into such a request back to that user.  While the
+ * seal holds, SET is refused and nobody is trusted, but for a superuser's own
+ * session.  A savepoint does not break it: it is a variable of this process,
+ * compared with the transaction's number.  What RESET ALL does to settings, no
+ * extension can prevent: the identity becomes the session's default.
  */
 #include "postgres.h"
 
@@ -98,7 +106,6 @@ check_roles(char **newval, void **extra, GucSource source)
 	List	   *names;
 	ListCell   *cell;
 
-	(void) source;
 	if (!SplitGUCList(copy, ',', &names))
 	{
 		GUC_check_errdetail("List syntax is invalid.");
@@ -130,15 +137,45 @@ check_roles(char **newval, void **extra, GucSource source)
 static void
 assign_roles(const char *newval, void *extra)
 {
-	(void) newval;
 	role_list = extra;
+}
+
+/* The transaction whose identity is sealed, if it still runs. */
+static LocalTransactionId sealed_transaction = InvalidLocalTransactionId;
+
+/* Is amt_identity_set() at work? */
+static bool setting = false;
+
+bool
+amt_identity_is_sealed(void)
+{
+	return LocalTransactionIdIsValid(sealed_transaction) &&
+		sealed_transaction == amt_local_transaction_id() &&
+		!superuser_arg(GetSessionUserId());
+}
+
+void
+amt_identity_seal(void)
+{
+	sealed_transaction = amt_local_transaction_id();
+}
+
+/* SET and its like, ALTER ROLE SET included; not a savepoint's restoring. */
+static bool
+check_identity(char **newval, void **extra, GucSource source)
+{
+	if (setting || source < PGC_S_TEST || !amt_identity_is_sealed())
+		return true;
+	GUC_check_errcode(ERRCODE_INSUFFICIENT_PRIVILEGE);
+	GUC_check_errdetail("The identity was decided by amt_authenticate() and stays until the end of the transaction.");
+	return false;
 }
 
 static void
 define_identity(const char *name, const char *short_desc, const char *long_desc, char **value)
 {
 	DefineCustomStringVariable(name, short_desc, long_desc, value, "",
-							   PGC_SUSET, 0, NULL, NULL, NULL);
+							   PGC_SUSET, 0, check_identity, NULL, NULL);
 }
 
 void
@@ -216,10 +253,19 @@ set_local(const char *name, const char *value)
 void
 amt_identity_set(const char *org_id, const char *role, const char *actor, const char *key_id)
 {
-	set_local("amt_keys.org_id", org_id);
-	set_local("amt_keys.role", role);
-	set_local("amt_keys.actor", actor);
-	set_local("amt_keys.key_id", key_id);
+	setting = true;
+	PG_TRY();
+	{
+		set_local("amt_keys.org_id", org_id);
+		set_local("amt_keys.role", role);
+		set_local("amt_keys.actor", actor);
+		set_local("amt_keys.key_id", key_id);
+	}
+	PG_FINALLY();
+	{
+		setting = false;
+	}
+	PG_END_TRY();
 }
 
 int
@@ -269,6 +315,8 @@ amt_identity_is_manager(void)
 bool
 amt_is_trusted(Oid roleid)
 {
+	if (amt_identity_is_sealed())
+		return false;
 	return pg_parameter_aclcheck("amt_keys.org_id", roleid, ACL_SET) == ACLCHECK_OK;
 }
 

@@ -19,6 +19,10 @@ extern const char *amt_identity_key_id(void);
 extern void amt_identity_set(const char *org_id, const char *role,
 							 const char *actor, const char *key_id);
 
+/* Until the end of the transaction, only amt_identity_set() changes it. */
+extern void amt_identity_seal(void);
+extern bool amt_identity_is_sealed(void);
+
 /* A role's rank in amt_keys.roles, or -1 if it is unknown. */
 extern int	amt_role_rank(const char *role);
 
@@ -31,7 +35,7 @@ extern bool amt_identity_has_role(const char *minimum);
 /* Does it include amt_keys.manager_role? */
 extern bool amt_identity_is_manager(void);
 
-/* May this database role set amt_keys.org_id? */
+/* May this database role set amt_keys.org_id?  Not while it is sealed. */
 extern bool amt_is_trusted(Oid roleid);
 
 /* Is the text this string?  (No collation: bytes.) */

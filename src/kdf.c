@@ -12,7 +12,6 @@
 #include <openssl/crypto.h>
 
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "utils/guc.h"
 
 #include "kdf.h"
@@ -39,24 +38,18 @@ check_params(int ln, int r, int p)
 static bool
 check_ln(int *newval, void **extra, GucSource source)
 {
-	(void) extra;
-	(void) source;
 	return check_params(*newval, scrypt_r, scrypt_p);
 }
 
 static bool
 check_r(int *newval, void **extra, GucSource source)
 {
-	(void) extra;
-	(void) source;
 	return check_params(scrypt_ln, *newval, scrypt_p);
 }
 
 static bool
 check_p(int *newval, void **extra, GucSource source)
 {
-	(void) extra;
-	(void) source;
 	return check_params(scrypt_ln, scrypt_r, *newval);
 }
 
@@ -92,11 +85,8 @@ hash_in_queue(const AmtToken *token, AmtPhc *phc)
 		tag = amt_shmem_tag(token->id, token->id_len, phc->salt, phc->salt_len);
 	while (!amt_scrypt_enter(tag))
 		CHECK_FOR_INTERRUPTS();
-	PG_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
-	{
-		done = amt_scrypt_hash(token->secret, token->secret_len, phc);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
+	/* Nothing in between can raise an error. */
+	done = amt_scrypt_hash(token->secret, token->secret_len, phc);
 	amt_scrypt_leave();
 	return done;
 }

@@ -14,9 +14,10 @@
  * Everybody who leaves wakes all sleepers, who look afresh at the row, the
  * cache and the places.
  *
- * Nobody waits for the dead: a place is left by the caller's error cleanup and,
- * when the process exits, by the same cleanup as an exit callback; a process
- * that is killed takes the server's shared memory with it.
+ * Nobody waits for the dead: a place is left when the run is over, in the
+ * caller's PG_FINALLY() when it fails, and by an exit callback when the process
+ * is terminated; a process that is killed takes the server's shared memory with
+ * it.
  */
 #include "postgres.h"
 
@@ -124,10 +125,14 @@ amt_scrypt_leave(void)
 	ConditionVariableBroadcast(&queue->left);
 }
 
-void
-amt_scrypt_leave_on_exit(int code, Datum arg)
+static void
+leave_on_exit(int code, Datum arg)
 {
-	(void) code;
-	(void) arg;
 	amt_scrypt_leave();
+}
+
+void
+amt_scrypt_queue_attached(void)
+{
+	before_shmem_exit(leave_on_exit, (Datum) 0);
 }

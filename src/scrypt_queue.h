@@ -38,7 +38,7 @@ extern bool amt_scrypt_enter(AmtTag tag);
 /* Leave the place, if this process has one.  Never fails. */
 extern void amt_scrypt_leave(void);
 
-/* For PG_ENSURE_ERROR_CLEANUP. */
-extern void amt_scrypt_leave_on_exit(int code, Datum arg);
+/* This process has shared memory now. */
+extern void amt_scrypt_queue_attached(void);
 
 #endif							/* AMT_SCRYPT_QUEUE_H */

@@ -73,7 +73,6 @@ init_header(AmtShared *header)
 static void
 init_segment(void *header, void *arg)
 {
-	(void) arg;
 	init_header(header);
 }
 #else
@@ -139,7 +138,6 @@ attach(void *arg)
 	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 	AmtShared  *header;
 
-	(void) arg;
 	if (!pg_strong_random(&fresh, sizeof(fresh)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -169,6 +167,7 @@ amt_shmem_attach(void)
 	error = amt_attempt(attach, NULL);
 	if (error == NULL)
 	{
+		amt_scrypt_queue_attached();
 		amt_usage_attached();
 		return true;
 	}

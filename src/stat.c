@@ -71,7 +71,10 @@ amt_stat_get(PG_FUNCTION_ARGS)
 	if (own_since == 0)
 		own_since = GetCurrentTimestamp();
 
-	for (int c = AMT_VERIFIED; c <= AMT_SCRYPT_RUNS; c++)
+	values[n++] = Int64GetDatum((int64) read_counter(AMT_VERIFIED));
+	for (int c = AMT_REJECTED_MALFORMED; c <= AMT_REJECTED_EXPIRED; c++)
+		values[n++] = Int64GetDatum((int64) read_counter(c));
+	for (int c = AMT_CACHE_HITS; c <= AMT_SCRYPT_RUNS; c++)
 		values[n++] = Int64GetDatum((int64) read_counter(c));
 	values[n++] = Float8GetDatum(read_counter(AMT_SCRYPT_MICROSECONDS) / 1000.0);
 	values[n++] = Int64GetDatum((int64) read_counter(AMT_SCRYPT_WAITS));

@@ -44,7 +44,6 @@ static Oid	current_function = InvalidOid;	/* which "current" was found for */
 static void
 forget_store(Datum arg, Oid relid)
 {
-	(void) arg;
 	if (!OidIsValid(relid) || relid == current.key || relid == current.usage ||
 		relid == current.event)
 		current_function = InvalidOid;
@@ -123,6 +122,29 @@ amt_store_of_table(Oid key)
 }
 
 /*
+ * The first columns of a row; its owner may have added others.  One that we
+ * could not do without is missing only if the owner dropped it.
+ */
+static void
+read_columns(HeapTuple tuple, TupleDesc tupdesc, int n, Datum *values, bool *nulls)
+{
+	for (int i = 0; i < n; i++)
+		values[i] = heap_getattr(tuple, i + 1, tupdesc, &nulls[i]);
+}
+
+void
+amt_store_read_key(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
+{
+	read_columns(tuple, tupdesc, Natts_amt_key, key->values, key->nulls);
+	for (int i = 0; i < Natts_amt_key; i++)
+		if (key->nulls[i] && i + 1 != Anum_amt_key_created_by && i + 1 != Anum_amt_key_expires_at)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("null value in column \"%s\" of table \"amt_key\"",
+							NameStr(TupleDescAttr(tupdesc, i)->attname))));
+}
+
+/*
  * Copy a row's columns, with nothing left in TOAST: once the snapshot is gone,
  * the row may be, too.
  */
@@ -131,7 +153,7 @@ copy_key(HeapTuple tuple, TupleDesc tupdesc, void *arg)
 {
 	AmtKey	   *key = arg;
 
-	heap_deform_tuple(heap_copytuple(tuple), tupdesc, key->values, key->nulls);
+	amt_store_read_key(heap_copytuple(tuple), tupdesc, key);
 	for (int i = 0; i < Natts_amt_key; i++)
 	{
 		bool		is_text = i + 1 != Anum_amt_key_created_at &&
@@ -140,7 +162,11 @@ copy_key(HeapTuple tuple, TupleDesc tupdesc, void *arg)
 		if (is_text && !key->nulls[i])
 			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
 	}
-	key->own = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+
+	/* An updated row of a key that others have seen before is not our own. */
+	key->xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	key->own = TransactionIdIsCurrentTransactionId(key->xmin) &&
+		(tuple->t_data->t_infomask & HEAP_UPDATED) == 0;
 }
 
 /*
@@ -175,9 +201,11 @@ get_row(Oid table, Oid index, const char *id, Size id_len, Snapshot snapshot,
 bool
 amt_store_get_key(const AmtStore *store, const char *id, Size id_len, AmtKey *key)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	snapshot;
 	bool		found;
 
+	/* Parallel mode has no newer snapshot; no verification runs in it. */
+	snapshot = RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 	found = get_row(store->key, store->key_pkey, id, id_len, snapshot, copy_key, key);
 	UnregisterSnapshot(snapshot);
 	return found;
@@ -196,7 +224,7 @@ copy_usage(HeapTuple tuple, TupleDesc tupdesc, void *arg)
 	Datum		values[Natts_amt_key_usage];
 	bool		nulls[Natts_amt_key_usage];
 
-	heap_deform_tuple(tuple, tupdesc, values, nulls);
+	read_columns(tuple, tupdesc, Natts_amt_key_usage, values, nulls);
 	usage->calls = DatumGetInt64(values[Anum_amt_key_usage_calls - 1]);
 	usage->last_used_at = DatumGetTimestampTz(values[Anum_amt_key_usage_last_used_at - 1]);
 }

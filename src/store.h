@@ -5,6 +5,8 @@
 #ifndef AMT_STORE_H
 #define AMT_STORE_H
 
+#include "access/htup.h"
+#include "access/tupdesc.h"
 #include "fmgr.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
@@ -43,7 +45,8 @@ typedef struct AmtKey
 {
 	Datum		values[Natts_amt_key];	/* detoasted */
 	bool		nulls[Natts_amt_key];
-	bool		own;			/* written by the current transaction? */
+	TransactionId xmin;			/* who wrote this version of the row */
+	bool		own;			/* did the current transaction create the key? */
 } AmtKey;
 
 #define AmtKeyColumn(k, column) \
@@ -58,6 +61,9 @@ extern const AmtStore *amt_store(FunctionCallInfo fcinfo);
 
 /* The store whose table amt_key this is, or NULL. */
 extern const AmtStore *amt_store_of_table(Oid key);
+
+/* The columns of a row of amt_key, as they are in the tuple. */
+extern void amt_store_read_key(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 
 /* The key's row as committed just now (or by this transaction). */
 extern bool amt_store_get_key(const AmtStore *store, const char *id, Size id_len, AmtKey *key);

@@ -54,12 +54,6 @@ check_caller(FunctionCallInfo fcinfo, const AmtStore *store)
 	return trigdata;
 }
 
-static void
-get_key(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
-{
-	heap_deform_tuple(tuple, tupdesc, key->values, key->nulls);
-}
-
 static bool
 text_is_empty(Datum value)
 {
@@ -139,19 +133,13 @@ amt_key_guard(PG_FUNCTION_ARGS)
 	AmtKey		old;
 
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-	{
 		result = trigdata->tg_newtuple;
-		get_key(trigdata->tg_trigtuple, tupdesc, &old);
-		get_key(result, tupdesc, &new);
+	amt_store_read_key(result, tupdesc, &new);
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+	{
+		amt_store_read_key(trigdata->tg_trigtuple, tupdesc, &old);
 		check_frozen(&old, &new, tupdesc);
 	}
-	else
-		get_key(result, tupdesc, &new);
-
-	/* NOT NULL constraints are checked after this. */
-	for (int i = 0; i < Natts_amt_key; i++)
-		if (new.nulls[i] && TupleDescAttr(tupdesc, i)->attnotnull)
-			return PointerGetDatum(result);
 	check_row(&new);
 	return PointerGetDatum(result);
 }
@@ -188,6 +176,25 @@ write_event(const AmtStore *store, const AmtKey *key, const char *event, int64 c
 	SPI_finish();
 }
 
+/*
+ * Delete the key's usage as the newest snapshot shows it.  The foreign key
+ * would do it with the transaction's own under REPEATABLE READ, and fail if the
+ * calls were written since.
+ */
+static void
+delete_usage(const AmtStore *store, const AmtKey *key)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+
+	values[0] = AmtKeyColumn(key, key_id);
+	SPI_connect();
+	amt_store_execute(store,
+					  "DELETE FROM %s.amt_key_usage WHERE key_id OPERATOR(pg_catalog.=) $1",
+					  1, types, values, NULL);
+	SPI_finish();
+}
+
 static bool
 is_restored(const AmtKey *key)
 {
@@ -215,7 +222,7 @@ amt_key_record(PG_FUNCTION_ARGS)
 	TriggerData *trigdata = check_caller(fcinfo, store);
 	AmtKey		key;
 
-	get_key(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
+	amt_store_read_key(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
 	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
 	{
 		text	   *id = DatumGetTextPP(AmtKeyColumn(&key, key_id));
@@ -224,6 +231,7 @@ amt_key_record(PG_FUNCTION_ARGS)
 
 		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
 		write_event(store, &key, "revoked", calls);
+		delete_usage(store, &key);
 		forget_key(store, &key);
 	}
 	else if (!is_restored(&key))

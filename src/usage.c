@@ -81,7 +81,7 @@ typedef struct Marked
 typedef struct OwnCall
 {
 	struct OwnCall *next;
-	SubTransactionId subid;
+	TransactionId creator;		/* of the key: it, or a subtransaction */
 	Oid			table;
 	TimestampTz at;
 	uint32		id_len;
@@ -183,7 +183,7 @@ amt_usage_count(const AmtStore *store, const AmtKey *key, TimestampTz at)
 		return;
 	}
 	call = MemoryContextAlloc(TopTransactionContext, sizeof(OwnCall));
-	call->subid = GetCurrentSubTransactionId();
+	call->creator = key->xmin;
 	call->table = store->key;
 	call->at = at;
 	call->id_len = VARSIZE_ANY_EXHDR(id);
@@ -279,19 +279,22 @@ is_flushable(AmtUsageSlot *slot)
 }
 
 static bool
-find_flushable(AmtSlot *slot, void *arg)
+sum_pending_here(AmtSlot *base, void *arg)
 {
-	*(bool *) arg = is_flushable((AmtUsageSlot *) slot);
-	return !*(bool *) arg;
+	AmtUsageSlot *slot = (AmtUsageSlot *) base;
+
+	if (slot->database == MyDatabaseId)
+		*(int64 *) arg += pg_atomic_read_u64(&slot->pending);
+	return true;
 }
 
-bool
-amt_usage_is_pending(void)
+int64
+amt_usage_pending_here(void)
 {
-	bool		found = false;
+	int64		sum = 0;
 
-	amt_table_scan(&amt_shared->usage, amt_area, find_flushable, &found);
-	return found;
+	amt_table_scan(&amt_shared->usage, amt_area, sum_pending_here, &sum);
+	return sum;
 }
 
 /* What mark_slot() works on; the room is made before, nothing may fail within. */
@@ -600,19 +603,31 @@ amt_usage_flush(bool wait)
 	return total;
 }
 
-int64
-amt_usage_flush_alone(void)
+static int64
+flush_alone(void)
 {
 	int64		calls;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	XactReadOnly = false;
+	XactIsoLevel = XACT_READ_COMMITTED;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	calls = amt_usage_flush(false);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return calls;
+}
+
+/*
+ * Write, and look again: what was counted in a slot that we had marked, nobody
+ * else could write meanwhile.  What cannot be written now is left.
+ */
+void
+amt_usage_flush_alone(void)
+{
+	while (amt_usage_pending_here() > 0 && flush_alone() > 0)
+		;
 }
 
 /*
@@ -622,13 +637,10 @@ amt_usage_flush_alone(void)
 static void
 flush_at_exit(int code, Datum arg)
 {
-	(void) code;
-	(void) arg;
-	if (!has_counted || RecoveryInProgress() || amt_worker_is_there() ||
-		!amt_usage_is_pending())
+	if (!has_counted || RecoveryInProgress() || amt_worker_is_there())
 		return;
 	AbortOutOfAnyTransaction();
-	(void) amt_usage_flush_alone();
+	amt_usage_flush_alone();
 }
 
 void
@@ -650,6 +662,8 @@ commit_counts(void)
 	}
 	for (OwnCall *call = own_calls; call != NULL; call = call->next)
 	{
+		if (!TransactionIdDidCommit(call->creator))
+			continue;			/* in a subtransaction that failed */
 		count(call->table, call->id, call->id_len, call->at, false);
 		amt_worker_want(call->at);
 	}
@@ -658,7 +672,6 @@ commit_counts(void)
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	(void) arg;
 	if (marked == NULL && own_calls == NULL)
 		return;
 	switch (event)
@@ -695,34 +708,23 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 				   SubTransactionId parent, void *arg)
 {
 	bool		abort = event == SUBXACT_EVENT_ABORT_SUB;
-	Marked	  **mark = &marked;
-	OwnCall   **call = &own_calls;
+	Marked	  **at = &marked;
 
-	(void) arg;
 	if (!abort && event != SUBXACT_EVENT_COMMIT_SUB)
 		return;
-	while (*mark != NULL)
+	while (*at != NULL)
 	{
-		if ((*mark)->subid == subid && abort)
+		Marked	   *mark = *at;
+
+		if (mark->subid == subid && abort)
 		{
-			change_mark(*mark, InvalidTransactionId, 0, 0);
-			*mark = (*mark)->next;
+			change_mark(mark, InvalidTransactionId, 0, 0);
+			*at = mark->next;
 			continue;
 		}
-		if ((*mark)->subid == subid)
-			(*mark)->subid = parent;
-		mark = &(*mark)->next;
-	}
-	while (*call != NULL)
-	{
-		if ((*call)->subid == subid && abort)
-		{
-			*call = (*call)->next;
-			continue;
-		}
-		if ((*call)->subid == subid)
-			(*call)->subid = parent;
-		call = &(*call)->next;
+		if (mark->subid == subid)
+			mark->subid = parent;
+		at = &mark->next;
 	}
 }
 
@@ -741,7 +743,22 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("amt_flush_usage()");
 	if (!amt_shmem_attach())
 		PG_RETURN_INT64(0);
+	has_counted = true;			/* what our marks hide meanwhile is ours */
 	PG_RETURN_INT64(amt_usage_flush(true));
+}
+
+/* Is it a key whose row the policies let the caller see? */
+static bool
+can_see_key(const AmtStore *store, text *id)
+{
+	const char *org_id = amt_identity_org_id();
+	AmtKey		key;
+
+	if (!amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) ||
+		!amt_store_get_key(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key))
+		return false;
+	return check_enable_rls(store->key, InvalidOid, true) != RLS_ENABLED ||
+		(org_id != NULL && amt_text_is(AmtKeyColumn(&key, org_id), org_id));
 }
 
 /*
@@ -753,10 +770,7 @@ Datum
 amt_usage(PG_FUNCTION_ARGS)
 {
 	const AmtStore *store = amt_store(fcinfo);
-	text	   *id = PG_GETARG_TEXT_PP(0);
-	const char *org_id = amt_identity_org_id();
 	TupleDesc	tupdesc;
-	AmtKey		key;
 	int64		calls = 0;
 	TimestampTz last_used_at = DT_NOBEGIN;
 	Datum		values[2];
@@ -765,11 +779,12 @@ amt_usage(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	if (amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) &&
-		amt_store_get_key(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key) &&
-		(check_enable_rls(store->key, InvalidOid, true) != RLS_ENABLED ||
-		 (org_id != NULL && amt_text_is(AmtKeyColumn(&key, org_id), org_id))))
+	if (!PG_ARGISNULL(0) && can_see_key(store, PG_GETARG_TEXT_PP(0)))
+	{
+		text	   *id = PG_GETARG_TEXT_PP(0);
+
 		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
+	}
 
 	values[0] = Int64GetDatum(calls);
 	values[1] = TimestampTzGetDatum(last_used_at);

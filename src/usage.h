@@ -44,8 +44,8 @@ extern void amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 /* Calls of all databases that wait to be written. */
 extern int64 amt_usage_pending_calls(void);
 
-/* Is there something to write in this database? */
-extern bool amt_usage_is_pending(void);
+/* Those of this database, somebody's marks included. */
+extern int64 amt_usage_pending_here(void);
 
 /*
  * Write what is pending in this database, as part of the current transaction;
@@ -54,8 +54,11 @@ extern bool amt_usage_is_pending(void);
  */
 extern int64 amt_usage_flush(bool wait);
 
-/* The same without waiting, in a transaction of its own, for processes that are in none. */
-extern int64 amt_usage_flush_alone(void);
+/*
+ * The same without waiting, in transactions of its own, until nothing is left
+ * that can be written now; for processes that are in none.
+ */
+extern void amt_usage_flush_alone(void);
 
 /* Drop the calls of databases that are gone. */
 extern void amt_usage_forget_databases(void);

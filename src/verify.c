@@ -23,7 +23,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
-#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -84,7 +83,7 @@ ask_scrypt(const AmtToken *token, const AmtKey *key, const AmtProof *proof, Scry
 {
 	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
 
-	PG_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
+	PG_TRY();
 	{
 		if (proof == NULL || amt_cache_look(proof) == AMT_COLD)
 		{
@@ -101,8 +100,11 @@ ask_scrypt(const AmtToken *token, const AmtKey *key, const AmtProof *proof, Scry
 			}
 		}
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(amt_scrypt_leave_on_exit, (Datum) 0);
-	amt_scrypt_leave();
+	PG_FINALLY();
+	{
+		amt_scrypt_leave();
+	}
+	PG_END_TRY();
 
 	if (answer->known && answer->result == AMT_SCRYPT_FAILED)
 		ereport(ERROR,
@@ -166,6 +168,7 @@ amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
 {
 	ScryptAnswer answer = {0};
 	Look		seen;
+	AmtVerdict	verdict;
 	bool		waited = false;
 
 	for (;;)
@@ -182,8 +185,9 @@ amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+	verdict = seen.verdict;
 	OPENSSL_cleanse(&seen, sizeof(seen));
-	return seen.verdict;
+	return verdict;
 }
 
 static AmtVerdict
@@ -214,7 +218,7 @@ amt_verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
 	AmtVerdict	verdict = verify_text(store, s, len, key);
 
 	/* The counters are in the verdicts' order. */
-	amt_stat_add(AMT_VERIFIED + verdict, 1);
+	amt_stat_add((AmtCounter) verdict, 1);
 	return verdict;
 }
 
@@ -227,7 +231,11 @@ amt_identify(const AmtKey *key)
 					 TextDatumGetCString(AmtKeyColumn(key, key_id)));
 }
 
-StaticAssertDecl(AMT_VERIFIED + AMT_EXPIRED == (int) AMT_REJECTED_EXPIRED,
+StaticAssertDecl((int) AMT_MALFORMED == (int) AMT_REJECTED_MALFORMED &&
+				 (int) AMT_UNKNOWN == (int) AMT_REJECTED_UNKNOWN &&
+				 (int) AMT_WRONG_SECRET == (int) AMT_REJECTED_WRONG_SECRET &&
+				 (int) AMT_EXPIRED == (int) AMT_REJECTED_EXPIRED &&
+				 (int) AMT_GOOD == (int) AMT_VERIFIED,
 				 "the counters are in the verdicts' order");
 
 /* An empty result set for a function called in FROM or in a select list. */

@@ -8,13 +8,14 @@
 #include "store.h"
 #include "token.h"
 
+/* Nothing that was merely zeroed is good. */
 typedef enum AmtVerdict
 {
-	AMT_GOOD,
 	AMT_MALFORMED,
 	AMT_UNKNOWN,
 	AMT_WRONG_SECRET,
-	AMT_EXPIRED
+	AMT_EXPIRED,
+	AMT_GOOD
 } AmtVerdict;
 
 /*

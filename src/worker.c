@@ -46,7 +46,7 @@
 #include "worker.h"
 
 #define IDLE_MS			2000
-#define POLL_MS			250
+#define POLL_MS			200
 #define ASK_AGAIN_MS	5000
 
 PGDLLEXPORT void amt_worker_main(Datum arg);
@@ -80,6 +80,7 @@ find_slot(bool create)
 {
 	AmtWorkers *workers = &amt_shared->workers;
 	AmtWorkerSlot *usable = NULL;
+	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < AMT_WORKER_DATABASES; i++)
 	{
@@ -87,7 +88,8 @@ find_slot(bool create)
 
 		if (slot->database == MyDatabaseId)
 			return slot;
-		if (usable == NULL && slot->pid == 0 && !slot->at_promotion)
+		if (usable == NULL && slot->pid == 0 && !slot->at_promotion &&
+			TimestampDifferenceExceeds(slot->asked_at, now, ASK_AGAIN_MS))
 			usable = slot;
 	}
 	if (!create || usable == NULL)
@@ -187,14 +189,15 @@ claim_slot(void)
 	return claimed;
 }
 
+/* After a failure the next one is not asked for at once. */
 static void
-release_slot(void)
+release_slot(TimestampTz asked_at)
 {
 	LWLockAcquire(&amt_shared->workers.lock, LW_EXCLUSIVE);
 	if (my_slot != NULL && my_slot->pid == MyProcPid)
 	{
 		my_slot->pid = 0;
-		my_slot->asked_at = 0;
+		my_slot->asked_at = asked_at;
 	}
 	LWLockRelease(&amt_shared->workers.lock);
 }
@@ -202,19 +205,9 @@ release_slot(void)
 static void
 release_on_exit(int code, Datum arg)
 {
-	(void) arg;
 	if (code != 0)
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
-	release_slot();
-}
-
-/* Leave for good?  Not if something was counted in the last moment. */
-static bool
-try_to_leave(void)
-{
-	release_slot();
-	pg_memory_barrier();
-	return !amt_usage_is_pending() || !claim_slot();
+	release_slot(code != 0 ? GetCurrentTimestamp() : 0);
 }
 
 static void
@@ -239,48 +232,54 @@ static void
 write_pending(void)
 {
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
-	(void) amt_usage_flush_alone();
+	amt_usage_flush_alone();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
-/* Milliseconds until so many have passed since then; at least 1. */
-static long
-time_left(TimestampTz since, int ms)
+/*
+ * Leave, unless something was counted in the last moment: who counts sees
+ * either our slot or is seen here.
+ */
+static bool
+try_to_leave(void)
 {
-	return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-												  TimestampTzPlusMilliseconds(since, ms)));
+	release_slot(0);
+	pg_memory_barrier();
+	return amt_usage_pending_here() == 0 || !claim_slot();
 }
 
-/* Write, wait, until nothing was counted for a while or it is told to stop. */
+/* Write every interval, until nothing was counted for two seconds. */
 static void
 write_until_idle(void)
 {
-	TimestampTz active_at = GetCurrentTimestamp();
+	TimestampTz counted_at = GetCurrentTimestamp();
+	TimestampTz written_at = counted_at;
+	int64		pending = 0;
 
 	while (!ShutdownRequestPending)
 	{
-		TimestampTz pending_since = GetCurrentTimestamp();
-		bool		pending = amt_usage_is_pending();
+		TimestampTz now;
+		int64		pending_now;
+		bool		idle;
 
-		wait_for_latch(time_left(pending_since, pending ? usage_flush_interval : POLL_MS));
+		wait_for_latch(Min(usage_flush_interval, POLL_MS));
+		now = GetCurrentTimestamp();
+		pending_now = amt_usage_pending_here();
+		if (pending_now != pending)
+			counted_at = now;
+		idle = TimestampDifferenceExceeds(counted_at, now, IDLE_MS);
 
-		if (pending)
+		if (pending_now > 0 &&
+			(idle || TimestampDifferenceExceeds(written_at, now, usage_flush_interval)))
 		{
-			if (!TimestampDifferenceExceeds(pending_since, GetCurrentTimestamp(), usage_flush_interval) &&
-				!ShutdownRequestPending)
-				wait_for_latch(time_left(pending_since, usage_flush_interval));
 			write_pending();
-			active_at = GetCurrentTimestamp();
+			written_at = now;
+			pending_now = amt_usage_pending_here();
 		}
-		else if (TimestampDifferenceExceeds(active_at, GetCurrentTimestamp(), IDLE_MS) &&
-				 try_to_leave())
+		pending = pending_now;
+		if (idle && pending == 0 && try_to_leave())
 			return;
 	}
-
-	/* Told to stop: write what there is, once, and what came meanwhile. */
-	write_pending();
-	if (!try_to_leave())
-		write_pending();
 }
 
 static void
@@ -317,5 +316,10 @@ amt_worker_main(Datum arg)
 	CommitTransactionCommand();
 
 	write_until_idle();
+
+	/* From now on, whoever counts and exits writes; so do we, first. */
+	release_slot(0);
+	pg_memory_barrier();
+	write_pending();
 	proc_exit(0);
 }
