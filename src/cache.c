@@ -64,20 +64,24 @@ static int	n_to_forget = 0;
 /* Forgetting is a courtesy: a mass deletion need not remember them all. */
 #define MAX_TO_FORGET	1000
 
-/* What a tag and a MAC are made of, besides hash and secret. */
+/* What a tag and a MAC are made of: this much, then the hash, then the secret. */
 typedef struct ProofHead
 {
 	Oid			database;
 	Oid			table;
+	uint32		hash_len;
+	uint32		secret_len;
 	uint32		id_len;
 	char		id[AMT_ID_MAX];
 } ProofHead;
 
 static Size
-fill_head(ProofHead *head, const AmtStore *store, const char *id, Size id_len)
+fill_head(ProofHead *head, const AmtStore *store, const char *id, Size id_len, Size hash_len)
 {
 	head->database = MyDatabaseId;
 	head->table = store->key;
+	head->hash_len = hash_len;
+	head->secret_len = 0;		/* a tag is not about a secret */
 	head->id_len = id_len;
 	memcpy(head->id, id, id_len);
 	return offsetof(ProofHead, id) + id_len;
@@ -88,7 +92,7 @@ amt_cache_tag(const AmtStore *store, const char *id, Size id_len,
 			  const char *hash, Size hash_len)
 {
 	ProofHead	head;
-	Size		head_len = fill_head(&head, store, id, id_len);
+	Size		head_len = fill_head(&head, store, id, id_len, hash_len);
 
 	return amt_shmem_tag(&head, head_len, hash, hash_len);
 }
@@ -123,28 +127,35 @@ amt_cache_prove(const AmtStore *store, const char *id, Size id_len,
 				const char *hash, Size hash_len,
 				const char *secret, Size secret_len, AmtProof *proof)
 {
-	ProofHead	head;
-	Size		head_len;
+	union
+	{
+		ProofHead	head;
+		char		bytes[sizeof(ProofHead) + AMT_PHC_MAX + AMT_SECRET_MAX];
+	}			message;
+	Size		len;
 	EVP_MAC_CTX *context;
 	size_t		mac_len;
-	uint32		lengths[2];
+	bool		done;
 
-	if (!amt_shmem_attach() || cache_size == 0)
+	if (!amt_shmem_attach() || cache_size == 0 ||
+		hash_len > AMT_PHC_MAX || secret_len > AMT_SECRET_MAX)
 		return false;
 	context = mac_context();
 	if (context == NULL)
 		return false;
 
-	head_len = fill_head(&head, store, id, id_len);
-	lengths[0] = hash_len;
-	lengths[1] = secret_len;
-	proof->tag = amt_shmem_tag(&head, head_len, hash, hash_len);
-	return EVP_MAC_init(context, NULL, 0, NULL) == 1 &&
-		EVP_MAC_update(context, (unsigned char *) &head, head_len) == 1 &&
-		EVP_MAC_update(context, (unsigned char *) lengths, sizeof(lengths)) == 1 &&
-		EVP_MAC_update(context, (const unsigned char *) hash, hash_len) == 1 &&
-		EVP_MAC_update(context, (const unsigned char *) secret, secret_len) == 1 &&
+	/* One piece: each update of the MAC has a price. */
+	len = fill_head(&message.head, store, id, id_len, hash_len);
+	proof->tag = amt_shmem_tag(message.bytes, len, hash, hash_len);
+	message.head.secret_len = secret_len;
+	memcpy(message.bytes + len, hash, hash_len);
+	memcpy(message.bytes + len + hash_len, secret, secret_len);
+	len += hash_len + secret_len;
+	done = EVP_MAC_init(context, NULL, 0, NULL) == 1 &&
+		EVP_MAC_update(context, (unsigned char *) message.bytes, len) == 1 &&
 		EVP_MAC_final(context, proof->mac, &mac_len, sizeof(proof->mac)) == 1;
+	OPENSSL_cleanse(message.bytes, len);
+	return done;
 }
 
 AmtWarmth

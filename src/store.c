@@ -128,8 +128,12 @@ amt_store_of_table(Oid key)
 static void
 read_columns(HeapTuple tuple, TupleDesc tupdesc, int n, Datum *values, bool *nulls)
 {
-	for (int i = 0; i < n; i++)
-		values[i] = heap_getattr(tuple, i + 1, tupdesc, &nulls[i]);
+	Datum		all_values[MaxHeapAttributeNumber];
+	bool		all_nulls[MaxHeapAttributeNumber];
+
+	heap_deform_tuple(tuple, tupdesc, all_values, all_nulls);
+	memcpy(values, all_values, sizeof(Datum) * n);
+	memcpy(nulls, all_nulls, sizeof(bool) * n);
 }
 
 void
