@@ -33,6 +33,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "phc.h"
 #include "cache.h"
 #include "shmem.h"
 #include "token.h"
