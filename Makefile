@@ -53,7 +53,7 @@ endif
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 
-.PHONY: demo test test-versions check-unit fuzz bench indent dist
+.PHONY: demo test test-versions check-unit fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
 demo:
@@ -75,15 +75,24 @@ fuzz:
 	test/fuzz/run
 
 bench:
-	test/deps base node
+	test/deps base node bench
 	test/bench/run
 
-# src/typedefs.list holds the type names that the indenter has to know.
+# As PostgreSQL's own code is indented. The indenter has to know the names of
+# types; "make typedefs" reads them from the debug information of a build.
 indent:
 	test/deps indent
 	for f in src/*.[ch]; do pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 \
-		-di12 -nfc1 -i4 -l79 -lp -lpl -nip -npro -sac -tpg -ts4 -Usrc/typedefs.list $$f || exit; done
+		-di12 -nfc1 -i4 -l79 -lp -lpl -nip -npro -sac -tpg -ts4 -Usrc/typedefs.list $$f && \
+		sed -i 's/^\([A-Za-z_][^ \t]*\)[ \t]*\*$$/\1 */' $$f || exit; done
 	rm -f *.BAK src/*.BAK
+
+typedefs: all
+	objdump --dwarf=info $(MODULE_big).so | awk '/DW_TAG_typedef/ { t = 1 } t && /DW_AT_name/ { print $$NF; t = 0 }' | \
+		LC_ALL=C sort -u >src/typedefs.all
+	grep -ohE '[A-Za-z_][A-Za-z0-9_]*' src/*.[ch] | LC_ALL=C sort -u | \
+		LC_ALL=C comm -12 - src/typedefs.all >src/typedefs.list
+	rm src/typedefs.all
 
 # The archive for PGXN, which counts versions in three numbers.
 dist:
