@@ -1,0 +1,160 @@
+--
+-- The settings: what is no value for them, who may set them, when it counts
+--
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+\set sqlstate '\\echo SQLSTATE :SQLSTATE'
+SET client_min_messages = warning;
+CREATE EXTENSION amt_keys;
+SELECT amt_org_id() IS NULL AS loaded;
+
+-- scrypt's parameters: by themselves, and together at most 1 GiB
+SET amt_keys.scrypt_ln = 0;
+:sqlstate
+SET amt_keys.scrypt_ln = 64;
+:sqlstate
+SET amt_keys.scrypt_ln = -1;
+:sqlstate
+SET amt_keys.scrypt_ln = 'many';
+:sqlstate
+SET amt_keys.scrypt_ln = 1.6;
+SHOW amt_keys.scrypt_ln;
+SET amt_keys.scrypt_r = 0;
+:sqlstate
+SET amt_keys.scrypt_p = 0;
+:sqlstate
+SET amt_keys.scrypt_p = 2147483648;
+:sqlstate
+SET amt_keys.scrypt_ln = 20;
+SHOW amt_keys.scrypt_ln;
+SET amt_keys.scrypt_ln = 21;
+:sqlstate
+SET amt_keys.scrypt_r = 9;
+:sqlstate
+SET amt_keys.scrypt_p = 2;
+:sqlstate
+SHOW amt_keys.scrypt_ln;
+SET amt_keys.scrypt_ln = 14;
+SET amt_keys.scrypt_p = 64;
+SET amt_keys.scrypt_p = 65;
+:sqlstate
+SET amt_keys.scrypt_r = 16;
+:sqlstate
+SET amt_keys.scrypt_p = 1;
+SET amt_keys.scrypt_r = 512;
+SET amt_keys.scrypt_ln = 15;
+:sqlstate
+-- with r = 1 scrypt allows N below 2^16
+SET amt_keys.scrypt_r = 1;
+SET amt_keys.scrypt_ln = 15;
+SET amt_keys.scrypt_ln = 16;
+:sqlstate
+RESET amt_keys.scrypt_ln;
+RESET amt_keys.scrypt_r;
+RESET amt_keys.scrypt_p;
+
+-- a value that is too much together is found at the latest when a key is made;
+-- what RESET and a savepoint bring back was checked against other values
+SET amt_keys.scrypt_ln = 4;
+SET amt_keys.scrypt_r = 16384;
+RESET amt_keys.scrypt_ln;
+:sqlstate
+SELECT amt_create_key('k', 'acme', 'viewer');
+:sqlstate
+RESET amt_keys.scrypt_r;
+SET amt_keys.scrypt_ln = 1;
+SELECT name FROM amt_create_key('k', 'acme', 'viewer');
+
+-- before the library is loaded
+\c -
+SET amt_keys.scrypt_ln = 22;
+SELECT amt_org_id() IS NULL AS loaded;
+SELECT amt_create_key('k', 'acme', 'viewer');
+:sqlstate
+\c -
+SET client_min_messages = error;
+SET amt_keys.scrypt_ln = 99;
+SET amt_keys.roles = 'a, a';
+SET amt_keys.header = 'no header';
+SELECT amt_org_id() IS NULL AS loaded;
+SELECT name, setting FROM pg_settings WHERE name IN ('amt_keys.scrypt_ln', 'amt_keys.roles', 'amt_keys.header') ORDER BY name COLLATE "C";
+\c -
+SET client_min_messages = warning;
+SELECT amt_org_id() IS NULL AS loaded;
+
+-- what a server has once
+SET amt_keys.max_concurrent_scrypt = 2;
+:sqlstate
+SET amt_keys.cache_size = 2;
+:sqlstate
+SET amt_keys.usage_flush_interval = '1min';
+:sqlstate
+ALTER ROLE CURRENT_USER SET amt_keys.cache_size = 2;
+:sqlstate
+SELECT name, min_val, max_val FROM pg_settings WHERE name IN ('amt_keys.max_concurrent_scrypt', 'amt_keys.cache_size', 'amt_keys.usage_flush_interval') ORDER BY name COLLATE "C";
+
+-- a header's name: no case, and nothing that could not be one
+SET amt_keys.header = 'X-Agent-KEY';
+SHOW amt_keys.header;
+SET amt_keys.header = '';
+:sqlstate
+SET amt_keys.header = 'x key';
+:sqlstate
+SET amt_keys.header = 'x-key:';
+:sqlstate
+SET amt_keys.header = E'x-key\n';
+:sqlstate
+RESET amt_keys.header;
+
+-- claims: names, with dots that descend
+SET amt_keys.org_claim = 'app_metadata.org.id';
+SET amt_keys.role_claim = '';
+SET amt_keys.actor_claim = '..';
+RESET amt_keys.org_claim;
+RESET amt_keys.role_claim;
+RESET amt_keys.actor_claim;
+
+-- yes or no
+SET amt_keys.require_authentication = maybe;
+:sqlstate
+SET amt_keys.redact_logs = 2;
+:sqlstate
+
+-- nobody else may set any of them
+CREATE ROLE regress_amt_web;
+SET ROLE regress_amt_web;
+CREATE FUNCTION pg_temp.try_set(name text, value text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM set_config(name, value, false);
+	RETURN 'set';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE;
+END
+$$;
+SELECT context, pg_temp.try_set(name, boot_val) AS answer, count(*)
+FROM (SELECT * FROM pg_settings WHERE name LIKE 'amt\_keys.%' OFFSET 0) AS s GROUP BY context, answer ORDER BY context;
+SET amt_keys.nothing = 1;
+:sqlstate
+RESET ROLE;
+SET amt_keys.nothing = 1;
+:sqlstate
+
+-- a role of whom the settings have no word
+SET amt_keys.roles = 'reader, writer';
+SET amt_keys.scrypt_ln = 1;
+SELECT amt_create_key('k', 'acme', 'viewer');
+:sqlstate
+SELECT name, role FROM amt_create_key('k', 'acme', 'writer');
+RESET amt_keys.roles;
+
+-- what a key was created with stays
+SELECT token FROM amt_create_key('old parameters', 'acme', 'viewer') \gset
+SET amt_keys.scrypt_ln = 2;
+SET amt_keys.scrypt_r = 1;
+SELECT amt_cache_clear();
+SELECT name FROM amt_verify(:'token');
+SELECT split_part(scrypt_hash, '$', 3), count(*) FROM amt_key GROUP BY 1 ORDER BY 1;
+
+DROP FUNCTION pg_temp.try_set;
+DROP EXTENSION amt_keys;
+DROP ROLE regress_amt_web;

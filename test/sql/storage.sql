@@ -1,0 +1,254 @@
+--
+-- The tables: imported keys, frozen columns, events for every way in which a
+-- key comes and goes, DELETE where amt_revoke() is allowed
+--
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+\set sqlstate '\\echo SQLSTATE :SQLSTATE'
+SET client_min_messages = warning;
+SET TimeZone = 'UTC';
+SET DateStyle = 'ISO';
+CREATE EXTENSION amt_keys;
+SET amt_keys.scrypt_ln = 1;
+CREATE ROLE regress_amt_web;
+CREATE ROLE regress_amt_gateway;
+GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.actor TO regress_amt_gateway;
+
+-- a key made elsewhere, with a hash that Python made
+\set phc '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$5ax6aqLPu+KqxVxmBAD/rpy5M8/eGWZBVCLlELKf5AI'
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at)
+	VALUES ('abc123', 'acme', 'imported', 'viewer', :'phc', '2020-02-02 00:00+00');
+SELECT * FROM amt_verify('amt_abc123_xyz789abcdefghij');
+SELECT * FROM amt_verify('amt_abc123_xyz789abcdefghiJ');
+SELECT event, key_id, org_id, name, role, actor, db_user = session_user AS db_user, calls FROM amt_key_event;
+
+-- imported rows must be usable
+CREATE FUNCTION import(key_id text DEFAULT 'new', org_id text DEFAULT 'acme', name text DEFAULT 'n', role text DEFAULT 'viewer',
+	scrypt_hash text DEFAULT :'phc', created_at timestamptz DEFAULT now()) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES (key_id, org_id, name, role, scrypt_hash, created_at);
+	RAISE SQLSTATE 'UNDO0';
+EXCEPTION
+	WHEN SQLSTATE 'UNDO0' THEN RETURN 'taken';
+	WHEN OTHERS THEN RETURN SQLSTATE || ' ' || SQLERRM;
+END
+$$;
+SELECT import() AS all, import(key_id => NULL) AS key_id, import(org_id => NULL) AS org_id, import(name => NULL) AS name,
+       import(role => NULL) AS role, import(scrypt_hash => NULL) AS scrypt_hash, import(created_at => NULL) AS created_at \gx
+SELECT CASE WHEN id ~ '^[ -~]*$' THEN left(id, 12) ELSE octet_length(id) || ' bytes' END AS key_id, import(key_id => id)
+FROM unnest(array['0', repeat('z', 64), 'abc123', '', repeat('z', 65), 'a_b', 'a-b', 'a b', 'a.b', U&'\00E4', E'a\n', E'a\x01', '%', '''']) WITH ORDINALITY AS u (id, n) ORDER BY n;
+SELECT import(org_id => ''), import(role => ''), import(role => 'known to nobody');
+SELECT what, import(name => name)
+FROM (VALUES (1, 'empty', ''), (2, '100 characters', repeat('x', 100)), (3, '101 characters', repeat('x', 101)), (4, 'line feed', E'a\nb'), (5, 'NEL', U&'\0085')) AS v (n, what, name) ORDER BY n;
+SELECT what, import(scrypt_hash => hash)
+FROM (VALUES
+	(1, 'as it is', :'phc'),
+	(2, 'empty', ''),
+	(3, 'plain secret', 'xyz789abcdefghij'),
+	(4, 'another function', replace(:'phc', 'scrypt', 'argon2id')),
+	(5, 'other order', replace(:'phc', 'r=8,p=1', 'p=1,r=8')),
+	(6, 'padded', :'phc' || '='),
+	(7, 'blank behind', :'phc' || ' '),
+	(8, 'line feed behind', :'phc' || E'\n'),
+	(9, 'no salt', replace(:'phc', 'MDEyMzQ1Njc4OWFiY2RlZg', '')),
+	(10, 'short hash', left(:'phc', 60)),
+	(11, 'ln=0', replace(:'phc', 'ln=4', 'ln=0')),
+	(12, 'ln=04', replace(:'phc', 'ln=4', 'ln=04')),
+	(13, 'ln=20, 1 GiB', replace(:'phc', 'ln=4', 'ln=20')),
+	(14, 'ln=21, 2 GiB', replace(:'phc', 'ln=4', 'ln=21')),
+	(15, 'ln=64', replace(:'phc', 'ln=4', 'ln=64')),
+	(16, 'r=0', replace(:'phc', 'r=8', 'r=0')),
+	(17, 'p=0', replace(:'phc', 'p=1', 'p=0')),
+	(18, 'p=99999999', replace(:'phc', 'p=1', 'p=99999999')),
+	(19, 'r of many digits', replace(:'phc', 'r=8', 'r=' || repeat('9', 100))),
+	(20, 'a megabyte', repeat('$', 1048576))) AS v (n, what, hash) ORDER BY n;
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('a_b', 'acme', 'n', 'viewer', :'phc', now());
+:sqlstate
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('x', 'acme', 'n', 'viewer', 'x', now());
+:sqlstate
+
+-- frozen, for the owner, too, by whatever statement
+UPDATE amt_key SET key_id = 'new';
+:sqlstate
+UPDATE amt_key SET org_id = 'globex';
+:sqlstate
+UPDATE amt_key SET role = 'owner';
+:sqlstate
+UPDATE amt_key SET scrypt_hash = replace(scrypt_hash, 'A', 'B');
+:sqlstate
+UPDATE amt_key SET created_at = now();
+:sqlstate
+UPDATE amt_key SET created_by = 'me';
+:sqlstate
+UPDATE amt_key SET key_id = NULL;
+:sqlstate
+UPDATE amt_key SET name = 'renamed', role = 'owner' WHERE key_id = 'abc123';
+:sqlstate
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at)
+	VALUES ('abc123', 'globex', 'imported', 'viewer', :'phc', now()) ON CONFLICT (key_id) DO UPDATE SET org_id = excluded.org_id;
+:sqlstate
+MERGE INTO amt_key AS k USING (VALUES ('abc123')) AS v (id) ON k.key_id = v.id WHEN MATCHED THEN UPDATE SET role = 'owner';
+:sqlstate
+-- the other columns are not; what is set to what it was, neither
+UPDATE amt_key SET name = 'renamed', expires_at = '2200-01-01 00:00+00', role = role, org_id = 'acme', created_by = NULL;
+SELECT name, expires_at FROM amt_verify('amt_abc123_xyz789abcdefghij');
+UPDATE amt_key SET name = '';
+:sqlstate
+UPDATE amt_key SET name = NULL;
+:sqlstate
+UPDATE amt_key SET expires_at = '1970-01-01';
+SELECT name FROM amt_verify('amt_abc123_xyz789abcdefghij');
+UPDATE amt_key SET expires_at = NULL;
+-- no event for all that
+SELECT count(*) FROM amt_key_event;
+
+-- coming in bulk
+COPY amt_key (key_id, org_id, name, role, scrypt_hash, created_at) FROM stdin;
+c1	acme	copied 1	editor	$scrypt$ln=4,r=8,p=1$AQEBAQEBAQEBAQEBAQEBAQ$YTl67SkR4tce7JIjWkbpqOpiVNNIyooI/5uu0XnQuE8	2021-01-01 00:00:00+00
+c2	acme	copied 2	editor	$scrypt$ln=4,r=8,p=1$AgICAgICAgICAgICAgICAg$jHCx1VXINw6ThRSgrOxgp2lRqsLuy+tDALNnThIJGWo	2021-01-01 00:00:00+00
+\.
+COPY amt_key (key_id, org_id, name, role, scrypt_hash, created_at) FROM stdin;
+c3	acme	copied 3	editor	no hash	2021-01-01 00:00:00+00
+\.
+SET amt_keys.actor = 'dba';
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at, created_by)
+	SELECT 'i' || n, 'globex', 'inserted ' || n, 'viewer', :'phc', '2022-01-01', 'gus' FROM generate_series(1, 3) AS n;
+RESET amt_keys.actor;
+SELECT name FROM unnest(array['amt_c1_secret-of-copied-1', 'amt_c2_secret-of-copied-2', 'amt_c2_secret-of-copied-1', 'amt_i3_xyz789abcdefghij']) AS t, amt_verify(t) ORDER BY name;
+SELECT event, key_id, org_id, actor FROM amt_key_event ORDER BY event_id;
+
+-- going, by a DBA, with the calls that were counted
+SELECT count(*) FROM generate_series(1, 5) AS i, amt_verify('amt_c1_secret-of-copied-1' || left('', i));
+DELETE FROM amt_key WHERE key_id = 'c1';
+DELETE FROM amt_key WHERE key_id IN ('i1', 'i2') OR key_id = 'nothing';
+BEGIN;
+DELETE FROM amt_key;
+SELECT count(*) FROM amt_key_event WHERE event = 'revoked';
+ROLLBACK;
+WITH gone AS (DELETE FROM amt_key WHERE key_id = 'i3' RETURNING key_id) SELECT * FROM gone;
+SELECT event, key_id, org_id, name, role, actor, db_user = session_user AS db_user, calls FROM amt_key_event WHERE event = 'revoked' ORDER BY event_id;
+SELECT name FROM unnest(array['amt_c1_secret-of-copied-1', 'amt_c2_secret-of-copied-2', 'amt_i3_xyz789abcdefghij']) AS t, amt_verify(t);
+SELECT count(*) FROM amt_key_usage WHERE key_id NOT IN (SELECT key_id FROM amt_key);
+-- a key that came back is another one
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('i3', 'globex', 'inserted again', 'viewer', :'phc', now());
+SELECT event, name FROM amt_key_event WHERE key_id = 'i3' ORDER BY event_id;
+SELECT name FROM amt_verify('amt_i3_xyz789abcdefghij');
+SELECT calls FROM amt_keys WHERE key_id = 'i3';
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('i3', 'globex', 'twice', 'viewer', :'phc', now());
+:sqlstate
+
+-- a TRUNCATE could not be recorded
+TRUNCATE amt_key;
+:sqlstate
+TRUNCATE amt_key CASCADE;
+:sqlstate
+TRUNCATE amt_key, amt_key_usage;
+:sqlstate
+SELECT count(*) FROM amt_key;
+
+-- also not past the guards as replication goes
+SET session_replication_role = replica;
+UPDATE amt_key SET role = 'owner' WHERE key_id = 'c2';
+:sqlstate
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('x', 'acme', 'n', 'viewer', 'no hash', now());
+:sqlstate
+TRUNCATE amt_key CASCADE;
+:sqlstate
+RESET session_replication_role;
+
+-- a dump restores keys and events; its script turns row security off
+SELECT count(*) AS events FROM amt_key_event \gset
+SET row_security = off;
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r1', 'acme', 'restored', 'viewer', :'phc', '2020-01-01');
+SELECT count(*) - :events AS events FROM amt_key_event;
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r2', 'acme', 'not so', 'viewer', :'phc', now());
+SELECT name FROM amt_create_key('not so, either', 'acme', 'viewer');
+DELETE FROM amt_key WHERE key_id = 'r1';
+SELECT event, name FROM amt_key_event ORDER BY event_id OFFSET :events;
+RESET row_security;
+
+-- what everybody else may not
+SET amt_keys.org_id = 'acme';
+SET amt_keys.role = 'owner';
+SET ROLE regress_amt_web;
+SELECT scrypt_hash FROM amt_key;
+:sqlstate
+SELECT * FROM amt_key;
+:sqlstate
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('x', 'acme', 'n', 'viewer', :'phc', now());
+:sqlstate
+UPDATE amt_key SET expires_at = NULL;
+:sqlstate
+UPDATE amt_key SET name = 'n';
+:sqlstate
+TRUNCATE amt_key CASCADE;
+:sqlstate
+INSERT INTO amt_key_usage VALUES ('c2', 1, now());
+:sqlstate
+UPDATE amt_key_usage SET calls = 0;
+:sqlstate
+DELETE FROM amt_key_usage;
+:sqlstate
+INSERT INTO amt_key_event (at, event, key_id, org_id, name, role, db_user) VALUES (now(), 'revoked', 'c2', 'acme', 'n', 'viewer', 'me');
+:sqlstate
+UPDATE amt_key_event SET actor = 'me';
+:sqlstate
+DELETE FROM amt_key_event;
+:sqlstate
+SELECT nextval('amt_key_event_event_id_seq');
+:sqlstate
+SELECT last_value FROM amt_key_event_event_id_seq;
+:sqlstate
+-- what they may, each for the own organization
+SELECT key_id, org_id, name, role, created_at IS NOT NULL AS created_at, created_by, expires_at FROM amt_key WHERE name <> 'not so, either' ORDER BY key_id;
+SELECT DISTINCT org_id FROM amt_key_event;
+RESET ROLE;
+RESET amt_keys.org_id;
+RESET amt_keys.role;
+
+-- DELETE revokes as amt_revoke() does
+DELETE FROM amt_key;
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at, created_by)
+	VALUES ('ann1', 'acme', 'ann 1', 'editor', :'phc', now(), 'ann'), ('ann2', 'acme', 'ann 2', 'editor', :'phc', now(), 'ann'),
+	       ('nobody', 'acme', 'nobody', 'editor', :'phc', now(), NULL), ('gus', 'globex', 'gus', 'editor', :'phc', now(), 'gus');
+CREATE FUNCTION deleted_as(org_id text, role text, actor text DEFAULT '', key_id text DEFAULT '', db_role text DEFAULT 'regress_amt_web') RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+	answer text;
+BEGIN
+	PERFORM set_config('amt_keys.org_id', org_id, true), set_config('amt_keys.role', role, true),
+	        set_config('amt_keys.actor', actor, true), set_config('amt_keys.key_id', key_id, true),
+	        set_config('role', db_role, true);
+	WITH gone AS (DELETE FROM amt_key RETURNING name) SELECT string_agg(name, ', ' ORDER BY name) FROM gone INTO answer;
+	RAISE SQLSTATE 'UNDO0' USING MESSAGE = coalesce(answer, '-');
+EXCEPTION WHEN SQLSTATE 'UNDO0' THEN RETURN SQLERRM;
+END
+$$;
+SELECT deleted_as('acme', 'viewer', 'bob') AS viewer, deleted_as('acme', 'editor', 'bob') AS editor, deleted_as('acme', 'viewer', 'ann') AS creator,
+       deleted_as('globex', 'viewer', 'ann') AS creator_elsewhere, deleted_as('acme', 'admin', 'zoe') AS admin, deleted_as('acme', 'owner') AS owner,
+       deleted_as('globex', 'owner') AS owner_elsewhere, deleted_as('acme', 'editor', '', 'ann1') AS key, deleted_as('acme', 'admin', '', 'ann1') AS manager_key,
+       deleted_as('globex', 'editor', '', 'ann1') AS key_elsewhere, deleted_as('', '') AS no_identity, deleted_as('', 'owner', 'ann', 'ann1') AS no_organization,
+       deleted_as('acme', 'viewer', '', '', 'regress_amt_gateway') AS gateway, deleted_as('', '', '', '', 'regress_amt_gateway') AS gateway_without_identity,
+       deleted_as('', '', '', '', 'none') AS superuser \gx
+SELECT amt_may_revoke(NULL, NULL, NULL), amt_may_revoke('ann1', NULL, 'ann'), amt_may_revoke(NULL, 'acme', 'ann');
+
+-- many at once, and only what the condition names
+SET amt_keys.org_id = 'acme';
+SET amt_keys.role = 'admin';
+SET amt_keys.actor = 'zoe';
+SET ROLE regress_amt_web;
+DELETE FROM amt_key WHERE created_by = 'ann' RETURNING key_id, name;
+DELETE FROM amt_key WHERE key_id = 'gus' RETURNING key_id;
+DELETE FROM amt_key WHERE created_by IS NULL RETURNING *;
+:sqlstate
+DELETE FROM amt_key WHERE scrypt_hash LIKE '%' RETURNING key_id;
+:sqlstate
+RESET ROLE;
+SELECT key_id FROM amt_key ORDER BY key_id;
+SELECT event, key_id, actor FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
+
+DROP FUNCTION import, deleted_as;
+DROP EXTENSION amt_keys;
+DROP OWNED BY regress_amt_gateway;
+DROP ROLE regress_amt_gateway, regress_amt_web;
