@@ -12,6 +12,7 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "atcommit.h"
 #include "authenticate.h"
 #include "cache.h"
 #include "identity.h"
@@ -38,6 +39,7 @@ _PG_init(void)
 	amt_worker_setup();
 	amt_cache_init();
 	amt_usage_init();
+	amt_at_commit_init();
 	amt_store_init();
 	amt_shmem_init();
 	MarkGUCPrefixReserved("amt_keys");

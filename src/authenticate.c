@@ -243,9 +243,15 @@ Datum
 amt_authenticate(PG_FUNCTION_ARGS)
 {
 	const AmtStore *store = amt_store(fcinfo);
+	bool		trusted = amt_is_trusted(GetUserId());
+	bool		trusted_session = amt_is_trusted(GetSessionUserId());
+	bool		decided = amt_identity_is_sealed() || amt_identity_org_id() != NULL;
 	const char *s;
 	Size		len;
 	AmtKey		key;
+
+	/* First, so that it holds even if somebody catches our error. */
+	amt_identity_seal();
 
 	switch (get_token(&s, &len))
 	{
@@ -256,23 +262,20 @@ amt_authenticate(PG_FUNCTION_ARGS)
 			if (amt_verify_text(store, s, len, &key) != AMT_GOOD)
 				unauthenticated();
 			amt_identify(&key);
-			amt_identity_seal();
 			switch_role(amt_identity_role());
 			PG_RETURN_VOID();
 		case FOUND_NOTHING:
 			break;
 	}
 
-	if ((amt_identity_is_sealed() || amt_identity_org_id() != NULL) &&
-		!amt_is_trusted(GetUserId()))
-		PG_RETURN_VOID();		/* decided before */
+	if (decided && !trusted)
+		PG_RETURN_VOID();
 
-	if (!amt_is_trusted(GetSessionUserId()) || !identify_by_claims())
+	if (!trusted_session || !identify_by_claims())
 	{
 		amt_identity_set(NULL, NULL, NULL, NULL);
 		if (require_authentication)
 			unauthenticated();
 	}
-	amt_identity_seal();
 	PG_RETURN_VOID();
 }

@@ -8,41 +8,41 @@
 #include "store.h"
 #include "table.h"
 
-typedef enum AmtWarmth
-{
-	AMT_COLD,					/* nothing known: ask scrypt */
-	AMT_WARM_MATCH,				/* the secret is the key's */
-	AMT_WARM_MISMATCH			/* it is not */
-} AmtWarmth;
+#define AMT_MAC_LEN		32
 
-/* A presented secret, as the cache knows it; holds nothing of the secret. */
-typedef struct AmtProof
+/* What is known of a key's secret; nothing of the secret itself. */
+typedef struct AmtCacheEntry
 {
-	AmtTag		tag;			/* database, table, key id and stored hash */
-	uint8		mac[32];		/* of these and the secret */
-} AmtProof;
+	AmtTag		hash_tag;		/* the stored hash that it belongs to */
+	uint8		mac[AMT_MAC_LEN];	/* of the key, the stored hash and the secret */
+	AmtRowHint	hint;			/* where the row was seen last */
+} AmtCacheEntry;
 
-#define AMT_CACHE_MAC_LEN	sizeof(((AmtProof *) 0)->mac)
-#define AMT_CACHE_SLOT_SIZE (sizeof(AmtSlot) + AMT_CACHE_MAC_LEN)
+#define AMT_CACHE_SLOT_SIZE (sizeof(AmtSlot) + sizeof(AmtCacheEntry))
 
 extern void amt_cache_init(void);
 
-/* Compute the proof; false without shared memory. */
-extern bool amt_cache_prove(const AmtStore *store, const char *id, Size id_len,
-							const char *hash, Size hash_len,
-							const char *secret, Size secret_len, AmtProof *proof);
+/* Is there a cache to find or enter something? */
+extern bool amt_cache_is_on(void);
 
-extern AmtWarmth amt_cache_look(const AmtProof *proof);
+/* The key's entry, by its amt_shmem_key_tag(). */
+extern bool amt_cache_find(AmtTag key_tag, AmtCacheEntry *entry);
 
-/* Remember it now; for rows that others can see. */
-extern void amt_cache_warm(const AmtProof *proof);
+/* The MAC of a presented secret; false if OpenSSL fails. */
+extern bool amt_cache_mac(const AmtStore *store, const char *id, Size id_len,
+						  const char *hash, Size hash_len,
+						  const char *secret, Size secret_len, uint8 mac[AMT_MAC_LEN]);
 
-/* Remember it, or forget it, when the current transaction commits. */
-extern void amt_cache_warm_at_commit(const AmtProof *proof);
-extern void amt_cache_forget_at_commit(AmtTag tag);
+/* Enter it, for a row that others can see.  It may push out an older entry. */
+extern void amt_cache_warm(AmtTag key_tag, const AmtCacheEntry *entry);
 
-/* The tag alone. */
-extern AmtTag amt_cache_tag(const AmtStore *store, const char *id, Size id_len,
-							const char *hash, Size hash_len);
+/* The same in two steps, where memory cannot be allocated in the second. */
+extern void amt_cache_make_room(void);
+extern void amt_cache_enter(AmtTag key_tag, const AmtCacheEntry *entry);
+
+/* The row has moved. */
+extern void amt_cache_move(AmtTag key_tag, AmtTag hash_tag, const AmtRowHint *hint);
+
+extern void amt_cache_forget(AmtTag key_tag);
 
 #endif							/* AMT_CACHE_H */

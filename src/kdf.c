@@ -82,7 +82,7 @@ hash_in_queue(const AmtToken *token, AmtPhc *phc)
 	AmtTag		tag = {0};
 
 	if (amt_shmem_attach())
-		tag = amt_shmem_tag(token->id, token->id_len, phc->salt, phc->salt_len);
+		tag = amt_shmem_tag(phc->salt, phc->salt_len);
 	while (!amt_scrypt_enter(tag))
 		CHECK_FOR_INTERRUPTS();
 	/* Nothing in between can raise an error. */

@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "atcommit.h"
 #include "cache.h"
 #include "header.h"
 #include "identity.h"
@@ -231,12 +232,25 @@ insert_key(const AmtStore *store, const NewKey *key)
 	return inserted;
 }
 
-/* Insert a key with a new token, warm once it is committed. */
+/* The key is warm once it is committed. */
+static void
+warm_key(const AmtStore *store, const NewKey *key)
+{
+	const AmtToken *part = &key->part;
+	AmtCacheEntry entry = {0};
+
+	if (!amt_cache_is_on() ||
+		!amt_cache_mac(store, part->id, part->id_len, key->phc, strlen(key->phc),
+					   part->secret, part->secret_len, entry.mac))
+		return;
+	entry.hash_tag = amt_shmem_tag(key->phc, strlen(key->phc));
+	amt_at_commit_warm(amt_shmem_key_tag(store->key, part->id, part->id_len), &entry);
+}
+
+/* Insert a key with a new token. */
 static void
 make_key(const AmtStore *store, NewKey *key)
 {
-	AmtProof	proof;
-
 	do
 	{
 		if (!amt_token_generate(random_bytes, key->token))
@@ -246,11 +260,7 @@ make_key(const AmtStore *store, NewKey *key)
 		(void) amt_token_parse(key->token, AMT_TOKEN_LEN, &key->part);
 		amt_kdf_hash(&key->part, key->phc);
 	} while (!insert_key(store, key));
-
-	if (amt_cache_prove(store, key->part.id, key->part.id_len,
-						key->phc, strlen(key->phc),
-						key->part.secret, key->part.secret_len, &proof))
-		amt_cache_warm_at_commit(&proof);
+	warm_key(store, key);
 }
 
 static Datum
@@ -411,7 +421,7 @@ amt_revoke(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	arg = PG_GETARG_TEXT_PP(0);
 	if (!read_target(VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &token) ||
-		!amt_store_get_key(store, token.id, token.id_len, &key) ||
+		!amt_store_get_key(store, token.id, token.id_len, NULL, &key) ||
 		!check_revoke(store, &token, &key))
 		PG_RETURN_BOOL(false);
 	PG_RETURN_BOOL(delete_key(store, &token));
@@ -462,7 +472,7 @@ amt_whoami(PG_FUNCTION_ARGS)
 	}
 	nulls[4] = !(part[3] != NULL &&
 				 amt_token_is_id(part[3], strlen(part[3])) &&
-				 amt_store_get_key(store, part[3], strlen(part[3]), &key) &&
+				 amt_store_get_key(store, part[3], strlen(part[3]), NULL, &key) &&
 				 is_own_org(AmtKeyColumn(&key, org_id)));
 	if (!nulls[4])
 		values[4] = AmtKeyColumn(&key, name);

@@ -31,6 +31,7 @@
 #include "cache.h"
 #include "compat.h"
 #include "shmem.h"
+#include "token.h"
 #include "usage.h"
 
 #define RETRY_AFTER_MS	10000
@@ -216,15 +217,29 @@ amt_shmem_make_room(AmtTable *table, uint32 limit)
 }
 
 AmtTag
-amt_shmem_tag(const void *a, Size alen, const void *b, Size blen)
+amt_shmem_tag(const void *bytes, Size len)
 {
 	AmtTag		tag;
 
-	tag.lo = hash_bytes_extended(a, alen, amt_shared->seed[0]);
-	tag.hi = hash_bytes_extended(a, alen, amt_shared->seed[1]);
-	tag.lo = hash_bytes_extended(b, blen, tag.lo);
-	tag.hi = hash_bytes_extended(b, blen, tag.hi);
+	tag.lo = hash_bytes_extended(bytes, len, amt_shared->seed[0]);
+	tag.hi = hash_bytes_extended(bytes, len, amt_shared->seed[1]);
 	return tag;
+}
+
+AmtTag
+amt_shmem_key_tag(Oid table, const char *id, Size id_len)
+{
+	struct
+	{
+		Oid			database;
+		Oid			table;
+		char		id[AMT_ID_MAX];
+	}			key;
+
+	key.database = MyDatabaseId;
+	key.table = table;
+	memcpy(key.id, id, id_len);
+	return amt_shmem_tag(&key, 2 * sizeof(Oid) + id_len);
 }
 
 #ifndef AMT_HAVE_DSM_REGISTRY

@@ -54,7 +54,10 @@ extern bool amt_shmem_attach(void);
 /* Let the table have room for one more; false if it stays full. */
 extern bool amt_shmem_make_room(AmtTable *table, uint32 limit);
 
-/* A tag for a key that consists of two parts. */
-extern AmtTag amt_shmem_tag(const void *a, Size alen, const void *b, Size blen);
+/* A tag for these bytes. */
+extern AmtTag amt_shmem_tag(const void *bytes, Size len);
+
+/* The tag that a key's slots are found by, in any of the tables. */
+extern AmtTag amt_shmem_key_tag(Oid table, const char *id, Size id_len);
 
 #endif							/* AMT_SHMEM_H */

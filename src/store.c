@@ -6,8 +6,8 @@
  * search_path, and remember the OIDs until the relation cache says that one of
  * the tables changed.
  *
- * A key's row is read directly from the primary key's index, with a snapshot
- * taken at each call.  So a revocation counts from the moment it commits, in
+ * A key's row is read directly, by the primary key's index or from where it was
+ * seen before, with a snapshot taken at each call.  So a revocation counts from the moment it commits, in
  * every isolation level, and no planner, search_path, operator, row-security
  * policy or column privilege of the caller takes part: the C code that calls
  * is the access check.  The relation's lock is released at once, since a login
@@ -20,13 +20,19 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/bufpage.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -37,6 +43,7 @@
 
 #include "compat.h"
 #include "store.h"
+#include "token.h"
 
 static AmtStore current;
 static Oid	current_function = InvalidOid;	/* which "current" was found for */
@@ -174,20 +181,20 @@ copy_key(HeapTuple tuple, TupleDesc tupdesc, void *arg)
 }
 
 /*
- * Find the row of a table for a key id; "copy" gets it while the snapshot lasts.
+ * Find the row of a table for a key id by the index; "copy" gets it while the
+ * snapshot lasts.
  */
 static bool
-get_row(Oid table, Oid index, const char *id, Size id_len, Snapshot snapshot,
-		void (*copy) (HeapTuple tuple, TupleDesc tupdesc, void *arg), void *arg)
+get_by_index(Relation rel, Oid index, const char *id, Size id_len, Snapshot snapshot,
+			 AmtRowHint *hint,
+			 void (*copy) (HeapTuple tuple, TupleDesc tupdesc, void *arg), void *arg)
 {
-	Relation	rel = table_open(table, AccessShareLock);
-	char		buffer[VARHDRSZ + 64];
+	char		buffer[VARHDRSZ + AMT_ID_MAX];
 	text	   *id_text = (text *) buffer;
 	SysScanDesc scan;
 	ScanKeyData scankey;
 	HeapTuple	tuple;
 
-	Assert(id_len <= sizeof(buffer) - VARHDRSZ);
 	SET_VARSIZE(id_text, VARHDRSZ + id_len);
 	memcpy(VARDATA(id_text), id, id_len);
 
@@ -196,22 +203,86 @@ get_row(Oid table, Oid index, const char *id, Size id_len, Snapshot snapshot,
 	scan = systable_beginscan(rel, index, true, snapshot, 1, &scankey);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
+	{
 		copy(tuple, RelationGetDescr(rel), arg);
+		if (hint != NULL && TTS_IS_BUFFERTUPLE(scan->slot))
+		{
+			hint->buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+			hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
+			hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
+		}
+	}
 	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
 	return HeapTupleIsValid(tuple);
 }
 
-bool
-amt_store_get_key(const AmtStore *store, const char *id, Size id_len, AmtKey *key)
+/* The row at the hint's place, if there is a visible one; buffer locked. */
+static bool
+row_is_there(Relation rel, Buffer buffer, const AmtRowHint *hint, Snapshot snapshot,
+			 HeapTuple tuple)
 {
+	Page		page = BufferGetPage(buffer);
+	ItemId		item;
+
+	if (hint->offset < FirstOffsetNumber || hint->offset > PageGetMaxOffsetNumber(page))
+		return false;
+	item = PageGetItemId(page, hint->offset);
+	if (!ItemIdIsNormal(item))
+		return false;
+	tuple->t_data = (HeapTupleHeader) PageGetItem(page, item);
+	tuple->t_len = ItemIdGetLength(item);
+	tuple->t_tableOid = RelationGetRelid(rel);
+	ItemPointerSet(&tuple->t_self, hint->block, hint->offset);
+	return HeapTupleSatisfiesVisibility(tuple, snapshot, buffer);
+}
+
+/*
+ * The same by the hint.  If that buffer still holds that block of the table,
+ * and the snapshot sees a row of this id in that place, it is the row: there
+ * is only one.  In all other cases the index knows.
+ */
+static bool
+get_by_hint(Relation rel, const char *id, Size id_len, Snapshot snapshot,
+			const AmtRowHint *hint, AmtKey *key)
+{
+	HeapTupleData tuple;
+	text	   *found_id;
+	bool		found;
+
+	if (!BufferIsValid(hint->buffer) || BufferIsLocal(hint->buffer) ||
+		rel->rd_rel->relam != HEAP_TABLE_AM_OID ||
+		!amt_read_recent_buffer(rel, hint->block, hint->buffer))
+		return false;
+
+	LockBuffer(hint->buffer, BUFFER_LOCK_SHARE);
+	found = row_is_there(rel, hint->buffer, hint, snapshot, &tuple);
+	LockBuffer(hint->buffer, BUFFER_LOCK_UNLOCK);
+
+	/* Pinned and visible, the row stays as it is. */
+	if (found)
+		copy_key(&tuple, RelationGetDescr(rel), key);
+	ReleaseBuffer(hint->buffer);
+	if (!found)
+		return false;
+	found_id = DatumGetTextPP(AmtKeyColumn(key, key_id));
+	return VARSIZE_ANY_EXHDR(found_id) == id_len &&
+		memcmp(VARDATA_ANY(found_id), id, id_len) == 0;
+}
+
+bool
+amt_store_get_key(const AmtStore *store, const char *id, Size id_len,
+				  AmtRowHint *hint, AmtKey *key)
+{
+	Relation	rel = table_open(store->key, AccessShareLock);
 	Snapshot	snapshot;
 	bool		found;
 
 	/* Parallel mode has no newer snapshot; no verification runs in it. */
 	snapshot = RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
-	found = get_row(store->key, store->key_pkey, id, id_len, snapshot, copy_key, key);
+	found = (hint != NULL && get_by_hint(rel, id, id_len, snapshot, hint, key)) ||
+		get_by_index(rel, store->key_pkey, id, id_len, snapshot, hint, copy_key, key);
 	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
 	return found;
 }
 
@@ -238,8 +309,10 @@ amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,
 					Snapshot snapshot, int64 *calls, TimestampTz *last_used_at)
 {
 	StoredUsage usage = {0, DT_NOBEGIN};
+	Relation	rel = table_open(store->usage, AccessShareLock);
 
-	get_row(store->usage, store->usage_pkey, id, id_len, snapshot, copy_usage, &usage);
+	get_by_index(rel, store->usage_pkey, id, id_len, snapshot, NULL, copy_usage, &usage);
+	table_close(rel, AccessShareLock);
 	*calls = usage.calls;
 	*last_used_at = usage.last_used_at;
 }

@@ -8,6 +8,9 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "fmgr.h"
+#include "storage/block.h"
+#include "storage/buf.h"
+#include "storage/off.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
 
@@ -40,6 +43,20 @@ typedef struct AmtStore
 	Oid			event;			/* table amt_key_event */
 } AmtStore;
 
+/*
+ * Where a row was seen: its place in the table, and the shared buffer that held
+ * it.  Only a hint; buffer 0 is none.
+ */
+typedef struct AmtRowHint
+{
+	Buffer		buffer;
+	BlockNumber block;
+	OffsetNumber offset;
+} AmtRowHint;
+
+#define AmtRowHintEquals(a, b) \
+	((a).buffer == (b).buffer && (a).block == (b).block && (a).offset == (b).offset)
+
 /* A key's row, in the memory context of the caller of amt_store_get_key(). */
 typedef struct AmtKey
 {
@@ -65,8 +82,12 @@ extern const AmtStore *amt_store_of_table(Oid key);
 /* The columns of a row of amt_key, as they are in the tuple. */
 extern void amt_store_read_key(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 
-/* The key's row as committed just now (or by this transaction). */
-extern bool amt_store_get_key(const AmtStore *store, const char *id, Size id_len, AmtKey *key);
+/*
+ * The key's row as committed just now (or by this transaction).  The hint, if
+ * not NULL, may save the way through the index, and is set to where the row is.
+ */
+extern bool amt_store_get_key(const AmtStore *store, const char *id, Size id_len,
+							  AmtRowHint *hint, AmtKey *key);
 
 /* Its usage as written to the table, seen with the snapshot. */
 extern void amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,

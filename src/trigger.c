@@ -33,7 +33,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "cache.h"
+#include "atcommit.h"
 #include "identity.h"
 #include "manage.h"
 #include "phc.h"
@@ -202,17 +202,6 @@ is_restored(const AmtKey *key)
 		DatumGetTimestampTz(AmtKeyColumn(key, created_at)) < GetCurrentTransactionStartTimestamp();
 }
 
-static void
-forget_key(const AmtStore *store, const AmtKey *key)
-{
-	text	   *id = DatumGetTextPP(AmtKeyColumn(key, key_id));
-	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
-
-	if (amt_shmem_attach())
-		amt_cache_forget_at_commit(amt_cache_tag(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id),
-												 VARDATA_ANY(hash), VARSIZE_ANY_EXHDR(hash)));
-}
-
 /* AFTER INSERT OR DELETE, for each row. */
 PG_FUNCTION_INFO_V1(amt_key_record);
 Datum
@@ -232,7 +221,8 @@ amt_key_record(PG_FUNCTION_ARGS)
 		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
 		write_event(store, &key, "revoked", calls);
 		delete_usage(store, &key);
-		forget_key(store, &key);
+		if (amt_shmem_attach())
+			amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)));
 	}
 	else if (!is_restored(&key))
 		write_event(store, &key, "created", -1);

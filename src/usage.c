@@ -92,16 +92,6 @@ static Marked *marked = NULL;
 static OwnCall *own_calls = NULL;
 static bool has_counted = false;
 
-static AmtTag
-usage_tag(Oid table, const char *id, Size id_len)
-{
-	Oid			where[2];
-
-	where[0] = MyDatabaseId;
-	where[1] = table;
-	return amt_shmem_tag(where, sizeof(where), id, id_len);
-}
-
 /* The later of two times, atomically. */
 static void
 advance(pg_atomic_uint64 *last_used_at, TimestampTz at)
@@ -148,7 +138,7 @@ count_first(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at)
 static void
 count(Oid table, const char *id, Size id_len, TimestampTz at, bool can_grow)
 {
-	AmtTag		tag = usage_tag(table, id, id_len);
+	AmtTag		tag = amt_shmem_key_tag(table, id, id_len);
 	AmtUsageSlot *slot = (AmtUsageSlot *)
 		amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
 
@@ -212,7 +202,7 @@ amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 	uint64		flushes = 0;
 
 	if (shared)
-		tag = usage_tag(store->key, id, id_len);
+		tag = amt_shmem_key_tag(store->key, id, id_len);
 	for (;;)
 	{
 		Snapshot	snapshot;
@@ -252,6 +242,21 @@ amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 			return;
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+bool
+amt_usage_has(AmtTag key_tag)
+{
+	bool		found = amt_table_lock(&amt_shared->usage, amt_area, key_tag, LW_SHARED) != NULL;
+
+	amt_table_unlock(&amt_shared->usage, key_tag);
+	return found;
+}
+
+void
+amt_usage_forget(AmtTag key_tag)
+{
+	amt_table_remove(&amt_shared->usage, amt_area, key_tag, NULL);
 }
 
 static bool
@@ -438,7 +443,7 @@ leave_unwritten(const AmtStore *store, Marked *mark)
 	AmtKey		key;
 	uint64		gone = mark->calls;
 
-	if (amt_store_get_key(store, mark->id, mark->id_len, &key))
+	if (amt_store_get_key(store, mark->id, mark->id_len, NULL, &key))
 		gone = 0;
 	else
 		amt_stat_add(AMT_CALLS_DROPPED, gone);
@@ -755,7 +760,7 @@ can_see_key(const AmtStore *store, text *id)
 	AmtKey		key;
 
 	if (!amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) ||
-		!amt_store_get_key(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &key))
+		!amt_store_get_key(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), NULL, &key))
 		return false;
 	return check_enable_rls(store->key, InvalidOid, true) != RLS_ENABLED ||
 		(org_id != NULL && amt_text_is(AmtKeyColumn(&key, org_id), org_id));

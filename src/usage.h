@@ -41,6 +41,10 @@ extern void amt_usage_count(const AmtStore *store, const AmtKey *key, TimestampT
 extern void amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 						   int64 *calls, TimestampTz *last_used_at);
 
+/* Are there calls of the key in memory?  Forget them. */
+extern bool amt_usage_has(AmtTag key_tag);
+extern void amt_usage_forget(AmtTag key_tag);
+
 /* Calls of all databases that wait to be written. */
 extern int64 amt_usage_pending_calls(void);
 

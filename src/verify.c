@@ -28,6 +28,7 @@
 #include "utils/tuplestore.h"
 
 #include "compat.h"
+#include "atcommit.h"
 #include "cache.h"
 #include "header.h"
 #include "identity.h"
@@ -73,94 +74,141 @@ run_scrypt(const AmtToken *token, const char *hash, Size hash_len)
 	return result;
 }
 
+/* The row as it is now, and what the cache says of the secret. */
+typedef struct Look
+{
+	AmtVerdict	verdict;		/* AMT_GOOD, AMT_UNKNOWN or AMT_WRONG_SECRET */
+	bool		undecided;		/* scrypt has to be asked */
+	AmtTag		key_tag;		/* these only with shared memory */
+	AmtTag		hash_tag;
+	AmtRowHint	hint;
+} Look;
+
+/* Does the cache know the secret of this stored hash? */
+static bool
+is_warm(const Look *seen, AmtCacheEntry *entry)
+{
+	return amt_cache_is_on() && amt_cache_find(seen->key_tag, entry) &&
+		AmtTagEquals(entry->hash_tag, seen->hash_tag);
+}
+
+static void
+make_warm(const AmtStore *store, const AmtToken *token, const AmtKey *key,
+		  const ScryptAnswer *answer, const Look *seen)
+{
+	AmtCacheEntry entry = {0};
+
+	if (!amt_cache_is_on() ||
+		!amt_cache_mac(store, token->id, token->id_len, answer->hash, answer->hash_len,
+					   token->secret, token->secret_len, entry.mac))
+		return;
+	entry.hash_tag = seen->hash_tag;
+	entry.hint = seen->hint;
+	if (key->own)
+		amt_at_commit_warm(seen->key_tag, &entry);
+	else
+		amt_cache_warm(seen->key_tag, &entry);
+}
+
 /*
  * In our place in the queue: run scrypt, unless somebody has made the key warm
  * since we looked.  What it proves is entered before the place is left, so
  * that those who wait find it.
  */
-static void
-ask_scrypt(const AmtToken *token, const AmtKey *key, const AmtProof *proof, ScryptAnswer *answer)
+static pg_noinline void
+ask_scrypt(const AmtStore *store, const AmtToken *token, const AmtKey *key,
+		   const Look *seen, ScryptAnswer *answer)
 {
 	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
+	AmtCacheEntry entry;
 
-	PG_TRY();
-	{
-		if (proof == NULL || amt_cache_look(proof) == AMT_COLD)
-		{
-			answer->hash_len = VARSIZE_ANY_EXHDR(hash);
-			answer->hash = pnstrdup(VARDATA_ANY(hash), answer->hash_len);
-			answer->result = run_scrypt(token, answer->hash, answer->hash_len);
-			answer->known = true;
-			if (answer->result == AMT_SCRYPT_MATCH && proof != NULL)
-			{
-				if (key->own)
-					amt_cache_warm_at_commit(proof);
-				else
-					amt_cache_warm(proof);
-			}
-		}
-	}
-	PG_FINALLY();
-	{
-		amt_scrypt_leave();
-	}
-	PG_END_TRY();
-
-	if (answer->known && answer->result == AMT_SCRYPT_FAILED)
+	if (is_warm(seen, &entry))
+		return;
+	answer->hash_len = VARSIZE_ANY_EXHDR(hash);
+	answer->hash = pnstrdup(VARDATA_ANY(hash), answer->hash_len);
+	answer->result = run_scrypt(token, answer->hash, answer->hash_len);
+	answer->known = true;
+	if (answer->result == AMT_SCRYPT_MATCH)
+		make_warm(store, token, key, answer, seen);
+	if (answer->result == AMT_SCRYPT_FAILED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not run scrypt"),
 				 errdetail("OpenSSL did not get the memory that the key's parameters need, or its provider has no scrypt.")));
 }
 
-/* The row as it is now, and what the cache says of the secret. */
-typedef struct Look
+/* Wait for our turn, then ask; false if we waited and should look again. */
+static bool
+ask_scrypt_in_turn(const AmtStore *store, const AmtToken *token, const AmtKey *key,
+				   const Look *seen, ScryptAnswer *answer)
 {
-	AmtVerdict	verdict;		/* AMT_GOOD, AMT_UNKNOWN or AMT_WRONG_SECRET */
-	bool		undecided;		/* scrypt has to be asked */
-	bool		has_proof;
-	AmtProof	proof;
-	AmtTag		tag;
-} Look;
+	if (!amt_scrypt_enter(seen->hash_tag))
+		return false;
+	PG_TRY();
+	{
+		ask_scrypt(store, token, key, seen, answer);
+	}
+	PG_FINALLY();
+	{
+		amt_scrypt_leave();
+	}
+	PG_END_TRY();
+	return true;
+}
+
+/* Compare with what the cache knows; undecided if it knows nothing. */
+static void
+ask_cache(const AmtStore *store, const AmtToken *token, const char *hash, Size hash_len,
+		  const AmtCacheEntry *entry, Look *seen)
+{
+	uint8		mac[AMT_MAC_LEN];
+
+	seen->undecided = !AmtTagEquals(entry->hash_tag, seen->hash_tag) ||
+		!amt_cache_mac(store, token->id, token->id_len, hash, hash_len,
+					   token->secret, token->secret_len, mac);
+	if (seen->undecided)
+		return;
+	amt_stat_add(AMT_CACHE_HITS, 1);
+	seen->verdict = CRYPTO_memcmp(mac, entry->mac, sizeof(mac)) == 0 ?
+		AMT_GOOD : AMT_WRONG_SECRET;
+	if (!AmtRowHintEquals(entry->hint, seen->hint))
+		amt_cache_move(seen->key_tag, seen->hash_tag, &seen->hint);
+}
 
 static void
 look(const AmtStore *store, const AmtToken *token, const ScryptAnswer *answer,
 	 AmtKey *key, Look *seen)
 {
+	bool		cached;
+	AmtCacheEntry entry;
 	text	   *hash_text;
 	const char *hash;
 	Size		hash_len;
 
-	seen->undecided = false;
+	memset(seen, 0, sizeof(Look));
+	if (amt_shmem_attach())
+		seen->key_tag = amt_shmem_key_tag(store->key, token->id, token->id_len);
+	cached = amt_cache_is_on() && amt_cache_find(seen->key_tag, &entry);
+	if (cached)
+		seen->hint = entry.hint;
+
 	seen->verdict = AMT_UNKNOWN;
-	if (!amt_store_get_key(store, token->id, token->id_len, key))
+	if (!amt_store_get_key(store, token->id, token->id_len, &seen->hint, key))
 		return;
 	hash_text = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
 	hash = VARDATA_ANY(hash_text);
 	hash_len = VARSIZE_ANY_EXHDR(hash_text);
-
 	if (same_hash(answer, hash, hash_len))
 	{
 		seen->verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
 		return;
 	}
-	seen->has_proof = amt_cache_prove(store, token->id, token->id_len, hash, hash_len,
-									  token->secret, token->secret_len, &seen->proof);
-	if (seen->has_proof)
-	{
-		AmtWarmth	warmth = amt_cache_look(&seen->proof);
 
-		seen->tag = seen->proof.tag;
-		if (warmth != AMT_COLD)
-		{
-			amt_stat_add(AMT_CACHE_HITS, 1);
-			seen->verdict = warmth == AMT_WARM_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
-			return;
-		}
-	}
-	else if (amt_shared != NULL)
-		seen->tag = amt_cache_tag(store, token->id, token->id_len, hash, hash_len);
 	seen->undecided = true;
+	if (amt_shared != NULL)
+		seen->hash_tag = amt_shmem_tag(hash, hash_len);
+	if (cached)
+		ask_cache(store, token, hash, hash_len, &entry, seen);
 }
 
 AmtVerdict
@@ -168,26 +216,20 @@ amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
 {
 	ScryptAnswer answer = {0};
 	Look		seen;
-	AmtVerdict	verdict;
 	bool		waited = false;
 
 	for (;;)
 	{
 		look(store, token, &answer, key, &seen);
 		if (!seen.undecided)
-			break;
-		if (amt_scrypt_enter(seen.tag))
-			ask_scrypt(token, key, seen.has_proof ? &seen.proof : NULL, &answer);
-		else if (!waited)
+			return seen.verdict;
+		if (!ask_scrypt_in_turn(store, token, key, &seen, &answer) && !waited)
 		{
 			waited = true;
 			amt_stat_add(AMT_SCRYPT_WAITS, 1);
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
-	verdict = seen.verdict;
-	OPENSSL_cleanse(&seen, sizeof(seen));
-	return verdict;
 }
 
 static AmtVerdict

@@ -1,0 +1,143 @@
+/*
+ * atcommit.c
+ *	  What happens to shared memory when the current transaction commits.
+ *
+ * A key that was created, or deleted, is there, or gone, for others only when
+ * the transaction has committed.  So what the transaction learned about the
+ * secret of a key of its own is kept aside until then: no entry is made for a
+ * key that never existed.  And the entry and the pending calls of a deleted key
+ * are removed only then.  The event of the deletion has the calls; if a key of
+ * the same id is restored, it must not inherit them.
+ *
+ * The list belongs to the transaction's memory; a subtransaction that fails
+ * takes its part of it along.  Nothing can be allocated, and nothing may fail,
+ * once the transaction has committed: the tables get their room when an item is
+ * added, and are mapped just before the commit.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+
+#include "atcommit.h"
+#include "shmem.h"
+#include "usage.h"
+
+typedef struct Item
+{
+	struct Item *next;
+	SubTransactionId subid;
+	AmtTag		key_tag;
+	bool		forget;
+	AmtCacheEntry entry;		/* if it is not to be forgotten */
+} Item;
+
+static Item *first = NULL;		/* oldest first */
+static Item **end = &first;
+static int	n_to_forget = 0;
+
+/*
+ * So many are forgotten in any case; of a mass deletion, beyond that, only the
+ * keys with pending calls.
+ */
+#define MAX_TO_FORGET	1000
+
+static Item *
+add_item(AmtTag key_tag, Size size)
+{
+	Item	   *item = MemoryContextAllocZero(TopTransactionContext, size);
+
+	item->subid = GetCurrentSubTransactionId();
+	item->key_tag = key_tag;
+	*end = item;
+	end = &item->next;
+	return item;
+}
+
+void
+amt_at_commit_warm(AmtTag key_tag, const AmtCacheEntry *entry)
+{
+	add_item(key_tag, sizeof(Item))->entry = *entry;
+	amt_cache_make_room();
+}
+
+void
+amt_at_commit_forget(AmtTag key_tag)
+{
+	if (n_to_forget >= MAX_TO_FORGET && !amt_usage_has(key_tag))
+		return;
+	n_to_forget++;
+	add_item(key_tag, offsetof(Item, entry))->forget = true;
+}
+
+static void
+do_items(void)
+{
+	for (Item *item = first; item != NULL; item = item->next)
+	{
+		if (item->forget)
+		{
+			amt_cache_forget(item->key_tag);
+			amt_usage_forget(item->key_tag);
+		}
+		else
+			amt_cache_enter(item->key_tag, &item->entry);
+	}
+}
+
+static void
+end_transaction(XactEvent event, void *arg)
+{
+	if (first == NULL)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			amt_table_map(&amt_shared->cache, amt_area);
+			amt_table_map(&amt_shared->usage, amt_area);
+			break;
+		case XACT_EVENT_COMMIT:
+			do_items();
+			/* fall through */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			first = NULL;		/* its memory goes with the transaction */
+			end = &first;
+			n_to_forget = 0;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+end_subtransaction(SubXactEvent event, SubTransactionId subid,
+				   SubTransactionId parent, void *arg)
+{
+	bool		abort = event == SUBXACT_EVENT_ABORT_SUB;
+	Item	  **at = &first;
+
+	if (!abort && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	while (*at != NULL)
+	{
+		Item	   *item = *at;
+
+		if (item->subid == subid && abort)
+		{
+			*at = item->next;
+			continue;
+		}
+		if (item->subid == subid)
+			item->subid = parent;
+		at = &item->next;
+	}
+	end = at;
+}
+
+void
+amt_at_commit_init(void)
+{
+	RegisterXactCallback(end_transaction, NULL);
+	RegisterSubXactCallback(end_subtransaction, NULL);
+}
