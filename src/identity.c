@@ -167,6 +167,7 @@ check_identity(char **newval, void **extra, GucSource source)
 	if (setting || source < PGC_S_TEST || !amt_identity_is_sealed())
 		return true;
 	GUC_check_errcode(ERRCODE_INSUFFICIENT_PRIVILEGE);
+	GUC_check_errmsg("permission denied to set the identity");
 	GUC_check_errdetail("The identity was decided by amt_authenticate() and stays until the end of the transaction.");
 	return false;
 }

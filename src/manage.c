@@ -101,7 +101,8 @@ check_name(text *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s", what),
-				 errhint("A name has 1 to %d characters, not counting surrounding spaces.", MAX_NAME_CHARS)));
+				 errhint("A name has 1 to %d characters, none of them a control character, not counting surrounding spaces.",
+						 MAX_NAME_CHARS)));
 	return name;
 }
 

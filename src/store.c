@@ -173,11 +173,9 @@ copy_key(HeapTuple tuple, TupleDesc tupdesc, void *arg)
 		if (is_text && !key->nulls[i])
 			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
 	}
-
-	/* An updated row of a key that others have seen before is not our own. */
 	key->xmin = HeapTupleHeaderGetXmin(tuple->t_data);
-	key->own = TransactionIdIsCurrentTransactionId(key->xmin) &&
-		(tuple->t_data->t_infomask & HEAP_UPDATED) == 0;
+	key->own = TransactionIdIsCurrentTransactionId(key->xmin);
+	key->updated = (tuple->t_data->t_infomask & HEAP_UPDATED) != 0;
 }
 
 /*
@@ -269,6 +267,24 @@ get_by_hint(Relation rel, const char *id, Size id_len, Snapshot snapshot,
 		memcmp(VARDATA_ANY(found_id), id, id_len) == 0;
 }
 
+static void
+copy_nothing(HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+}
+
+/* Was the key there before the current transaction wrote anything? */
+static bool
+is_older(Relation rel, const AmtStore *store, const char *id, Size id_len)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found;
+
+	snapshot->curcid = FirstCommandId;
+	found = get_by_index(rel, store->key_pkey, id, id_len, snapshot, NULL, copy_nothing, NULL);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
 bool
 amt_store_get_key(const AmtStore *store, const char *id, Size id_len,
 				  AmtRowHint *hint, AmtKey *key)
@@ -282,6 +298,8 @@ amt_store_get_key(const AmtStore *store, const char *id, Size id_len,
 	found = (hint != NULL && get_by_hint(rel, id, id_len, snapshot, hint, key)) ||
 		get_by_index(rel, store->key_pkey, id, id_len, snapshot, hint, copy_key, key);
 	UnregisterSnapshot(snapshot);
+	if (found && unlikely(key->own) && key->updated && !IsInParallelMode())
+		key->own = !is_older(rel, store, id, id_len);
 	table_close(rel, AccessShareLock);
 	return found;
 }

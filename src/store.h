@@ -63,6 +63,7 @@ typedef struct AmtKey
 	Datum		values[Natts_amt_key];	/* detoasted */
 	bool		nulls[Natts_amt_key];
 	TransactionId xmin;			/* who wrote this version of the row */
+	bool		updated;		/* is it not the row's first version? */
 	bool		own;			/* did the current transaction create the key? */
 } AmtKey;
 

@@ -88,7 +88,7 @@ check_row(const AmtKey *key)
 	if (text_is_empty(AmtKeyColumn(key, role)))
 		refuse_row("role must not be empty", "Every key has one of the roles in \"amt_keys.roles\".");
 	if (amt_name_is_bad(TextDatumGetCString(AmtKeyColumn(key, name)), &what))
-		refuse_row(what, "A name has 1 to 100 characters.");
+		refuse_row(what, "A name has 1 to 100 characters, none of them a control character.");
 }
 
 static bool

@@ -136,9 +136,8 @@ count_first(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at)
 
 /* Count; "can_grow" where memory can be allocated. */
 static void
-count(Oid table, const char *id, Size id_len, TimestampTz at, bool can_grow)
+count(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at, bool can_grow)
 {
-	AmtTag		tag = amt_shmem_key_tag(table, id, id_len);
 	AmtUsageSlot *slot = (AmtUsageSlot *)
 		amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
 
@@ -156,7 +155,7 @@ count(Oid table, const char *id, Size id_len, TimestampTz at, bool can_grow)
 }
 
 void
-amt_usage_count(const AmtStore *store, const AmtKey *key, TimestampTz at)
+amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampTz at)
 {
 	text	   *id = (text *) DatumGetPointer(AmtKeyColumn(key, key_id));
 	OwnCall    *call;
@@ -168,7 +167,7 @@ amt_usage_count(const AmtStore *store, const AmtKey *key, TimestampTz at)
 	}
 	if (likely(!key->own))
 	{
-		count(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), at, true);
+		count(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), tag, at, true);
 		amt_worker_want(at);
 		return;
 	}
@@ -669,7 +668,8 @@ commit_counts(void)
 	{
 		if (!TransactionIdDidCommit(call->creator))
 			continue;			/* in a subtransaction that failed */
-		count(call->table, call->id, call->id_len, call->at, false);
+		count(call->table, call->id, call->id_len,
+			  amt_shmem_key_tag(call->table, call->id, call->id_len), call->at, false);
 		amt_worker_want(call->at);
 	}
 }

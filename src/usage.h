@@ -34,8 +34,11 @@ extern void amt_usage_init(void);
 /* This process has shared memory now. */
 extern void amt_usage_attached(void);
 
-/* One call of the key at that time; at commit, if nobody else can see it yet. */
-extern void amt_usage_count(const AmtStore *store, const AmtKey *key, TimestampTz at);
+/*
+ * One call of the key, of which tag is the amt_shmem_key_tag(), at that time;
+ * counted at commit, if nobody else can see the key yet.
+ */
+extern void amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampTz at);
 
 /* All calls up to now, exactly. */
 extern void amt_usage_read(const AmtStore *store, const char *id, Size id_len,

@@ -211,8 +211,9 @@ look(const AmtStore *store, const AmtToken *token, const ScryptAnswer *answer,
 		ask_cache(store, token, hash, hash_len, &entry, seen);
 }
 
-AmtVerdict
-amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
+/* *key_tag is set if there is shared memory. */
+static AmtVerdict
+verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key, AmtTag *key_tag)
 {
 	ScryptAnswer answer = {0};
 	Look		seen;
@@ -222,7 +223,10 @@ amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
 	{
 		look(store, token, &answer, key, &seen);
 		if (!seen.undecided)
+		{
+			*key_tag = seen.key_tag;
 			return seen.verdict;
+		}
 		if (!ask_scrypt_in_turn(store, token, key, &seen, &answer) && !waited)
 		{
 			waited = true;
@@ -232,17 +236,26 @@ amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
 	}
 }
 
+AmtVerdict
+amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
+{
+	AmtTag		key_tag;
+
+	return verify_secret(store, token, key, &key_tag);
+}
+
 static AmtVerdict
 verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
 {
 	AmtToken	token;
+	AmtTag		key_tag;
 	AmtVerdict	verdict;
 	TimestampTz now;
 
 	amt_header_skip_bearer(&s, &len);
 	if (!amt_token_parse(s, len, &token))
 		return AMT_MALFORMED;
-	verdict = amt_verify_secret(store, &token, key);
+	verdict = verify_secret(store, &token, key, &key_tag);
 	if (verdict != AMT_GOOD)
 		return verdict;
 
@@ -250,7 +263,7 @@ verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
 	if (!AmtKeyColumnIsNull(key, expires_at) &&
 		DatumGetTimestampTz(AmtKeyColumn(key, expires_at)) <= now)
 		return AMT_EXPIRED;
-	amt_usage_count(store, key, now);
+	amt_usage_count(store, key, key_tag, now);
 	return AMT_GOOD;
 }
 
