@@ -196,9 +196,9 @@ UPDATE amt_key_event SET actor = 'me';
 :sqlstate
 DELETE FROM amt_key_event;
 :sqlstate
-SELECT nextval('amt_key_event_event_id_seq');
+SELECT nextval('amt_key_event_seq');
 :sqlstate
-SELECT last_value FROM amt_key_event_event_id_seq;
+SELECT last_value FROM amt_key_event_seq;
 :sqlstate
 -- what they may, each for the own organization
 SELECT key_id, org_id, name, role, created_at IS NOT NULL AS created_at, created_by, expires_at FROM amt_key WHERE name <> 'not so, either' ORDER BY key_id;
