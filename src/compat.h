@@ -69,6 +69,40 @@ amt_name_tranche(int tranche, const char *name)
 #endif
 }
 
+/*
+ * The server's shared memory of that name, initialized if this is the first
+ * call; "init" must not fail.
+ */
+typedef void (*AmtSegmentInit) (void *segment);
+
+#if PG_VERSION_NUM >= 190000
+static inline void
+amt_call_segment_init(void *segment, void *arg)
+{
+	(*(AmtSegmentInit *) arg) (segment);
+}
+#endif
+
+static inline void *
+amt_get_segment(const char *name, Size size, AmtSegmentInit init)
+{
+	bool		found;
+	void	   *segment;
+
+#if PG_VERSION_NUM >= 190000
+	segment = GetNamedDSMSegment(name, size, amt_call_segment_init, &found, &init);
+#elif PG_VERSION_NUM >= 170000
+	segment = GetNamedDSMSegment(name, size, init, &found);
+#else
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	segment = ShmemInitStruct(name, size, &found);
+	if (!found)
+		init(segment);
+	LWLockRelease(AddinShmemInitLock);
+#endif
+	return segment;
+}
+
 /* A wait event with a name of its own, where the version has them. */
 static inline uint32
 amt_wait_event(const char *name)

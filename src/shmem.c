@@ -23,7 +23,6 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/shmem.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -50,8 +49,10 @@ static struct
 }			fresh;
 
 static void
-init_header(AmtShared *header)
+init_header(void *segment)
 {
+	AmtShared  *header = segment;
+
 	memset(header, 0, sizeof(AmtShared));
 	memcpy(header->mac_key, fresh.mac_key, sizeof(header->mac_key));
 	memcpy(header->seed, fresh.seed, sizeof(header->seed));
@@ -67,52 +68,6 @@ init_header(AmtShared *header)
 	amt_workers_init(&header->workers, header->lock_tranche);
 	amt_stats_init(&header->stats);
 }
-
-#ifdef AMT_HAVE_DSM_REGISTRY
-
-#if PG_VERSION_NUM >= 190000
-static void
-init_segment(void *header, void *arg)
-{
-	init_header(header);
-}
-#else
-static void
-init_segment(void *header)
-{
-	init_header(header);
-}
-#endif
-
-static AmtShared *
-get_header(void)
-{
-	bool		found;
-
-#if PG_VERSION_NUM >= 190000
-	return GetNamedDSMSegment(AMT_SHMEM_NAME, sizeof(AmtShared), init_segment, &found, NULL);
-#else
-	return GetNamedDSMSegment(AMT_SHMEM_NAME, sizeof(AmtShared), init_segment, &found);
-#endif
-}
-
-#else
-
-static AmtShared *
-get_header(void)
-{
-	bool		found;
-	AmtShared  *header;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	header = ShmemInitStruct(AMT_SHMEM_NAME, sizeof(AmtShared), &found);
-	if (!found)
-		init_header(header);
-	LWLockRelease(AddinShmemInitLock);
-	return header;
-}
-
-#endif
 
 static dsa_area *
 get_area(AmtShared *header)
@@ -143,7 +98,7 @@ attach(void *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random bytes")));
-	header = get_header();
+	header = amt_get_segment(AMT_SHMEM_NAME, sizeof(AmtShared), init_header);
 	explicit_bzero(&fresh, sizeof(fresh));
 	amt_name_tranche(header->lock_tranche, "AmtKeys");
 	amt_name_tranche(header->table_tranche, "AmtKeysTable");
