@@ -6,8 +6,8 @@
  * it: a header of fixed size (from the registry of named segments where the
  * version has one, else from what the server's main shared memory has left),
  * and an area of dynamic shared memory for the two tables that grow.  The
- * header's name carries a layout number, so a library of another layout,
- * loaded after a package upgrade, never shares it.
+ * header's name carries a layout number and sizes, so a library of another
+ * layout, loaded after a package upgrade, never shares it.
  *
  * Whoever comes first initializes the header under the lock of the facility
  * that it comes from, and creates the area under the header's own lock.  Both
@@ -93,12 +93,15 @@ attach(void *arg)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 	AmtShared  *header;
+	char		name[NAMEDATALEN];
 
+	snprintf(name, sizeof(name), "amt_keys %d %zu %zu %zu", AMT_SHMEM_LAYOUT,
+			 sizeof(AmtShared), AMT_CACHE_SLOT_SIZE, AMT_USAGE_SLOT_SIZE);
 	if (!pg_strong_random(&fresh, sizeof(fresh)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random bytes")));
-	header = amt_get_segment(AMT_SHMEM_NAME, sizeof(AmtShared), init_header);
+	header = amt_get_segment(name, sizeof(AmtShared), init_header);
 	explicit_bzero(&fresh, sizeof(fresh));
 	amt_name_tranche(header->lock_tranche, "AmtKeys");
 	amt_name_tranche(header->table_tranche, "AmtKeysTable");

@@ -14,8 +14,11 @@
 #include "table.h"
 #include "worker.h"
 
-/* Change it with every change of what lies in shared memory. */
-#define AMT_SHMEM_NAME		"amt_keys 1"
+/*
+ * Change it when what lies in shared memory changes its meaning; sizes are part
+ * of the name anyway.
+ */
+#define AMT_SHMEM_LAYOUT	1
 
 #define AMT_MAC_KEY_LEN		32
 
