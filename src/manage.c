@@ -275,6 +275,7 @@ form_new_key(const NewKey *key, TupleDesc tupdesc)
 {
 	Datum		values[8];
 	bool		nulls[8] = {false};
+	HeapTuple	tuple;
 
 	values[0] = CStringGetTextDatum(key->token);
 	values[1] = new_key_id(key);
@@ -285,7 +286,9 @@ form_new_key(const NewKey *key, TupleDesc tupdesc)
 	values[6] = TimestampTzGetDatum(key->created_at);
 	values[7] = TimestampTzGetDatum(key->expires_at);
 	nulls[7] = !key->expires;
-	return heap_form_tuple(tupdesc, values, nulls);
+	tuple = heap_form_tuple(tupdesc, values, nulls);
+	OPENSSL_cleanse(DatumGetPointer(values[0]), VARHDRSZ + AMT_TOKEN_LEN);
+	return tuple;
 }
 
 static const char *

@@ -360,7 +360,12 @@ amt_table_remove(AmtTable *table, dsa_area *area, AmtTag tag,
 		unlink_slot(&view, slot);
 		slot->next = table->free_head;
 		table->free_head = slot_index(&view, slot) + 1;
-		table->nused--;
+		if (--table->nused == 0)
+		{
+			/* Scans are as long as the table was full. */
+			table->free_head = 0;
+			table->nfresh = 0;
+		}
 	}
 	amt_table_unlock(table, tag);
 	LWLockRelease(&table->control);

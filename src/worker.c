@@ -46,7 +46,7 @@
 #include "worker.h"
 
 #define IDLE_MS			2000
-#define POLL_MS			200
+#define POLL_MS			500
 #define ASK_AGAIN_MS	5000
 
 PGDLLEXPORT void amt_worker_main(Datum arg);
