@@ -82,10 +82,12 @@ mac_context(void)
 	params[1] = OSSL_PARAM_construct_end();
 	mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
 	fresh = EVP_MAC_CTX_new(mac);
+
 	EVP_MAC_free(mac);
-	if (fresh != NULL &&
+	if (fresh !=NULL &&
 		EVP_MAC_init(fresh, amt_shared->mac_key, AMT_MAC_KEY_LEN, params) == 1)
 		context = fresh;
+
 	else
 		EVP_MAC_CTX_free(fresh);
 	return context;

@@ -14,7 +14,8 @@
 typedef struct AmtCacheEntry
 {
 	AmtTag		hash_tag;		/* the stored hash that it belongs to */
-	uint8		mac[AMT_MAC_LEN];	/* of the key, the stored hash and the secret */
+	uint8		mac[AMT_MAC_LEN];	/* of the key, the stored hash and the
+									 * secret */
 	AmtRowHint	hint;			/* where the row was seen last */
 } AmtCacheEntry;
 

@@ -196,8 +196,8 @@ static bool
 insert_key(const AmtStore *store, const NewKey *key)
 {
 	static const char query[] =
-		"INSERT INTO %s.amt_key (key_id, org_id, name, role, scrypt_hash, created_at, created_by, expires_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (key_id) DO NOTHING";
+	"INSERT INTO %s.amt_key (key_id, org_id, name, role, scrypt_hash, created_at, created_by, expires_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (key_id) DO NOTHING";
 	Oid			types[8] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 	TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID};
 	const char *actor = amt_identity_actor();

@@ -112,7 +112,7 @@ find_masked(const char *text, const char *run, const char *run_end, const char *
 
 	/* Behind a cut all is secret, unless the cut spared the whole token. */
 	if (secret == NULL && run_end - run >= AMT_SECRET_MIN &&
-		run - text >= CUT_LEN && starts_with_cut(run - CUT_LEN, run))
+		run - text >=CUT_LEN && starts_with_cut(run - CUT_LEN, run))
 		return run;
 
 	for (p = run + 1; secret == NULL && p < run_end; p++)

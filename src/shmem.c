@@ -46,7 +46,7 @@ static struct
 {
 	uint8		mac_key[AMT_MAC_KEY_LEN];
 	uint64		seed[2];
-}			fresh;
+} fresh;
 
 static void
 init_header(void *segment)

@@ -168,7 +168,7 @@ copy_key(HeapTuple tuple, TupleDesc tupdesc, void *arg)
 	for (int i = 0; i < Natts_amt_key; i++)
 	{
 		bool		is_text = i + 1 != Anum_amt_key_created_at &&
-			i + 1 != Anum_amt_key_expires_at;
+		i + 1 != Anum_amt_key_expires_at;
 
 		if (is_text && !key->nulls[i])
 			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));

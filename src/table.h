@@ -26,8 +26,8 @@ typedef struct AmtTag
 typedef struct AmtSlot
 {
 	AmtTag		tag;			/* fixed while the slot is in use */
-	uint32		next;			/* next in the bucket or on the free list, plus
-								 * one; 0 ends the chain */
+	uint32		next;			/* next in the bucket or on the free list,
+								 * plus one; 0 ends the chain */
 	bool		used;			/* in a bucket? */
 	bool		recent;			/* looked at since the hand passed; hint, set
 								 * under a shared partition lock */

@@ -148,8 +148,8 @@ static void
 write_event(const AmtStore *store, const AmtKey *key, const char *event, int64 calls)
 {
 	static const char query[] =
-		"INSERT INTO %s.amt_key_event (at, event, key_id, org_id, name, role, actor, db_user, calls)"
-		" VALUES (pg_catalog.clock_timestamp(), $1, $2, $3, $4, $5, $6, session_user, $7)";
+	"INSERT INTO %s.amt_key_event (at, event, key_id, org_id, name, role, actor, db_user, calls)"
+	" VALUES (pg_catalog.clock_timestamp(), $1, $2, $3, $4, $5, $6, session_user, $7)";
 	Oid			types[7] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID};
 	const char *actor = amt_identity_actor();
 	const char *own_key = amt_identity_key_id();

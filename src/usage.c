@@ -116,7 +116,7 @@ count_first(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at)
 {
 	bool		added;
 	AmtUsageSlot *slot = (AmtUsageSlot *)
-		amt_table_add(&amt_shared->usage, amt_area, tag, false, &added);
+	amt_table_add(&amt_shared->usage, amt_area, tag, false, &added);
 
 	if (slot == NULL)
 		return false;
@@ -139,7 +139,7 @@ static void
 count(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at, bool can_grow)
 {
 	AmtUsageSlot *slot = (AmtUsageSlot *)
-		amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
+	amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
 
 	if (likely(slot != NULL))
 		add_call(slot, at);
@@ -356,7 +356,7 @@ static void
 change_mark(const Marked *mark, TransactionId flusher, uint64 flushing, uint64 done)
 {
 	AmtUsageSlot *slot = (AmtUsageSlot *)
-		amt_table_lock(&amt_shared->usage, amt_area, mark->tag, LW_EXCLUSIVE);
+	amt_table_lock(&amt_shared->usage, amt_area, mark->tag, LW_EXCLUSIVE);
 
 	if (slot != NULL)
 	{
