@@ -35,6 +35,7 @@ typedef struct Item
 static Item *first = NULL;		/* oldest first */
 static Item **end = &first;
 static int	n_to_forget = 0;
+static int	n_to_warm = 0;
 
 /*
  * So many are forgotten in any case; of a mass deletion, beyond that, only the
@@ -58,7 +59,7 @@ void
 amt_at_commit_warm(AmtTag key_tag, const AmtCacheEntry *entry)
 {
 	add_item(key_tag, sizeof(Item))->entry = *entry;
-	amt_cache_make_room();
+	amt_cache_make_room(++n_to_warm);
 }
 
 void
@@ -104,6 +105,7 @@ end_transaction(XactEvent event, void *arg)
 			first = NULL;		/* its memory goes with the transaction */
 			end = &first;
 			n_to_forget = 0;
+			n_to_warm = 0;
 			break;
 		default:
 			break;

@@ -84,7 +84,7 @@ mac_context(void)
 	fresh = EVP_MAC_CTX_new(mac);
 
 	EVP_MAC_free(mac);
-	if (fresh !=NULL &&
+	if (fresh != NULL &&
 		EVP_MAC_init(fresh, amt_shared->mac_key, AMT_MAC_KEY_LEN, params) == 1)
 		context = fresh;
 
@@ -136,9 +136,9 @@ amt_cache_mac(const AmtStore *store, const char *id, Size id_len,
 }
 
 void
-amt_cache_make_room(void)
+amt_cache_make_room(uint32 more)
 {
-	(void) amt_shmem_make_room(&amt_shared->cache, cache_size);
+	(void) amt_shmem_make_room(&amt_shared->cache, cache_size, more);
 }
 
 void
@@ -157,7 +157,7 @@ amt_cache_enter(AmtTag key_tag, const AmtCacheEntry *entry)
 void
 amt_cache_warm(AmtTag key_tag, const AmtCacheEntry *entry)
 {
-	amt_cache_make_room();
+	amt_cache_make_room(1);
 	amt_cache_enter(key_tag, entry);
 }
 

@@ -38,7 +38,7 @@ extern bool amt_cache_mac(const AmtStore *store, const char *id, Size id_len,
 extern void amt_cache_warm(AmtTag key_tag, const AmtCacheEntry *entry);
 
 /* The same in two steps, where memory cannot be allocated in the second. */
-extern void amt_cache_make_room(void);
+extern void amt_cache_make_room(uint32 more);
 extern void amt_cache_enter(AmtTag key_tag, const AmtCacheEntry *entry);
 
 /* The row has moved. */

@@ -105,14 +105,14 @@ secret_at(const char *p, const char *run_end, const char *text_end)
  * are not longer than the run, and this is linear.
  */
 static const char *
-find_masked(const char *text, const char *run, const char *run_end, const char *text_end)
+find_masked(const char *start, const char *run, const char *run_end, const char *text_end)
 {
 	const char *secret = secret_at(run, run_end, text_end);
 	const char *p;
 
 	/* Behind a cut all is secret, unless the cut spared the whole token. */
 	if (secret == NULL && run_end - run >= AMT_SECRET_MIN &&
-		run - text >=CUT_LEN && starts_with_cut(run - CUT_LEN, run))
+		run - start >= CUT_LEN && starts_with_cut(run - CUT_LEN, run))
 		return run;
 
 	for (p = run + 1; secret == NULL && p < run_end; p++)

@@ -46,7 +46,7 @@ static struct
 {
 	uint8		mac_key[AMT_MAC_KEY_LEN];
 	uint64		seed[2];
-} fresh;
+}			fresh;
 
 static void
 init_header(void *segment)
@@ -158,13 +158,13 @@ resize(void *arg)
 }
 
 bool
-amt_shmem_make_room(AmtTable *table, uint32 limit)
+amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 {
 	ResizeRequest request;
 	ErrorData  *error;
 
 	request.table = table;
-	request.nslots = amt_table_wants(table, limit);
+	request.nslots = amt_table_wants(table, limit, more);
 	if (request.nslots == 0)
 		return true;
 	error = amt_attempt(resize, &request);

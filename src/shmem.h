@@ -54,8 +54,8 @@ extern void amt_shmem_init(void);
  */
 extern bool amt_shmem_attach(void);
 
-/* Let the table have room for one more; false if it stays full. */
-extern bool amt_shmem_make_room(AmtTable *table, uint32 limit);
+/* Let the table have room for so many more; false if memory runs out. */
+extern bool amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more);
 
 /* A tag for these bytes. */
 extern AmtTag amt_shmem_tag(const void *bytes, Size len);

@@ -150,19 +150,17 @@ unlock_all(AmtTable *table)
 	LWLockRelease(&table->control);
 }
 
-/*
- * The number of slots that the table should have before the next is added, or
- * 0 if it is right as it is.  Doubling keeps the cost of growth proportional.
- */
+/* Doubling keeps the cost of growth proportional. */
 uint32
-amt_table_wants(AmtTable *table, uint32 limit)
+amt_table_wants(AmtTable *table, uint32 limit, uint32 more)
 {
 	uint32		nslots = *(volatile uint32 *) &table->nslots;
+	uint64		needed = (uint64) amt_table_used(table) + more;
 
 	if (nslots > limit)
 		return limit;
-	if (nslots < limit && amt_table_used(table) >= nslots)
-		return Min(limit, Max(nslots * 2, 1024));
+	if (nslots < limit && needed > nslots)
+		return Min(limit, Max(Max(nslots * 2, 1024), needed));
 	return 0;
 }
 

@@ -85,8 +85,11 @@ extern LWLock *amt_table_partition_lock(AmtTable *table, AmtTag tag);
 extern void amt_table_scan(AmtTable *table, dsa_area *area,
 						   bool (*visit) (AmtSlot *slot, void *arg), void *arg);
 
-/* Is there need to resize before a slot can be added, or is it too large? */
-extern uint32 amt_table_wants(AmtTable *table, uint32 limit);
+/*
+ * The number of slots that the table should have before so many can be added,
+ * or 0 if it is right as it is.
+ */
+extern uint32 amt_table_wants(AmtTable *table, uint32 limit, uint32 more);
 
 /* A glance without locks, for statistics and decisions that are checked later. */
 static inline uint32

@@ -29,6 +29,10 @@
  * Locks: the table's (table.c).  Counting holds a partition's lock shared and
  * adds atomically; marking and subtracting hold it exclusively.
  *
+ * Calls of a key that only the current transaction can see are kept aside until
+ * it commits: a flusher would take the key for gone.  PREPARE TRANSACTION loses
+ * them.
+ *
  * A clean shutdown loses nothing: the worker writes before it leaves, and a
  * process that exits when there is no worker writes itself.  A crash loses
  * what was not written, at most what the last interval saw.
@@ -90,6 +94,7 @@ typedef struct OwnCall
 
 static Marked *marked = NULL;
 static OwnCall *own_calls = NULL;
+static uint32 n_own_calls = 0;
 static bool has_counted = false;
 
 /* The later of two times, atomically. */
@@ -149,7 +154,7 @@ count(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at, bool c
 		return;
 
 	if (can_grow)
-		amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS);
+		amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, 1);
 	if (!count_first(table, id, id_len, tag, at))
 		amt_stat_add(AMT_CALLS_DROPPED, 1);
 }
@@ -179,7 +184,7 @@ amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampT
 	memcpy(call->id, VARDATA_ANY(id), call->id_len);
 	call->next = own_calls;
 	own_calls = call;
-	amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS);
+	amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, ++n_own_calls);
 	amt_worker_want(at);
 }
 
@@ -190,6 +195,22 @@ snapshot_sees(Snapshot snapshot, TransactionId xid)
 	if (TransactionIdIsCurrentTransactionId(xid))
 		return true;
 	return !XidInMVCCSnapshot(xid, snapshot) && TransactionIdDidCommit(xid);
+}
+
+/* Add this transaction's calls of a key that it created. */
+static void
+add_own_calls(const AmtStore *store, const char *id, Size id_len,
+			  int64 *calls, TimestampTz *last_used_at)
+{
+	for (OwnCall *call = own_calls; call != NULL; call = call->next)
+	{
+		if (call->table != store->key || call->id_len != id_len ||
+			memcmp(call->id, id, id_len) != 0 ||
+			!TransactionIdIsCurrentTransactionId(call->creator))
+			continue;
+		*calls += 1;
+		*last_used_at = Max(*last_used_at, call->at);
+	}
 }
 
 void
@@ -238,9 +259,10 @@ amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 
 		pg_memory_barrier();
 		if (!shared || pg_atomic_read_u64(&amt_shared->flushes) == flushes)
-			return;
+			break;
 		CHECK_FOR_INTERRUPTS();
 	}
+	add_own_calls(store, id, id_len, calls, last_used_at);
 }
 
 bool
@@ -695,6 +717,7 @@ end_transaction(XactEvent event, void *arg)
 			commit_counts();
 			marked = NULL;
 			own_calls = NULL;
+			n_own_calls = 0;
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
@@ -702,6 +725,7 @@ end_transaction(XactEvent event, void *arg)
 				change_mark(mark, InvalidTransactionId, 0, 0);
 			marked = NULL;
 			own_calls = NULL;
+			n_own_calls = 0;
 			break;
 		default:
 			break;
