@@ -73,10 +73,12 @@ sub worker_pids
 	  $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' $where");
 }
 
-# pgbench in the background.  The scripts are SQL texts, each as likely as the others.
+# pgbench in the background, in the database postgres or the one given as an option { dbname => ... }.  The scripts are SQL
+# texts, each as likely as the others.
 sub start_pgbench
 {
 	my ($node, $scripts, @options) = @_;
+	my $dbname = ref $options[0] ? (shift @options)->{dbname} : 'postgres';
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $n = 0;
 	my @files = map {
@@ -87,7 +89,7 @@ sub start_pgbench
 	my %run = (out => '', err => '');
 
 	$run{harness} = IPC::Run::start(
-		[ $node->installed_command('pgbench'), '-n', @files, @options, $node->connstr('postgres') ],
+		[ $node->installed_command('pgbench'), '-n', @files, @options, $node->connstr($dbname) ],
 		'<', \undef, '>', \$run{out}, '2>', \$run{err},
 		IPC::Run::timeout(10 * $PostgreSQL::Test::Utils::timeout_default));
 	return \%run;

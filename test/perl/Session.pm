@@ -32,6 +32,7 @@ sub new
 			'-d', $connstr
 		],
 		'<pipe', $in, '>pipe', $out, '2>&1');
+	$in->blocking(1);
 	$in->autoflush(1);
 	return bless { psql => $psql, in => $in, out => $out, buffer => '' }, $class;
 }
