@@ -1,0 +1,180 @@
+-- Past row-level security: through views, functions, leaky operators, COPY,
+-- EXPLAIN, statistics, foreign keys, RETURNING, locks, DDL and session
+-- settings.  The attacker is a database role with all that PUBLIC has, a
+-- schema of its own, and the identity of a viewer of acme; what it wants is the
+-- hash, and anything of globex.
+BEGIN;
+CREATE SCHEMA tap;
+CREATE EXTENSION pgtap SCHEMA tap;
+CREATE EXTENSION amt_keys;
+CREATE ROLE amt_test_evil;
+CREATE ROLE amt_test_accomplice;
+CREATE SCHEMA evil AUTHORIZATION amt_test_evil;
+GRANT USAGE ON SCHEMA tap TO PUBLIC;
+SET search_path = public, tap;
+SET amt_keys.scrypt_ln = 1;
+
+-- Many keys of each, so that the planner has something to decide and ANALYZE
+-- something to count; globex's names hold what must not be seen.
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at, created_by)
+	SELECT o || i, o, CASE o WHEN 'globex' THEN 'secret plan ' ELSE 'key ' END || i, 'viewer',
+	       '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU', now(), o
+	FROM unnest(array['acme', 'globex']) AS o, generate_series(1, 500) AS i;
+INSERT INTO amt_key_usage SELECT key_id, 1, now() FROM amt_key;
+ANALYZE amt_key, amt_key_usage, amt_key_event;
+SET amt_keys.org_id = 'acme';
+SET amt_keys.role = 'viewer';
+SET amt_keys.actor = 'vic';
+
+SELECT plan(80);
+
+SET ROLE amt_test_evil;
+
+-- What leaks is noted here, by whichever function gets to see it.
+CREATE TABLE evil.seen (what text);
+GRANT INSERT ON evil.seen TO PUBLIC;
+CREATE FUNCTION evil.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 PARALLEL UNSAFE AS $$
+BEGIN
+	INSERT INTO evil.seen VALUES ($1);
+	RETURN true;
+END
+$$;
+CREATE FUNCTION evil.leak2(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.leak($1)';
+CREATE OPERATOR evil.=== (FUNCTION = evil.leak2, LEFTARG = text, RIGHTARG = text, RESTRICT = eqsel, JOIN = eqjoinsel, MERGES, HASHES);
+
+-- the premise
+SELECT is((SELECT count(*) FROM amt_key) || ' ' || (SELECT count(*) FROM amt_keys) || ' ' || (SELECT count(*) FROM amt_key_usage) || ' ' || (SELECT count(*) FROM amt_key_event),
+          '500 500 500 500', 'a member sees its own organization''s rows');
+
+-- 1. Functions and operators that look at every row that they are given
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE evil.leak(name)', 'a function that costs nothing');
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE org_id = ''globex'' AND evil.leak(name)', 'with a condition that only foreign rows meet');
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE name OPERATOR(evil.===) ''x''', 'an operator');
+SELECT lives_ok('SELECT count(*) FROM amt_key AS a JOIN amt_key AS b ON a.name OPERATOR(evil.===) b.name WHERE a.key_id = ''acme1'' AND b.key_id = ''acme2''', 'a join by it');
+SELECT lives_ok('SELECT count(*) FROM amt_keys WHERE evil.leak(name)', 'the view');
+SELECT lives_ok('SELECT count(*) FROM amt_key_event WHERE evil.leak(name)', 'the events');
+SELECT lives_ok('SELECT count(*) FROM amt_key_usage WHERE evil.leak(key_id)', 'the usage');
+SELECT lives_ok('SELECT count(*) FROM amt_key ORDER BY evil.leak(max(name))', 'in ORDER BY');
+SELECT lives_ok('SELECT name FROM amt_key GROUP BY name HAVING evil.leak(name)', 'in HAVING');
+SELECT lives_ok('SELECT CASE WHEN evil.leak(name) THEN 1 END FROM amt_key', 'in the select list');
+SELECT lives_ok('SELECT count(*) FROM amt_key TABLESAMPLE SYSTEM (100) WHERE evil.leak(name)', 'with TABLESAMPLE');
+SELECT lives_ok('DELETE FROM amt_key WHERE evil.leak(name)', 'in DELETE');
+SELECT lives_ok('DELETE FROM amt_key USING (SELECT 1) AS u WHERE evil.leak(name) RETURNING evil.leak(name)', 'in RETURNING');
+SELECT is((SELECT count(*) FROM amt_key), 500::bigint, 'which deletes nothing for a viewer');
+SET LOCAL enable_indexscan = off;
+SET LOCAL enable_bitmapscan = off;
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE evil.leak(name)', 'by a sequential scan');
+SET LOCAL enable_indexscan = on;
+SET LOCAL enable_bitmapscan = on;
+SET LOCAL enable_seqscan = off;
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE key_id > '''' AND evil.leak(name)', 'by an index');
+SET LOCAL enable_seqscan = on;
+
+-- 2. Views, rules and functions of one's own
+CREATE VIEW evil.v AS SELECT key_id, org_id, name FROM public.amt_key;
+CREATE VIEW evil.barrier WITH (security_barrier) AS SELECT name FROM public.amt_key WHERE evil.leak(name);
+CREATE FUNCTION evil.definer() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS 'SELECT name FROM public.amt_key';
+CREATE FUNCTION evil.prepared() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM public.amt_key); END';
+CREATE MATERIALIZED VIEW evil.m AS SELECT name FROM public.amt_key;
+GRANT USAGE ON SCHEMA evil TO amt_test_accomplice;
+GRANT SELECT ON evil.v, evil.barrier TO amt_test_accomplice;
+SELECT is((SELECT count(*) FROM evil.v WHERE evil.leak(name)), 500::bigint, 'a view has its owner''s rights and the session''s identity');
+SELECT is((SELECT count(*) FROM evil.barrier), 500::bigint, 'with a barrier, too');
+SELECT is((SELECT count(*) FROM evil.definer() AS n WHERE evil.leak(n)), 500::bigint, 'a security definer function of one''s own, too');
+SELECT is((SELECT count(*) FROM evil.m), 500::bigint, 'a materialized view holds what its owner saw');
+SELECT throws_ok('CREATE VIEW evil.h AS SELECT scrypt_hash FROM amt_key; SELECT * FROM evil.h', '42501', NULL, 'a view of the hash');
+SELECT throws_ok('CREATE FUNCTION evil.h() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS ''SELECT scrypt_hash FROM public.amt_key''; SELECT evil.h()', '42501', NULL, 'a function of the hash');
+-- a plan that was made for another identity, or another role
+SELECT is(evil.prepared(), 500::bigint, 'a plan is made');
+RESET ROLE;
+SELECT is(evil.prepared(), 1000::bigint, 'and made anew for a superuser');
+SET amt_keys.org_id = 'globex';
+SET ROLE amt_test_accomplice;
+SELECT throws_ok('DELETE FROM evil.v', '42501', NULL, 'through somebody''s view');
+RESET ROLE;
+SET amt_keys.org_id = '';
+SET ROLE amt_test_evil;
+SELECT is(evil.prepared(), 0::bigint, 'without identity it finds nothing');
+RESET ROLE;
+SET amt_keys.org_id = 'acme';
+SET ROLE amt_test_evil;
+
+-- 3. The hash, by whatever names it
+SELECT throws_ok('SELECT scrypt_hash FROM amt_key', '42501', NULL, 'the column');
+SELECT throws_ok('SELECT * FROM amt_key', '42501', NULL, 'the star');
+SELECT throws_ok('TABLE amt_key', '42501', NULL, 'TABLE');
+SELECT throws_ok('SELECT k FROM amt_key AS k', '42501', NULL, 'the whole row');
+SELECT throws_ok('SELECT to_jsonb(k) FROM amt_key AS k', '42501', NULL, 'the whole row as JSON');
+SELECT throws_ok('SELECT (k).scrypt_hash FROM amt_key AS k', '42501', NULL, 'a field of the row');
+SELECT throws_ok('SELECT count(*) FROM amt_key WHERE scrypt_hash LIKE ''$scrypt%''', '42501', NULL, 'a condition');
+SELECT throws_ok('SELECT count(*) FROM amt_key GROUP BY scrypt_hash', '42501', NULL, 'a grouping');
+SELECT throws_ok('SELECT 1 FROM amt_key ORDER BY scrypt_hash', '42501', NULL, 'an order');
+SELECT throws_ok('SELECT 1 FROM amt_key AS a JOIN amt_key AS b USING (scrypt_hash)', '42501', NULL, 'a join');
+SELECT throws_ok('SELECT 1 FROM amt_key AS a NATURAL JOIN amt_key AS b', '42501', NULL, 'a natural join');
+SELECT throws_ok('DELETE FROM amt_key RETURNING scrypt_hash', '42501', NULL, 'RETURNING');
+SELECT throws_ok('DELETE FROM amt_key RETURNING *', '42501', NULL, 'RETURNING the star');
+SELECT throws_ok('SELECT query_to_xml(''SELECT * FROM public.amt_key'', true, true, '''')', '42501', NULL, 'XML of a query');
+SELECT throws_ok('SELECT table_to_xml(''public.amt_key'', true, true, '''')', '42501', NULL, 'XML of the table');
+SELECT throws_ok('EXPLAIN SELECT scrypt_hash FROM amt_key', '42501', NULL, 'EXPLAIN');
+SELECT throws_ok('CREATE TABLE evil.copy AS SELECT * FROM amt_key', '42501', NULL, 'CREATE TABLE AS');
+SELECT throws_ok('CREATE TABLE evil.child (LIKE amt_key)', '42501', NULL, 'CREATE TABLE LIKE');
+SELECT is((SELECT count(*) FROM information_schema.columns WHERE table_name = 'amt_key' AND column_name = 'scrypt_hash'), 0::bigint, 'the information schema does not show it');
+SELECT ok(NOT has_column_privilege('amt_key', 'scrypt_hash', 'SELECT, INSERT, UPDATE, REFERENCES'), 'nothing is granted on it');
+
+-- 4. COPY
+SELECT throws_ok('COPY amt_key TO ''/tmp/x''', '42501', NULL, 'COPY to a file');
+SELECT throws_ok('COPY (SELECT key_id FROM amt_key) TO PROGRAM ''cat''', '42501', NULL, 'COPY to a program');
+SELECT throws_ok('COPY amt_key FROM ''/etc/passwd''', '42501', NULL, 'COPY from a file');
+
+-- 5. Statistics
+RESET ROLE;
+SELECT is_empty($$ SELECT * FROM pg_stats WHERE tablename = 'amt_key' AND attname = 'scrypt_hash' $$, 'no statistics are kept of the hash');
+SELECT is_empty($$ SELECT * FROM pg_statistic AS s JOIN pg_attribute AS a ON a.attrelid = s.starelid AND a.attnum = s.staattnum
+	WHERE s.starelid = 'amt_key'::regclass AND a.attname = 'scrypt_hash' $$, 'none at all');
+SELECT isnt_empty($$ SELECT * FROM pg_stats WHERE tablename = 'amt_key' AND attname = 'name' $$, 'of other columns they are');
+SET ROLE amt_test_evil;
+SELECT is_empty($$ SELECT * FROM pg_stats WHERE tablename LIKE 'amt\_key%' $$, 'which others do not see');
+SELECT throws_ok('SELECT * FROM pg_statistic', '42501', NULL, 'nor the catalog');
+SELECT throws_ok('CREATE STATISTICS evil.s ON org_id, name FROM amt_key', '42501', NULL, 'nor make their own');
+-- an operator that the planner asks with the most common values of a column
+SELECT lives_ok('EXPLAIN SELECT 1 FROM amt_key WHERE org_id OPERATOR(evil.===) ''x''', 'planning with an operator of one''s own');
+
+-- 6. Foreign keys, inheritance, indexes, rules and other DDL
+SELECT throws_ok('CREATE TABLE evil.probe (key_id text REFERENCES amt_key)', '42501', NULL, 'a foreign key, which would tell what exists');
+SELECT throws_ok('CREATE TABLE evil.child () INHERITS (amt_key)', '42501', NULL, 'a child table');
+SELECT throws_ok('CREATE INDEX ON amt_key (evil.leak(name))', '42501', NULL, 'an index on an expression');
+SELECT throws_ok('CREATE RULE r AS ON DELETE TO amt_key DO ALSO INSERT INTO evil.seen VALUES (old.scrypt_hash)', '42501', NULL, 'a rule');
+SELECT throws_ok('CREATE RULE r AS ON INSERT TO amt_key DO ALSO INSERT INTO evil.seen VALUES (new.scrypt_hash)', '42501', NULL, 'a rule on INSERT');
+SELECT throws_ok('CREATE POLICY p ON amt_key USING (true)', '42501', NULL, 'a policy');
+SELECT throws_ok('ALTER POLICY amt_key_select ON amt_key USING (true)', '42501', NULL, 'another policy');
+SELECT throws_ok('ALTER TABLE amt_key DISABLE ROW LEVEL SECURITY', '42501', NULL, 'switching it off');
+SELECT throws_ok('ALTER TABLE amt_key DISABLE TRIGGER ALL', '42501', NULL, 'switching the triggers off');
+SELECT throws_ok('ALTER TABLE amt_key ADD COLUMN c text DEFAULT evil.leak(''x'')', '42501', NULL, 'a column');
+SELECT throws_ok('CREATE OR REPLACE VIEW public.amt_keys AS SELECT ''x''::text AS key_id', '42501', NULL, 'the view');
+SELECT throws_ok('CREATE PUBLICATION p FOR TABLE amt_key', '42501', NULL, 'a publication');
+SET client_min_messages = error;
+GRANT ALL ON amt_key TO amt_test_accomplice; -- a warning, as far as one has nothing to give
+RESET client_min_messages;
+SELECT ok(NOT has_table_privilege('amt_test_accomplice', 'amt_key', 'SELECT, INSERT, UPDATE, TRUNCATE, REFERENCES, TRIGGER'), 'handing on what one has');
+
+-- 7. Locks.  That a role with DELETE may lock the table is PostgreSQL's rule.
+SELECT throws_ok('SELECT key_id FROM amt_key FOR UPDATE', '42501', NULL, 'locking rows for update');
+SELECT throws_ok('SELECT key_id FROM amt_key FOR KEY SHARE', '42501', NULL, 'locking rows at all');
+SELECT throws_ok('LOCK TABLE amt_key_event IN ROW EXCLUSIVE MODE', '42501', NULL, 'locking the table of events');
+
+-- 8. Session settings
+SET row_security = off;
+SELECT throws_ok('SELECT count(*) FROM amt_key', '42501', NULL, 'row_security = off makes an error of it');
+SELECT throws_ok('DELETE FROM amt_key', '42501', NULL, 'of DELETE, too');
+SELECT throws_ok('SELECT count(*) FROM amt_keys', '42501', NULL, 'of the view, too');
+SELECT is((SELECT calls FROM amt_usage('globex1')), 0::bigint, 'and amt_usage() does not fall for it');
+SET row_security = on;
+SELECT throws_ok('SET session_replication_role = replica', '42501', NULL, 'switching triggers off for the session');
+
+-- 9. What was seen meanwhile
+SELECT ok((SELECT count(*) FROM evil.seen) > 3000, 'the traps were run');
+SELECT is((SELECT count(*) FROM evil.seen WHERE what ~ 'secret|globex'), 0::bigint, 'with nothing of another organization');
+RESET ROLE;
+
+SELECT * FROM finish();
+ROLLBACK;
