@@ -87,9 +87,26 @@ get_owner(Oid relid)
 	return owner;
 }
 
+/* Rows are read by position, so the columns must be what they were made as. */
+static void
+check_columns(Oid relid, const Oid *types, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (get_atttype(relid, i + 1) != types[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column %d of relation \"%s\" of extension \"amt_keys\" was changed",
+							i + 1, get_rel_name(relid)),
+					 errhint("Its owner must undo that; columns of one's own can be added.")));
+}
+
 static AmtStore
 find_store(Oid schema)
 {
+	static const Oid key_types[Natts_amt_key] = {
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID
+	};
+	static const Oid usage_types[Natts_amt_key_usage] = {TEXTOID, INT8OID, TIMESTAMPTZOID};
 	AmtStore	found;
 
 	found.schema = schema;
@@ -99,6 +116,8 @@ find_store(Oid schema)
 	found.usage_pkey = get_relation(schema, "amt_key_usage_pkey");
 	found.event = get_relation(schema, "amt_key_event");
 	found.owner = get_owner(found.key);
+	check_columns(found.key, key_types, Natts_amt_key);
+	check_columns(found.usage, usage_types, Natts_amt_key_usage);
 	return found;
 }
 
@@ -178,15 +197,34 @@ copy_key(HeapTuple tuple, TupleDesc tupdesc, void *arg)
 	key->updated = (tuple->t_data->t_infomask & HEAP_UPDATED) != 0;
 }
 
+/* Does the snapshot see this version of the row, which the scan has pinned? */
+static bool
+is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot)
+{
+	Buffer		buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+	bool		visible;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	visible = HeapTupleSatisfiesVisibility(tuple, snapshot, buffer);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	return visible;
+}
+
 /*
  * Find the row of a table for a key id by the index; "copy" gets it while the
  * snapshot lasts.
+ *
+ * The scan is of all versions, and the snapshot picks one.  Were it the scan's
+ * own, SERIALIZABLE would make a dependency of the reading, and have it, or
+ * somebody else, fail; but what is read here is what is true now, and no part
+ * of what the transaction makes of its own snapshot.
  */
 static bool
 get_by_index(Relation rel, Oid index, const char *id, Size id_len, Snapshot snapshot,
 			 AmtRowHint *hint,
 			 void (*copy) (HeapTuple tuple, TupleDesc tupdesc, void *arg), void *arg)
 {
+	bool		is_heap = rel->rd_rel->relam == HEAP_TABLE_AM_OID;
 	char		buffer[VARHDRSZ + AMT_ID_MAX];
 	text	   *id_text = (text *) buffer;
 	SysScanDesc scan;
@@ -198,12 +236,15 @@ get_by_index(Relation rel, Oid index, const char *id, Size id_len, Snapshot snap
 
 	/* In both tables the key id is the first column, of collation "C". */
 	ScanKeyInit(&scankey, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(id_text));
-	scan = systable_beginscan(rel, index, true, snapshot, 1, &scankey);
-	tuple = systable_getnext(scan);
+	scan = systable_beginscan(rel, index, true, is_heap ? SnapshotAny : snapshot, 1, &scankey);
+	do
+		tuple = systable_getnext(scan);
+	while (HeapTupleIsValid(tuple) && is_heap && !is_visible(scan, tuple, snapshot));
+
 	if (HeapTupleIsValid(tuple))
 	{
 		copy(tuple, RelationGetDescr(rel), arg);
-		if (hint != NULL && TTS_IS_BUFFERTUPLE(scan->slot))
+		if (hint != NULL && is_heap)
 		{
 			hint->buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
 			hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
