@@ -1,0 +1,127 @@
+# What a key has counted is its own: not its predecessor's of the same id, not lost and not doubled by whoever writes it when.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys;
+use Session;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_cluster(conf => "amt_keys.usage_flush_interval = '1h'");
+my ($s, $a, $b, $c) = map { Session->new($node) } 1 .. 4;
+
+sub create
+{
+	return $_[0]->query(q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
+}
+
+sub verify
+{
+	my ($session, $token) = @_;
+	return $session->query("SELECT count(*) FROM amt_verify('$token')");
+}
+
+sub row_of
+{
+	my ($token) = @_;
+	return $s->query("SELECT k FROM amt_key k WHERE key_id = '" . id_of($token) . "'");
+}
+
+sub delete_sql
+{
+	return "DELETE FROM amt_key WHERE key_id = '" . id_of($_[0]) . "'";
+}
+
+sub insert_sql
+{
+	return "INSERT INTO amt_key SELECT (\$r\$$_[0]\$r\$::amt_key).*";
+}
+
+# Deleted and put back, with calls in memory.
+{
+	my $token = create($s);
+	my $row = row_of($token);
+	verify($s, $token) for 1 .. 3;
+	$s->query(delete_sql($token));
+	is($s->query(q{SELECT calls FROM amt_key_event WHERE event = 'revoked'}), 3, 'the event of the revocation has the calls');
+	$s->query(insert_sql($row));
+	is(calls_of($node, id_of($token)), 0, 'a key put back starts anew');
+	verify($s, $token);
+	is(calls_of($node, id_of($token)), 1, 'and counts');
+	$s->query('SELECT amt_flush_usage()');
+	is(stored_calls($node, id_of($token)), 1, 'and is written');
+
+	verify($s, $token);
+	$s->query('BEGIN', delete_sql($token), insert_sql($row));
+	is(verify($s, $token), 1, 'put back in the transaction that deleted it');
+	is(calls_of($node, id_of($token)), 2, 'elsewhere it is still the one before');
+	$s->query('COMMIT');
+	is(calls_of($node, id_of($token)), 1, 'until the commit');
+
+	$s->query('BEGIN', delete_sql($token), insert_sql($row));
+	verify($s, $token);
+	verify($a, $token);
+	$s->query('ROLLBACK');
+	is(calls_of($node, id_of($token)), 2, 'a rollback leaves the key with its calls');
+}
+
+# A flusher that found the row locked, and knows nothing of the key that has taken its place since.
+{
+	my $token = create($s);
+	my $row = row_of($token);
+	verify($s, $token) for 1 .. 5;
+	$a->query('BEGIN', delete_sql($token));
+	$b->query('BEGIN', 'SELECT amt_flush_usage()');
+	$a->query('COMMIT');
+	$s->query(insert_sql($row));
+	verify($s, $token);
+	is($a->query('BEGIN', 'SELECT amt_flush_usage()'), 1, 'another writes the call of the key that was put back');
+	$b->query('COMMIT');
+	$c->send('SELECT amt_flush_usage()');
+	$c->answers_within(0.5);    # it would wait for the one before
+	$a->query('COMMIT');
+	is($c->receive, 0, 'who finds nothing to write');
+	is(calls_of($node, id_of($token)), 1, 'the call is counted once');
+	is(stored_calls($node, id_of($token)), 1, 'and written once');
+	is($s->query('SELECT calls_pending FROM amt_stat'), 0, 'nothing is pending');
+}
+
+# Several who write at once.
+{
+	my @tokens = map { create($s) } 1 .. 20;
+	my $before = $s->query('SELECT (SELECT sum(calls) FROM amt_keys) - (SELECT verified FROM amt_stat)');
+	my $run = start_pgbench($node, [
+			(map { "SELECT count(*) FROM amt_verify('$_');\n" } @tokens),
+			(map { "BEGIN;\nSELECT amt_flush_usage();\n$_;\n" } ('COMMIT', 'ROLLBACK') x 3),
+		], '-c', 8, '-j', 2, '-t', 1000);
+	ok(finish_pgbench($run), 'many who count and write');
+	is($s->query('SELECT (SELECT sum(calls) FROM amt_keys) - (SELECT verified FROM amt_stat)'), $before, 'no call is lost or doubled');
+	$s->query('SELECT amt_flush_usage()');
+	is($s->query('SELECT (SELECT sum(calls) FROM amt_keys) = (SELECT sum(calls) FROM amt_key_usage)'), 't', 'all is written');
+}
+
+# Under REPEATABLE READ and SERIALIZABLE a revocation does not stumble over calls that were written since its snapshot.
+for my $level ('REPEATABLE READ', 'SERIALIZABLE')
+{
+	for my $sql ('SELECT amt_revoke(%s)', 'DELETE FROM amt_key WHERE key_id = %s RETURNING true')
+	{
+		my $token = create($s);
+		verify($s, $token);
+		$s->query('SELECT amt_flush_usage()');
+		$a->query("BEGIN ISOLATION LEVEL $level", 'SELECT count(*) FROM amt_key_usage');
+		verify($s, $token);
+		$s->query('SELECT amt_flush_usage()');
+		verify($s, $token);
+		is($a->query(sprintf $sql, "'" . id_of($token) . "'"), 't', "$level: " . sprintf $sql, '...');
+		is($a->query('COMMIT'), '', 'commits');
+		is(verify($s, $token), 0, 'and counts at once');
+		is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '" . id_of($token) . "'"), 3,
+			'with the calls of the moment');
+	}
+}
+
+done_testing();
