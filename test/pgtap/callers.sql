@@ -85,7 +85,8 @@ INSERT INTO tap.expected (function, statement, nobody, viewer, editor, admin, ow
 	('amt_find_tokens', 'SELECT amt_find_tokens(''amt_000000000000_00000000000000000000000000000000000000000000OJlLF'')',
 		'amt_000000000000...', 'amt_000000000000...', 'amt_000000000000...', 'amt_000000000000...', 'amt_000000000000...', 'amt_000000000000...', 'amt_000000000000...', 'amt_000000000000...'),
 	('amt_usage', 'SELECT calls FROM amt_usage(''other'')', '0', '7', '7', '7', '7', '7', '0', '7'),
-	('amt_usage', 'SELECT calls FROM amt_usage(''foreign'')', '0', '0', '0', '0', '0', '0', '0', '9'),
+	-- Stored 9, and the 10 verified above: undone, but calls all the same.
+	('amt_usage', 'SELECT calls FROM amt_usage(''foreign'')', '0', '0', '0', '0', '0', '0', '0', '19'),
 	('amt_usage', 'SELECT calls FROM amt_usage(''missing'')', '0', '0', '0', '0', '0', '0', '0', '0'),
 	('amt_flush_usage', 'SELECT amt_flush_usage() >= 0', '42501', '42501', '42501', '42501', '42501', '42501', '42501', 'true'),
 	('amt_cache_clear', 'SELECT amt_cache_clear()', '42501', '42501', '42501', '42501', '42501', '42501', '42501', ''),
@@ -97,7 +98,7 @@ INSERT INTO tap.expected (function, statement, nobody, viewer, editor, admin, ow
 
 	(NULL, 'SELECT string_agg(key_id, '', '' ORDER BY key_id) FROM amt_key', '-', 'other, own', 'other, own', 'other, own', 'other, own', 'other, own', '-', 'foreign, other, own'),
 	(NULL, 'SELECT string_agg(key_id, '', '' ORDER BY key_id) FROM amt_keys', '-', 'other, own', 'other, own', 'other, own', 'other, own', 'other, own', '-', 'foreign, other, own'),
-	(NULL, 'SELECT sum(calls) FROM amt_keys', '-', '7', '7', '7', '7', '7', '-', '16'),
+	(NULL, 'SELECT sum(calls) FROM amt_keys', '-', '7', '7', '7', '7', '7', '-', '26'),
 	(NULL, 'SELECT sum(calls) FROM amt_key_usage', '-', '7', '7', '7', '7', '7', '-', '16'),
 	(NULL, 'SELECT string_agg(key_id, '', '' ORDER BY key_id) FROM amt_key_event', '-', 'other, own', 'other, own', 'other, own', 'other, own', 'other, own', '-', 'foreign, other, own'),
 	(NULL, 'SELECT count(*) FROM amt_stat', '42501', '42501', '42501', '42501', '42501', '42501', '42501', '1'),
