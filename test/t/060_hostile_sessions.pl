@@ -1,0 +1,193 @@
+# Hostile callers where it takes more than one session: identity from before the library is loaded, from options, roles and
+# databases; cursors and transactions that outlive it; parallel workers, the usage writer, logical decoding, dumps.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys;
+use PostgreSQL::Test::Utils;
+use Session;
+use Test::More;
+
+my $node = new_cluster(conf => "wal_level = logical\nmax_prepared_transactions = 5\namt_keys.usage_flush_interval = 100ms\n");
+my $super = Session->new($node);
+my $version = $super->query("SELECT current_setting('server_version_num')::int / 10000");
+
+$super->query(
+	'CREATE ROLE evil LOGIN CREATEROLE CREATEDB', 'CREATE ROLE gateway LOGIN', 'CREATE ROLE app LOGIN', 'CREATE ROLE acme_app LOGIN',
+	'GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.actor TO gateway',
+	'GRANT EXECUTE ON FUNCTION amt_verify TO app',
+	q{ALTER ROLE acme_app SET amt_keys.org_id = 'acme'}, q{ALTER ROLE acme_app SET amt_keys.role = 'viewer'},
+	'CREATE SCHEMA evil AUTHORIZATION evil', 'CREATE DATABASE evil OWNER evil');
+my $acme = create_key($node);
+my $globex = $super->query(q{SELECT token FROM amt_create_key('a key', 'globex', 'owner')});
+
+my $whoami = q{SELECT concat_ws('/', coalesce(amt_org_id(), '-'), coalesce(amt_role(), '-'), coalesce(amt_actor(), '-'), coalesce(amt_key_id(), '-'))};
+
+# What a session says, with the warnings of a library that throws settings away left out.
+sub answer
+{
+	my ($session, @sql) = @_;
+	my $answer = $session->query(@sql);
+	$answer =~ s/^WARNING:.*\n?//mg if defined $answer;
+	return $answer;
+}
+
+sub as
+{
+	my ($user, @options) = @_;
+	return Session->new($node, user => $user, @options);
+}
+
+## Before the library is loaded
+
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SET amt_keys.role = 'owner'}, $whoami), '-/-/-/-', 'SET before the library is loaded');
+is(answer(as('evil'), q{SELECT set_config('amt_keys.org_id', 'globex', false)}, $whoami), "globex\n-/-/-/-", 'set_config');
+is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), '-/-/-/-', 'PGOPTIONS');
+is(answer(as('evil'), 'BEGIN', q{SET LOCAL amt_keys.org_id = 'globex'}, 'SAVEPOINT a', q{SET amt_keys.org_id = 'initech'}, 'SAVEPOINT b',
+		q{SET LOCAL amt_keys.org_id = 'hooli'}, $whoami, 'ROLLBACK TO b', $whoami, 'RELEASE a', $whoami, 'COMMIT', $whoami),
+	join("\n", ('-/-/-/-') x 4), 'on every level of a stack of savepoints');
+is(answer(as('evil'), 'BEGIN', q{SET amt_keys.org_id = 'globex'}, $whoami, 'ROLLBACK', $whoami), "-/-/-/-\n-/-/-/-", 'and when that is rolled back');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SELECT count(*) FROM amt_keys}), '0', 'the list, as the first thing of a session');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SELECT count(*) FROM amt_key}), '0', 'the table');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SET amt_keys.role = 'owner'}, q{SELECT amt_create_key('k')}), 'ERROR:  42501', 'creating');
+is(answer(as('evil'), q{SET amt_keys.roles = 'x'}, q{SET amt_keys.manager_role = 'x'}, $whoami, 'SHOW amt_keys.roles', 'SHOW amt_keys.manager_role'),
+	"-/-/-/-\nviewer, editor, admin, owner\nadmin", 'other settings');
+is(answer(as('evil'), q{ALTER ROLE evil SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'ALTER ROLE, of oneself');
+is(answer(as('evil'), q{CREATE FUNCTION evil.f() RETURNS text LANGUAGE sql SET amt_keys.org_id = 'globex' AS 'SELECT amt_org_id()'}), 'ERROR:  42501', 'a function\'s clause');
+is(answer(as('evil', dbname => 'evil'), q{ALTER DATABASE evil SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'ALTER DATABASE, of one\'s own');
+is(answer(as('evil'), q{ALTER SYSTEM SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'ALTER SYSTEM');
+is(answer(as('acme_app'), q{ALTER ROLE acme_app RESET amt_keys.org_id}), 'ERROR:  42501', 'ALTER ROLE RESET, of what a superuser has set');
+is(answer(as('acme_app'), q{ALTER ROLE acme_app SET amt_keys.role = 'owner'}), 'ERROR:  42501', 'ALTER ROLE SET over it');
+is(answer(as('acme_app'), q{SET amt_keys.role = 'owner'}, $whoami), 'acme/viewer/-/-', 'SET over it, before loading');
+is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'acme/-/-/-', 'PGOPTIONS over it lose it');
+is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-', 'RESET ALL and DISCARD ALL bring it back');
+
+# Who has the right keeps what he set, and only what he set himself.
+is(answer(as('gateway'), q{SET amt_keys.org_id = 'globex'}, $whoami), 'globex/-/-/-', 'a gateway\'s SET before loading is kept');
+is(answer(as('gateway', options => '-c amt_keys.org_id=globex'), $whoami), 'globex/-/-/-', 'its PGOPTIONS, too');
+is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', 'but not of what it was not granted');
+is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), '-/-/-/-', 'what evil set in a superuser\'s session is not');
+is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil', $whoami), 'globex/-/-/-', 'what a superuser set before becoming evil is');
+
+# The same with the library loaded at the session's start, as for its log redaction.
+$node->append_conf('postgresql.conf', "session_preload_libraries = 'amt_keys'");
+$node->reload;
+ok(wait_until(sub { Session->new($node)->query('SHOW session_preload_libraries') eq 'amt_keys' }), 'loaded early from now on');
+is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), '-/-/-/-', 'PGOPTIONS with a library that is loaded early');
+is(answer(as('acme_app'), $whoami), 'acme/viewer/-/-', 'a role\'s settings');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'SET');
+
+# With the library in every process, the server itself refuses.
+$super->quit;
+$node->append_conf('postgresql.conf', "session_preload_libraries = ''\nshared_preload_libraries = 'amt_keys'");
+$node->restart;
+for my $setting (qw(org_id=globex role=owner manager_role=viewer roles=viewer require_authentication=off redact_logs=off scrypt_ln=1))
+{
+	my ($status, $out, $err) = do {
+		local $ENV{PGOPTIONS} = "-c amt_keys.$setting";
+		$node->psql('postgres', 'SELECT 1', connstr => $node->connstr('postgres') . ' user=evil');
+	};
+	like($err, qr/permission denied to set parameter/, "preloaded: $setting is refused with the connection");
+}
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->restart;
+$super = Session->new($node);
+
+## What outlives the transaction that had the identity
+
+$super->query('CREATE TABLE note (org_id text DEFAULT amt_org_id(), text text)', 'ALTER TABLE note ENABLE ROW LEVEL SECURITY',
+	'CREATE POLICY p ON note USING (org_id = amt_org_id())', 'GRANT ALL ON note TO app',
+	q{INSERT INTO note SELECT o, o FROM unnest(array['acme', 'globex']) AS o, generate_series(1, 2)});
+my $identify_acme = "SELECT org_id FROM amt_verify('$acme', true)";
+my $identify_globex = "SELECT org_id FROM amt_verify('$globex', true)";
+my $app = as('app');
+is($app->query('BEGIN', $identify_acme, 'DECLARE c CURSOR WITH HOLD FOR SELECT text FROM note', 'FETCH 1 FROM c', 'COMMIT', $whoami),
+	"acme\nacme\n-/-/-/-", 'a cursor held over the commit');
+is($app->query('BEGIN', $identify_globex, 'FETCH ALL FROM c', 'SELECT DISTINCT text FROM note', 'COMMIT', 'CLOSE c'),
+	"globex\nacme\nglobex", 'has what its own transaction could see, and nothing of the next one\'s');
+is($app->query('BEGIN', $identify_acme, 'DECLARE c CURSOR WITH HOLD FOR SELECT text FROM note', 'ROLLBACK', 'FETCH 1 FROM c'), "acme\nERROR:  34000", 'none of one that rolled back');
+is($app->query('BEGIN', $identify_acme, q{INSERT INTO note (text) VALUES ('prepared')}, q{PREPARE TRANSACTION 'p'}, $whoami, 'SELECT count(*) FROM note'),
+	"acme\n-/-/-/-\n0", 'a prepared transaction takes its identity along');
+is($super->query(q{COMMIT PREPARED 'p'}, q{SELECT org_id FROM note WHERE text = 'prepared'}), 'acme', 'and what it wrote is its own');
+is($app->query('BEGIN', $identify_acme, 'SELECT 1/0', 'COMMIT', $whoami), "acme\nERROR:  22012\n-/-/-/-", 'an error ends it');
+is($app->query('BEGIN', $identify_acme, 'COMMIT AND CHAIN', $whoami, 'COMMIT'), "acme\n-/-/-/-", 'a chained transaction starts without');
+
+# Keys that come and go in prepared transactions
+is($super->query('BEGIN', q{CREATE TEMP SEQUENCE s}, 'ROLLBACK', 'BEGIN', q{SELECT 1 FROM amt_create_key('prepared', 'acme', 'viewer')}, q{PREPARE TRANSACTION 'k'},
+		q{SELECT count(*) FROM amt_keys WHERE name = 'prepared'}, q{ROLLBACK PREPARED 'k'}), "1\n0", 'a key that is created in a prepared transaction is none');
+my $created = $super->query('BEGIN', q{SELECT token FROM amt_create_key('prepared', 'acme', 'viewer')}, q{PREPARE TRANSACTION 'k'});
+is($app->query("SELECT count(*) FROM amt_verify('$created')"), '0', 'before COMMIT PREPARED it does not verify');
+is($super->query(q{COMMIT PREPARED 'k'}, "SELECT count(*) FROM amt_verify('$created')"), '1', 'afterwards it does');
+my $id = id_of($created);
+is($super->query('BEGIN', "SELECT amt_revoke('$id')", q{PREPARE TRANSACTION 'r'}, "SELECT count(*) FROM amt_verify('$created')"), "t\n1", 'revoked in a prepared transaction, it does until');
+is($super->query(q{COMMIT PREPARED 'r'}, "SELECT count(*) FROM amt_verify('$created')", "SELECT event FROM amt_key_event WHERE key_id = '$id' ORDER BY event_id"),
+	"0\ncreated\nrevoked", 'COMMIT PREPARED');
+
+# Every plan by a parallel worker, as far as it may be
+my $force = $version >= 16 ? 'SET debug_parallel_query = on' : 'SET force_parallel_mode = on';
+is($app->query('BEGIN', $force, $identify_acme, $whoami =~ s{\)\z}{) FROM (SELECT) AS x}r, 'SELECT key_name FROM amt_whoami()', 'SELECT DISTINCT org_id FROM note', 'SELECT count(*) > 0 FROM amt_keys',
+		q{SELECT amt_has_role('editor'), amt_has_role('admin')}, 'COMMIT', 'SELECT count(*) FROM note'),
+	"acme\nacme/editor/-/" . id_of($acme) . "\na key\nacme\nt\nt|f\n0", 'parallel workers have the identity');
+
+## Traps where others step into them: the usage writer, amt_flush_usage(), a dump
+
+as('evil')->query(
+	'CREATE TABLE evil.trapped (what text)', 'GRANT INSERT ON evil.trapped TO PUBLIC',
+	q{CREATE FUNCTION evil.eq(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO evil.trapped VALUES (current_user); RETURN true; END $$},
+	q{CREATE FUNCTION evil.eq(text, text[]) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO evil.trapped VALUES (current_user); RETURN true; END $$},
+	q{CREATE FUNCTION evil.plus(bigint, bigint) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN INSERT INTO evil.trapped VALUES (current_user); RETURN 0; END $$},
+	q{CREATE FUNCTION evil.unnest(anyarray) RETURNS SETOF anyelement LANGUAGE plpgsql AS $$ BEGIN INSERT INTO evil.trapped VALUES (current_user); RETURN; END $$},
+	'CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = text, RIGHTARG = text)',
+	'CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = text, RIGHTARG = text[])',
+	'CREATE OPERATOR evil.+ (FUNCTION = evil.plus, LEFTARG = bigint, RIGHTARG = bigint)');
+my $calls = calls_of($node, id_of($acme));
+is($super->query('SET search_path = evil, pg_catalog', "SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0',
+		"SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0', 'RESET search_path'),
+	"acme\nt\nacme\nt", 'calls are written under a hostile search_path');
+ok(wait_until(sub { stored_calls($node, id_of($acme)) == $calls + 2 }), 'all of them');
+
+# A database's owner chooses what its sessions begin with, the usage writer's included.
+$super->query(q{ALTER DATABASE postgres SET search_path = evil, pg_catalog}, q{ALTER DATABASE postgres SET default_transaction_read_only = on},
+	q{ALTER DATABASE postgres SET default_transaction_isolation = serializable}, q{ALTER DATABASE postgres SET row_security = off},
+	q{ALTER DATABASE postgres SET session_replication_role = replica}, q{ALTER DATABASE postgres SET statement_timeout = '1ms'});
+ok(wait_until(sub { !worker_pids($node, 'postgres') }), 'the usage writer leaves');
+$app->query("SELECT count(*) FROM amt_verify('$acme')") for 1 .. 3;
+ok( wait_until(
+		sub {
+			$super->query('SELECT calls FROM public.amt_key_usage WHERE key_id = ' . "'" . id_of($acme) . "'") == $calls + 5;
+		}),
+	'and its successor writes, whatever the database\'s settings');
+$super->query("ALTER DATABASE postgres RESET $_") for qw(search_path default_transaction_read_only default_transaction_isolation row_security session_replication_role statement_timeout);
+is($super->query('SELECT count(*) FROM evil.trapped'), '0', 'no trap was run');
+is($super->query('SET search_path = evil, pg_catalog', q{SELECT 'a'::text = 'b'::text}, 'RESET search_path', 'SELECT count(*) FROM evil.trapped'), "t\n1", 'though they are traps');
+
+# A dump by somebody who is not the owner
+$node->command_fails_like([ 'pg_dump', '-d', $node->connstr('postgres') . ' user=evil', '-t', 'public.amt_key' ], qr/permission denied for table amt_key/, 'a dump of the table');
+$node->command_fails_like([ 'pg_dump', '-d', $node->connstr('postgres') . ' user=evil', '--enable-row-security', '-a', '-t', 'public.amt_key' ],
+	qr/permission denied for table amt_key/, 'with row security');
+
+## Logical decoding
+
+is(as('evil')->query(q{SELECT pg_create_logical_replication_slot('evil', 'test_decoding')}), 'ERROR:  42501', 'decoding is not for everybody');
+is(as('evil')->query('CREATE PUBLICATION evil FOR TABLE public.amt_key'), 'ERROR:  42501', 'nor a publication');
+SKIP:
+{
+	my $slot = $super->query(q{SELECT slot_name FROM pg_create_logical_replication_slot('dba', 'test_decoding')});
+	skip 'no test_decoding here', 3 if $slot ne 'dba';
+	my $decoded = create_key($node);
+	$app->query('BEGIN', "SELECT org_id FROM amt_verify('$decoded', true)", q{INSERT INTO note (text) VALUES ('decoded')}, 'COMMIT');
+	$super->query("SELECT amt_revoke('" . id_of($decoded) . "')");
+	my $changes = $super->query(q{SELECT data FROM pg_logical_slot_get_changes('dba', NULL, NULL)});
+	like($changes, qr/amt_key: INSERT: .*\$scrypt\$/, 'who may decode sees the hash');
+	my ($secret) = $decoded =~ /\Aamt_[^_]+_(.{43})/;
+	is(index($changes, $secret), -1, 'but nothing of the secret');
+	is($super->query(q{SELECT pg_drop_replication_slot('dba')}), '', 'the slot is dropped');
+}
+
+$_->quit for $app, $super;
+$node->stop;
+done_testing();
