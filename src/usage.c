@@ -361,15 +361,6 @@ mark_slot(AmtSlot *base, void *arg)
 	return true;
 }
 
-static bool
-is_idle(const AmtSlot *slot)
-{
-	AmtUsageSlot *usage = (AmtUsageSlot *) slot;
-
-	return !TransactionIdIsValid(usage->flusher) &&
-		pg_atomic_read_u64(&usage->pending) == 0;
-}
-
 /*
  * Change the mark: "done" calls are not pending any more, "flushing" still are
  * with the flusher, or nothing is and the mark goes.
@@ -399,20 +390,39 @@ compare_marked(const void *a, const void *b)
 	return order != 0 ? order : (int) x->id_len - (int) y->id_len;
 }
 
+/*
+ * Rows that exist are updated, keys without a row get one.  What somebody has
+ * locked is skipped: a usage row, which a revocation deletes last, or a key
+ * that is being revoked.
+ */
 static const char write_query[] =
-"INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
-" SELECT k.key_id, p.calls, p.last_used_at"
-" FROM (SELECT key_id FROM %s.amt_key"
-"       WHERE key_id OPERATOR(pg_catalog.=) ANY ($1)"
-"       ORDER BY key_id FOR KEY SHARE SKIP LOCKED) AS k"
-" JOIN ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))"
-"        AS p (key_id, calls, last_used_at)"
-"   ON p.key_id OPERATOR(pg_catalog.=) k.key_id"
-" ORDER BY k.key_id"
-" ON CONFLICT (key_id) DO UPDATE"
-"   SET calls = u.calls OPERATOR(pg_catalog.+) excluded.calls,"
-"       last_used_at = greatest(u.last_used_at, excluded.last_used_at)"
-" RETURNING key_id";
+"WITH p AS MATERIALIZED ("
+"  SELECT p.* FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))"
+"    AS p (key_id, calls, last_used_at)),"
+" locked AS MATERIALIZED ("
+"  SELECT u.key_id, u.ctid AS place FROM %s.amt_key_usage AS u"
+"  WHERE u.key_id OPERATOR(pg_catalog.=) ANY ($1)"
+"  ORDER BY u.key_id FOR NO KEY UPDATE SKIP LOCKED),"
+" updated AS ("
+"  UPDATE %s.amt_key_usage AS u"
+"  SET calls = u.calls OPERATOR(pg_catalog.+) p.calls,"
+"      last_used_at = greatest(u.last_used_at, p.last_used_at)"
+"  FROM locked AS l JOIN p ON p.key_id OPERATOR(pg_catalog.=) l.key_id"
+"  WHERE u.ctid OPERATOR(pg_catalog.=) l.place"
+"  RETURNING u.key_id),"
+" missing AS MATERIALIZED ("
+"  SELECT k.key_id FROM %s.amt_key AS k"
+"  WHERE k.key_id OPERATOR(pg_catalog.=) ANY ($1)"
+"    AND NOT EXISTS (SELECT FROM %s.amt_key_usage AS u WHERE u.key_id OPERATOR(pg_catalog.=) k.key_id)"
+"  ORDER BY k.key_id FOR KEY SHARE SKIP LOCKED),"
+" inserted AS ("
+"  INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
+"  SELECT p.key_id, p.calls, p.last_used_at"
+"  FROM missing AS m JOIN p ON p.key_id OPERATOR(pg_catalog.=) m.key_id"
+"  ORDER BY p.key_id"
+"  ON CONFLICT (key_id) DO NOTHING"
+"  RETURNING u.key_id)"
+" SELECT key_id FROM updated UNION ALL SELECT key_id FROM inserted";
 
 /* Execute write_query for the marks, which are sorted; written[] says which were. */
 static void
@@ -486,7 +496,7 @@ flush_batch(const AmtStore *store)
 	state.table = store->key;
 	state.xid = GetTopTransactionId();
 	state.limit = Min(BATCH, amt_table_used(&amt_shared->usage) + 1);
-	state.room = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked) * state.limit);
+	state.room = MemoryContextAlloc(TopTransactionContext, sizeof(Marked) * state.limit);
 	written = palloc0(sizeof(bool) * state.limit);
 	amt_table_scan(&amt_shared->usage, amt_area, mark_slot, &state);
 	if (state.n == 0)
@@ -511,44 +521,63 @@ flush_batch(const AmtStore *store)
 	return calls;
 }
 
-/* Slots to remove because their key, extension or database is gone. */
-typedef struct Gone
+/* Slots to remove. */
+typedef struct Removal
 {
 	Oid			database;
 	Oid			table;			/* or InvalidOid for all */
+	bool		idle_only;
 	AmtTag		tags[256];
 	int			n;
-} Gone;
+} Removal;
 
 static bool
-find_gone(AmtSlot *base, void *arg)
+is_idle(const AmtSlot *slot)
+{
+	AmtUsageSlot *usage = (AmtUsageSlot *) slot;
+
+	return !TransactionIdIsValid(usage->flusher) &&
+		pg_atomic_read_u64(&usage->pending) == 0;
+}
+
+static bool
+find_removable(AmtSlot *base, void *arg)
 {
 	AmtUsageSlot *slot = (AmtUsageSlot *) base;
-	Gone	   *gone = arg;
+	Removal    *removal = arg;
 
-	if (slot->database == gone->database &&
-		(!OidIsValid(gone->table) || slot->table == gone->table))
+	if (slot->database == removal->database &&
+		(!OidIsValid(removal->table) || slot->table == removal->table) &&
+		(!removal->idle_only || is_idle(base)))
 	{
-		gone->tags[gone->n++] = base->tag;
+		removal->tags[removal->n++] = base->tag;
 		amt_stat_add(AMT_CALLS_DROPPED, pg_atomic_read_u64(&slot->pending));
 	}
-	return gone->n < (int) lengthof(gone->tags);
+	return removal->n < (int) lengthof(removal->tags);
 }
 
 static void
-drop_gone(Oid database, Oid table)
+remove_slots(Oid database, Oid table, bool idle_only)
 {
-	Gone		gone;
+	Removal		removal;
 
-	gone.database = database;
-	gone.table = table;
+	removal.database = database;
+	removal.table = table;
+	removal.idle_only = idle_only;
 	do
 	{
-		gone.n = 0;
-		amt_table_scan(&amt_shared->usage, amt_area, find_gone, &gone);
-		for (int i = 0; i < gone.n; i++)
-			amt_table_remove(&amt_shared->usage, amt_area, gone.tags[i], NULL);
-	} while (gone.n > 0);
+		removal.n = 0;
+		amt_table_scan(&amt_shared->usage, amt_area, find_removable, &removal);
+		for (int i = 0; i < removal.n; i++)
+			amt_table_remove(&amt_shared->usage, amt_area, removal.tags[i],
+							 idle_only ? is_idle : NULL);
+	} while (removal.n == (int) lengthof(removal.tags));
+}
+
+void
+amt_usage_remove_idle(void)
+{
+	remove_slots(MyDatabaseId, InvalidOid, true);
 }
 
 /* The next larger OID that the slots name. */
@@ -588,7 +617,7 @@ amt_usage_forget_databases(void)
 
 	while (next_oid(&next))
 		if (!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(next.found)))
-			drop_gone(next.found, InvalidOid);
+			remove_slots(next.found, InvalidOid, false);
 }
 
 /* Lock a table as writing to it will; false if it would have to wait. */
@@ -618,7 +647,7 @@ amt_usage_flush(bool wait)
 		if (store == NULL)
 		{
 			UnlockRelationOid(next.found, RowShareLock);
-			drop_gone(MyDatabaseId, next.found);
+			remove_slots(MyDatabaseId, next.found, false);
 			continue;
 		}
 		if (!lock_table(store->usage, RowExclusiveLock, wait))
@@ -683,7 +712,6 @@ commit_counts(void)
 	for (Marked *mark = marked; mark != NULL; mark = mark->next)
 	{
 		change_mark(mark, InvalidTransactionId, 0, mark->calls);
-		amt_table_remove(&amt_shared->usage, amt_area, mark->tag, is_idle);
 		amt_stat_add(AMT_CALLS_FLUSHED, mark->calls);
 	}
 	for (OwnCall *call = own_calls; call != NULL; call = call->next)

@@ -67,6 +67,12 @@ extern int64 amt_usage_flush(bool wait);
  */
 extern void amt_usage_flush_alone(void);
 
+/*
+ * Free the slots of keys of this database that have nothing pending.  They are
+ * kept for a while, since most will be needed again.
+ */
+extern void amt_usage_remove_idle(void);
+
 /* Drop the calls of databases that are gone. */
 extern void amt_usage_forget_databases(void);
 

@@ -48,6 +48,7 @@
 #define IDLE_MS			2000
 #define POLL_MS			500
 #define ASK_AGAIN_MS	5000
+#define TIDY_MS			10000
 
 PGDLLEXPORT void amt_worker_main(Datum arg);
 
@@ -254,6 +255,7 @@ write_until_idle(void)
 {
 	TimestampTz counted_at = GetCurrentTimestamp();
 	TimestampTz written_at = counted_at;
+	TimestampTz tidied_at = counted_at;
 	int64		pending = 0;
 
 	while (!ShutdownRequestPending)
@@ -277,6 +279,11 @@ write_until_idle(void)
 			pending_now = amt_usage_pending_here();
 		}
 		pending = pending_now;
+		if (idle || TimestampDifferenceExceeds(tidied_at, now, TIDY_MS))
+		{
+			amt_usage_remove_idle();
+			tidied_at = now;
+		}
 		if (idle && pending == 0 && try_to_leave())
 			return;
 	}
