@@ -64,7 +64,7 @@ def spread(result):
 
 
 def reach(row):
-    return f"{SIGNS[row.sense]} {row.reach}"
+    return f"{SIGNS[row.sense]} {row.reach:.2f}" if row.sense == "<=" else f"{SIGNS[row.sense]} {row.reach}"
 
 
 def line(result):
@@ -114,8 +114,8 @@ def write(directory, machine, args, results):
 # Ratios that have to be small are turned around for that, and a bar that would
 # go far beyond is broken off.
 
-WIDTH, LEFT, TOP_MARGIN, STEP = 880, 430, 92, 34
-REACH_AT, SCALE_END = 250, 1.45
+WIDTH, LEFT, TOP_MARGIN, STEP = 880, 400, 92, 34
+REACH_AT, SCALE_END = 250, 1.4
 
 STYLE = """
 .paper { fill: #ffffff; stroke: #d0d7de }
