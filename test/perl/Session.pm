@@ -68,7 +68,8 @@ sub answers_within
 
 	while ($self->{buffer} !~ /^\Q$marker\E\n/m)
 	{
-		return 0 if $until < time || !IO::Select->new($self->{out})->can_read($until - time);
+		my $left = $until - time;
+		return 0 unless IO::Select->new($self->{out})->can_read($left > 0 ? $left : 0);
 		return 1 unless $self->read_more(1);
 	}
 	return 1;
