@@ -18,6 +18,7 @@
 #include "identity.h"
 #include "kdf.h"
 #include "redact.h"
+#include "role_settings.h"
 #include "scrypt_queue.h"
 #include "shmem.h"
 #include "store.h"
@@ -43,4 +44,5 @@ _PG_init(void)
 	amt_store_init();
 	amt_shmem_init();
 	MarkGUCPrefixReserved("amt_keys");
+	amt_role_settings_apply();
 }

@@ -93,6 +93,7 @@ typedef struct OwnCall
 } OwnCall;
 
 static Marked *marked = NULL;
+static TransactionId marked_by = InvalidTransactionId;	/* our transaction */
 static OwnCall *own_calls = NULL;
 static uint32 n_own_calls = 0;
 static bool has_counted = false;
@@ -371,7 +372,8 @@ change_mark(const Marked *mark, TransactionId flusher, uint64 flushing, uint64 d
 	AmtUsageSlot *slot = (AmtUsageSlot *)
 	amt_table_lock(&amt_shared->usage, amt_area, mark->tag, LW_EXCLUSIVE);
 
-	if (slot != NULL)
+	/* The key may have been forgotten, restored and marked by another. */
+	if (slot != NULL && TransactionIdEquals(slot->flusher, marked_by))
 	{
 		slot->flusher = flusher;
 		slot->flushing = flushing;
@@ -479,7 +481,7 @@ leave_unwritten(const AmtStore *store, Marked *mark)
 	else
 		amt_stat_add(AMT_CALLS_DROPPED, gone);
 	mark->calls = 0;
-	change_mark(mark, GetTopTransactionId(), 0, gone);
+	change_mark(mark, marked_by, 0, gone);
 }
 
 /*
@@ -494,7 +496,7 @@ flush_batch(const AmtStore *store)
 	int64		calls = 0;
 
 	state.table = store->key;
-	state.xid = GetTopTransactionId();
+	state.xid = marked_by = GetTopTransactionId();
 	state.limit = Min(BATCH, amt_table_used(&amt_shared->usage) + 1);
 	state.room = MemoryContextAlloc(TopTransactionContext, sizeof(Marked) * state.limit);
 	written = palloc0(sizeof(bool) * state.limit);
