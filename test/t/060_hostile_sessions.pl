@@ -63,7 +63,7 @@ is(answer(as('evil'), q{ALTER SYSTEM SET amt_keys.org_id = 'globex'}), 'ERROR:  
 is(answer(as('acme_app'), q{ALTER ROLE acme_app RESET amt_keys.org_id}), 'ERROR:  42501', 'ALTER ROLE RESET, of what a superuser has set');
 is(answer(as('acme_app'), q{ALTER ROLE acme_app SET amt_keys.role = 'owner'}), 'ERROR:  42501', 'ALTER ROLE SET over it');
 is(answer(as('acme_app'), q{SET amt_keys.role = 'owner'}, $whoami), 'acme/viewer/-/-', 'SET over it, before loading');
-is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'acme/-/-/-', 'PGOPTIONS over it lose it');
+is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'acme/viewer/-/-', 'PGOPTIONS over it change nothing');
 is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-', 'RESET ALL and DISCARD ALL bring it back');
 
 # Who has the right keeps what he set, and only what he set himself.
