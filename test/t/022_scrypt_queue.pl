@@ -1,0 +1,170 @@
+# Runs of scrypt are few: one for each key at a time, so many in the server; and who waits for one can always stop waiting.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys;
+use Session;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $node = new_cluster();
+my $s = Session->new($node);
+
+# A key whose scrypt takes some tenths of a second (and 128 MiB), or some seconds (512 MiB).
+sub slow_key
+{
+	my ($ln) = @_;
+	return $s->query("SET amt_keys.scrypt_ln = $ln", q{SELECT token FROM amt_create_key('slow', 'acme', 'editor')},
+		'RESET amt_keys.scrypt_ln');
+}
+
+sub verify_sql
+{
+	return "SELECT count(*) FROM amt_verify('$_[0]')";
+}
+
+# How many wait in the queue, and how many verify without waiting.
+sub waiting
+{
+	return $s->query(q{
+		SELECT count(*) FROM pg_stat_activity
+		WHERE query ~ 'amt_verify' AND state = 'active' AND wait_event_type = 'Extension' AND pid <> pg_backend_pid()});
+}
+
+sub running
+{
+	return $s->query(q{
+		SELECT count(*) FROM pg_stat_activity
+		WHERE query ~ 'amt_verify' AND state = 'active' AND wait_event_type IS NULL AND pid <> pg_backend_pid()});
+}
+
+sub counters
+{
+	return { runs => $s->query('SELECT scrypt_runs FROM amt_stat'), waits => $s->query('SELECT scrypt_waits FROM amt_stat') };
+}
+
+my $slow = slow_key(17);
+my $very_slow = slow_key(19);
+my $duration = do {
+	$s->query('SELECT amt_cache_clear()');
+	my $start = time;
+	$s->query(verify_sql($very_slow));
+	time - $start;
+};
+note(sprintf 'a slow run takes %.1f s', $duration);
+
+# Sixteen at once on one cold key.
+{
+	my @sessions = map { Session->new($node) } 1 .. 16;
+	$_->backend for @sessions;
+	for my $round (1 .. 3)
+	{
+		$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
+		$_->send(verify_sql($slow)) for @sessions;
+		is(join(' ', map { $_->receive } @sessions), join(' ', (1) x 16), "sixteen at once on one cold key, round $round");
+		is(counters()->{runs}, 1, 'make one run of scrypt');
+		cmp_ok(counters()->{waits}, '>=', 10, 'and the others wait for it');
+	}
+
+	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
+	my $wrong = $slow =~ s/.\z//r;
+	$sessions[$_]->send(verify_sql($_ % 4 ? $wrong : $slow)) for 0 .. 7;
+	is(join(' ', map { $_->receive } @sessions[ 0 .. 7 ]), '1 0 0 0 1 0 0 0', 'right and wrong secrets at once are told apart');
+	cmp_ok(counters()->{runs}, '<=', 7, 'and the wrong ones, too, are spared once the key is warm');
+}
+
+# Who waits can be cancelled, can time out and can be terminated, while the run goes on.
+{
+	my ($runner, @waiters) = map { Session->new($node) } 1 .. 5;
+	$_->backend for @waiters;
+	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
+	$runner->send(verify_sql($very_slow));
+	ok(wait_until(sub { running() == 1 }, 10), 'a run of scrypt begins');
+	$waiters[0]->send(verify_sql($very_slow));
+	$waiters[1]->send("SET statement_timeout = '200ms'", verify_sql($very_slow));
+	$waiters[2]->send(verify_sql($very_slow));
+	$waiters[3]->send(verify_sql($very_slow));
+	ok(wait_until(sub { waiting() >= 3 }, 10), 'and others wait for it');
+	is($s->query('SELECT pg_cancel_backend(' . $waiters[0]->backend . ')'), 't', 'one of them is cancelled');
+	is($waiters[0]->receive, 'ERROR:  57014', 'and stops to wait');
+	is($waiters[1]->receive, 'ERROR:  57014', 'as does one that has run into its timeout');
+	$s->query('SELECT pg_terminate_backend(' . $waiters[2]->backend . ')');
+	is($waiters[2]->receive, undef, 'and one that is terminated');
+	ok(!$runner->answers_within(0), 'while the run goes on');
+	is($waiters[0]->query('SELECT 1'), 1, 'the cancelled session works');
+	is($runner->receive, 1, 'the run says yes');
+	is($waiters[3]->receive, 1, 'and so it does to who has waited');
+	is(counters()->{runs}, 1, 'it was the only one');
+}
+
+# A cancelled or terminated runner leaves its place.
+for my $how ('cancel', 'terminate')
+{
+	my ($runner, $waiter) = map { Session->new($node) } 1 .. 2;
+	my $pid = $runner->backend;
+	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
+	$runner->send(verify_sql($very_slow));
+	ok(wait_until(sub { running() == 1 }, 10), 'a run of scrypt begins');
+	$waiter->send(verify_sql($very_slow));
+	ok(wait_until(sub { waiting() == 1 }, 10), 'another waits for it');
+	is($s->query("SELECT pg_${how}_backend($pid)"), 't', "pg_${how}_backend() of who runs scrypt");
+	my $answer = $runner->receive;
+	is($answer, $how eq 'cancel' ? 'ERROR:  57014' : undef, 'which it notices after the run');
+	is($waiter->receive(3 * $duration + 20), 1, 'whoever waits gets an answer');
+	is($s->query(verify_sql($very_slow)), 1, 'and the key is free');
+	cmp_ok(counters()->{runs}, '<=', 2, 'with one more run at the most');
+}
+
+# As many runs in the server as the setting says.
+for my $max (1, 2, 3)
+{
+	$node->append_conf('postgresql.conf', "amt_keys.max_concurrent_scrypt = $max");
+	$node->reload;
+	my @tokens = map { slow_key(16) } 1 .. 6;
+	my @sessions = map { Session->new($node) } @tokens;
+	is($sessions[0]->query('SHOW amt_keys.max_concurrent_scrypt'), $max, "max_concurrent_scrypt = $max");
+	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
+	my @samples;
+
+	# A wrong secret at a time keeps every key cold.
+	for my $session (0 .. $#sessions)
+	{
+		my $wrong = $tokens[$session] =~ s/.\z//r;
+		$sessions[$session]->send((verify_sql($wrong)) x 3, verify_sql($tokens[$session]));
+	}
+	while (grep { !$_->answers_within(0) } @sessions)
+	{
+		push @samples, running();
+		sleep 0.01;
+	}
+	is($_->receive, "0\n0\n0\n1", 'each gets its answer') for @sessions;
+	@samples = sort { $a <=> $b } @samples;
+	# A process that has just been woken is not in scrypt, but does not wait either.
+	is($samples[ @samples / 2 ], $max, "so many run at once, in the median of " . @samples . ' looks');
+	is(counters()->{runs}, 24, 'each with its own runs');
+}
+
+# The queue holds no lock: all else goes on during a run.
+{
+	my $runner = Session->new($node);
+	my $token = create_key($node);
+	$s->query('SELECT amt_cache_clear()');
+	$runner->send('BEGIN', verify_sql($very_slow));
+	ok(wait_until(sub { running() == 1 }, 10), 'a run of scrypt begins');
+	$s->query('SET amt_keys.scrypt_ln = 4');
+	is($s->query("SET statement_timeout = '1min'", "SET lock_timeout = '100ms'", 'ALTER TABLE amt_key ADD COLUMN extra int', 'ALTER TABLE amt_key DROP COLUMN extra'),
+		'', 'the table can be altered meanwhile');
+	is($s->query(verify_sql($token)), 1, 'another cold key verified');
+	is($s->query("SELECT amt_revoke('" . id_of($very_slow) . "')"), 't', 'and the key itself revoked');
+	is($s->query(verify_sql($very_slow)), 0, 'so that it is refused');
+	ok(!$runner->answers_within(0), 'all of that while scrypt runs');
+	is($runner->receive, 0, 'and it is refused, too, who began before the revocation');
+	is($runner->query('COMMIT'), '', 'without an error');
+}
+
+done_testing();
