@@ -121,6 +121,22 @@ for my $level ('REPEATABLE READ', 'SERIALIZABLE')
 		is(verify($s, $token), 0, 'and counts at once');
 		is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '" . id_of($token) . "'"), 3,
 			'with the calls of the moment');
+
+		# The same with calls that are being written at that moment.
+		$token = create($s);
+		for my $written (0, 1)
+		{
+			$a->query("BEGIN ISOLATION LEVEL $level", 'SELECT count(*) FROM amt_key_usage');
+			verify($s, $token);
+			$b->query('BEGIN', 'SELECT amt_flush_usage()');
+			verify($s, $token);
+			$a->send(sprintf $sql, "'" . id_of($token) . "'");
+			$a->answers_within(0.3);    # it may wait
+			$b->query('COMMIT');
+			is($a->receive, 't', "$level, while calls are written: " . sprintf $sql, '...');
+			is($a->query($written ? 'COMMIT' : 'ROLLBACK'), '', 'goes well');
+			is(calls_of($node, id_of($token)), $written ? '' : 2, 'and the calls are as they should be');
+		}
 	}
 }
 
