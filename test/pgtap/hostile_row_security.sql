@@ -26,7 +26,7 @@ SET amt_keys.org_id = 'acme';
 SET amt_keys.role = 'viewer';
 SET amt_keys.actor = 'vic';
 
-SELECT plan(80);
+SELECT plan(82);
 
 SET ROLE amt_test_evil;
 
@@ -157,10 +157,19 @@ GRANT ALL ON amt_key TO amt_test_accomplice; -- a warning, as far as one has not
 RESET client_min_messages;
 SELECT ok(NOT has_table_privilege('amt_test_accomplice', 'amt_key', 'SELECT, INSERT, UPDATE, TRUNCATE, REFERENCES, TRIGGER'), 'handing on what one has');
 
--- 7. Locks.  That a role with DELETE may lock the table is PostgreSQL's rule.
+-- 7. Locks.  That a role with DELETE may lock the table is PostgreSQL's rule;
+-- where that is too much, DELETE can be taken from PUBLIC.
 SELECT throws_ok('SELECT key_id FROM amt_key FOR UPDATE', '42501', NULL, 'locking rows for update');
 SELECT throws_ok('SELECT key_id FROM amt_key FOR KEY SHARE', '42501', NULL, 'locking rows at all');
 SELECT throws_ok('LOCK TABLE amt_key_event IN ROW EXCLUSIVE MODE', '42501', NULL, 'locking the table of events');
+SELECT lives_ok('LOCK TABLE amt_key IN ACCESS EXCLUSIVE MODE', 'locking the table of keys, as long as PUBLIC has DELETE');
+RESET ROLE;
+REVOKE DELETE ON amt_key FROM PUBLIC;
+SET ROLE amt_test_evil;
+SELECT throws_ok('LOCK TABLE amt_key IN ACCESS EXCLUSIVE MODE', '42501', NULL, 'but not without it');
+RESET ROLE;
+GRANT DELETE ON amt_key TO PUBLIC;
+SET ROLE amt_test_evil;
 
 -- 8. Session settings
 SET row_security = off;
