@@ -53,7 +53,7 @@ endif
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 
-.PHONY: demo test test-versions check-unit fuzz bench indent typedefs dist
+.PHONY: demo test test-versions valgrind check-unit fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
 demo:
@@ -65,6 +65,9 @@ test:
 
 test-versions:
 	test/versions
+
+valgrind:
+	test/valgrind
 
 check-unit:
 	$(MAKE) -C test/unit check
