@@ -354,6 +354,7 @@ SKIP:
 		is($s->query('ALTER EXTENSION amt_keys UPDATE'), '', "updated from $version");
 		is($s->query("SELECT count(*) FROM auth.amt_verify('$keys->{good}[1]')"), 1, "$version: the session goes on");
 		$s->quit;
+		ok(wait_until(sub { $node->safe_psql($dbname, 'SELECT sum(calls) FROM auth.amt_key_usage') eq '6' }), "$version: its calls are written");
 		is(describe($node, $dbname), $fresh, "$version, updated, is the same as a fresh install");
 		is($node->safe_psql($dbname, "SELECT key_id, scrypt_hash FROM auth.amt_key ORDER BY key_id"), $before, "$version: the keys are there");
 		goes_on($node, $dbname, rows($node, $dbname), $keys, "updated from $version");

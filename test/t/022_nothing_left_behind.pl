@@ -83,7 +83,8 @@ sub idle_session
 	wait_until(
 		sub {
 			$run->{pid} = $node->safe_psql('postgres', q{
-				SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'idle' AND query ~ ' AS last'});
+				SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'idle' AND query ~ ' AS last'
+				AND state_change < clock_timestamp() - interval '0.2 s'});
 		}, 60) or die 'pgbench does not get there';
 	return $run;
 }
