@@ -20,6 +20,7 @@
 #include "utils/memutils.h"
 
 #include "atcommit.h"
+#include "attempt.h"
 #include "shmem.h"
 #include "usage.h"
 
@@ -98,7 +99,7 @@ end_transaction(XactEvent event, void *arg)
 			amt_table_map(&amt_shared->usage, amt_area);
 			break;
 		case XACT_EVENT_COMMIT:
-			do_items();
+			amt_shield(do_items);
 			/* fall through */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:

@@ -12,6 +12,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lwlock.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -52,4 +54,31 @@ amt_attempt(void (*body) (void *), void *arg)
 		ReThrowError(error);
 
 	return error;
+}
+
+/*
+ * The end callbacks of a transaction cannot fail: after a commit that would be
+ * a PANIC.  What they do cannot, either, but for mapping memory that another
+ * process has made since the last look.  They run without locks of their own,
+ * so all that are held afterwards are the body's.
+ */
+void
+amt_shield(void (*body) (void))
+{
+	MemoryContext context = CurrentMemoryContext;
+	uint32		holdoff = InterruptHoldoffCount;
+
+	PG_TRY();
+	{
+		body();
+	}
+	PG_CATCH();
+	{
+		LWLockReleaseAll();
+		InterruptHoldoffCount = holdoff;
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+	}
+	PG_END_TRY();
 }

@@ -34,6 +34,7 @@
 
 #include "compat.h"
 #include "atcommit.h"
+#include "attempt.h"
 #include "identity.h"
 #include "manage.h"
 #include "phc.h"
@@ -176,23 +177,52 @@ write_event(const AmtStore *store, const AmtKey *key, const char *event, int64 c
 	SPI_finish();
 }
 
+typedef struct UsageToDelete
+{
+	const AmtStore *store;
+	Datum		key_id;
+} UsageToDelete;
+
+static void
+delete_usage_once(void *arg)
+{
+	UsageToDelete *usage = arg;
+	Oid			types[1] = {TEXTOID};
+
+	SPI_connect();
+	amt_store_execute(usage->store,
+					  "DELETE FROM %s.amt_key_usage WHERE key_id OPERATOR(pg_catalog.=) $1",
+					  1, types, &usage->key_id, NULL);
+	SPI_finish();
+}
+
 /*
  * Delete the key's usage as the newest snapshot shows it.  The foreign key
  * would do it with the transaction's own under REPEATABLE READ, and fail if the
- * calls were written since.
+ * calls were written since.  So does the deletion itself when it has to wait
+ * for a writer; then it is tried again, with a snapshot that sees what that
+ * wrote.  The key's row is deleted, so no writer takes it up anew.
  */
 static void
 delete_usage(const AmtStore *store, const AmtKey *key)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1];
+	UsageToDelete usage;
+	ErrorData  *error;
 
-	values[0] = AmtKeyColumn(key, key_id);
-	SPI_connect();
-	amt_store_execute(store,
-					  "DELETE FROM %s.amt_key_usage WHERE key_id OPERATOR(pg_catalog.=) $1",
-					  1, types, values, NULL);
-	SPI_finish();
+	usage.store = store;
+	usage.key_id = AmtKeyColumn(key, key_id);
+	if (!IsolationUsesXactSnapshot())
+	{
+		delete_usage_once(&usage);
+		return;
+	}
+	while ((error = amt_attempt(delete_usage_once, &usage)) != NULL)
+	{
+		if (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 static bool
@@ -210,22 +240,26 @@ amt_key_record(PG_FUNCTION_ARGS)
 	const AmtStore *store = amt_store(fcinfo);
 	TriggerData *trigdata = check_caller(fcinfo, store);
 	AmtKey		key;
+	text	   *id;
 
 	amt_store_read_key(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
+	id = DatumGetTextPP(AmtKeyColumn(&key, key_id));
 	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
 	{
-		text	   *id = DatumGetTextPP(AmtKeyColumn(&key, key_id));
 		int64		calls;
 		TimestampTz last_used_at;
 
 		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
 		write_event(store, &key, "revoked", calls);
 		delete_usage(store, &key);
-		if (amt_shmem_attach())
-			amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)));
+		amt_usage_take_care();
 	}
 	else if (!is_restored(&key))
 		write_event(store, &key, "created", -1);
+
+	/* Nothing of a key that is gone, or of one that had the id before. */
+	if (amt_shmem_attach())
+		amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)));
 	return PointerGetDatum(NULL);
 }
 

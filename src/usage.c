@@ -60,6 +60,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "attempt.h"
 #include "compat.h"
 #include "identity.h"
 #include "shmem.h"
@@ -266,6 +267,12 @@ amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 	add_own_calls(store, id, id_len, calls, last_used_at);
 }
 
+void
+amt_usage_take_care(void)
+{
+	has_counted = true;
+}
+
 bool
 amt_usage_has(AmtTag key_tag)
 {
@@ -393,61 +400,43 @@ compare_marked(const void *a, const void *b)
 }
 
 /*
- * Rows that exist are updated, keys without a row get one.  What somebody has
- * locked is skipped: a usage row, which a revocation deletes last, or a key
- * that is being revoked.
+ * What somebody has locked is skipped: a usage row, which a revocation deletes
+ * last, or a key that is being revoked.  The second query is for the keys that
+ * the first did not find a row for, each at its first call.
  */
-static const char write_query[] =
-"WITH p AS MATERIALIZED ("
-"  SELECT p.* FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))"
-"    AS p (key_id, calls, last_used_at)),"
-" locked AS MATERIALIZED ("
-"  SELECT u.key_id, u.ctid AS place FROM %s.amt_key_usage AS u"
-"  WHERE u.key_id OPERATOR(pg_catalog.=) ANY ($1)"
-"  ORDER BY u.key_id FOR NO KEY UPDATE SKIP LOCKED),"
-" updated AS ("
-"  UPDATE %s.amt_key_usage AS u"
-"  SET calls = u.calls OPERATOR(pg_catalog.+) p.calls,"
-"      last_used_at = greatest(u.last_used_at, p.last_used_at)"
-"  FROM locked AS l JOIN p ON p.key_id OPERATOR(pg_catalog.=) l.key_id"
-"  WHERE u.ctid OPERATOR(pg_catalog.=) l.place"
-"  RETURNING u.key_id),"
-" missing AS MATERIALIZED ("
-"  SELECT k.key_id FROM %s.amt_key AS k"
-"  WHERE k.key_id OPERATOR(pg_catalog.=) ANY ($1)"
-"    AND NOT EXISTS (SELECT FROM %s.amt_key_usage AS u WHERE u.key_id OPERATOR(pg_catalog.=) k.key_id)"
-"  ORDER BY k.key_id FOR KEY SHARE SKIP LOCKED),"
-" inserted AS ("
-"  INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
-"  SELECT p.key_id, p.calls, p.last_used_at"
-"  FROM missing AS m JOIN p ON p.key_id OPERATOR(pg_catalog.=) m.key_id"
-"  ORDER BY p.key_id"
-"  ON CONFLICT (key_id) DO NOTHING"
-"  RETURNING u.key_id)"
-" SELECT key_id FROM updated UNION ALL SELECT key_id FROM inserted";
+#define PENDING \
+	" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))" \
+	" AS p (key_id, calls, last_used_at)"
 
-/* Execute write_query for the marks, which are sorted; written[] says which were. */
-static void
-write_marked(const AmtStore *store, Marked *marks, int n, bool *written)
+static const char update_query[] =
+"WITH l AS MATERIALIZED ("
+" SELECT u.ctid AS place, p.calls, p.last_used_at"
+PENDING
+" JOIN %s.amt_key_usage AS u ON u.key_id OPERATOR(pg_catalog.=) p.key_id"
+" ORDER BY u.key_id FOR NO KEY UPDATE OF u SKIP LOCKED)"
+" UPDATE %s.amt_key_usage AS u"
+" SET calls = u.calls OPERATOR(pg_catalog.+) l.calls,"
+"  last_used_at = greatest(u.last_used_at, l.last_used_at)"
+" FROM l WHERE u.ctid OPERATOR(pg_catalog.=) l.place"
+" RETURNING u.key_id";
+
+static const char insert_query[] =
+"WITH l AS MATERIALIZED ("
+" SELECT k.key_id, p.calls, p.last_used_at"
+PENDING
+" JOIN %s.amt_key AS k ON k.key_id OPERATOR(pg_catalog.=) p.key_id"
+" ORDER BY k.key_id FOR KEY SHARE OF k SKIP LOCKED)"
+" INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
+" SELECT l.key_id, l.calls, l.last_used_at FROM l"
+" ON CONFLICT (key_id) DO NOTHING"
+" RETURNING u.key_id";
+
+/* Note which of the sorted marks the query that has just run has written. */
+static int
+note_written(Marked *marks, int n, bool *written)
 {
-	Datum	   *columns[3];
-	Oid			types[3] = {TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum		values[3];
+	int			noted = 0;
 
-	for (int c = 0; c < 3; c++)
-		columns[c] = palloc(sizeof(Datum) * n);
-	for (int i = 0; i < n; i++)
-	{
-		columns[0][i] = PointerGetDatum(cstring_to_text_with_len(marks[i].id, marks[i].id_len));
-		columns[1][i] = Int64GetDatum((int64) marks[i].calls);
-		columns[2][i] = TimestampTzGetDatum(marks[i].last_used_at);
-	}
-	values[0] = PointerGetDatum(construct_array(columns[0], n, TEXTOID, -1, false, TYPALIGN_INT));
-	values[1] = PointerGetDatum(construct_array(columns[1], n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[2] = PointerGetDatum(construct_array(columns[2], n, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-
-	SPI_connect();
-	amt_store_execute(store, write_query, 3, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		Marked		wanted;
@@ -459,10 +448,44 @@ write_marked(const AmtStore *store, Marked *marks, int n, bool *written)
 		wanted.id_len = VARSIZE_ANY_EXHDR(id);
 		memcpy(wanted.id, VARDATA_ANY(id), wanted.id_len);
 		mark = bsearch(&wanted, marks, n, sizeof(Marked), compare_marked);
-		if (mark != NULL)
-			written[mark - marks] = true;
+		if (mark == NULL)
+			continue;
+		written[mark - marks] = true;
+		noted++;
 	}
+	return noted;
+}
+
+/* Execute a query for those of the sorted marks that are not written yet. */
+static int
+write_marked(const AmtStore *store, const char *query, Marked *marks, int n, bool *written)
+{
+	Datum	   *columns[3];
+	Oid			types[3] = {TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum		values[3];
+	int			m = 0;
+	int			noted;
+
+	for (int c = 0; c < 3; c++)
+		columns[c] = palloc(sizeof(Datum) * n);
+	for (int i = 0; i < n; i++)
+	{
+		if (written[i])
+			continue;
+		columns[0][m] = PointerGetDatum(cstring_to_text_with_len(marks[i].id, marks[i].id_len));
+		columns[1][m] = Int64GetDatum((int64) marks[i].calls);
+		columns[2][m] = TimestampTzGetDatum(marks[i].last_used_at);
+		m++;
+	}
+	values[0] = PointerGetDatum(construct_array(columns[0], m, TEXTOID, -1, false, TYPALIGN_INT));
+	values[1] = PointerGetDatum(construct_array(columns[1], m, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[2] = PointerGetDatum(construct_array(columns[2], m, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+
+	SPI_connect();
+	amt_store_execute(store, query, 3, types, values, NULL);
+	noted = note_written(marks, n, written);
 	SPI_finish();
+	return noted;
 }
 
 /*
@@ -512,7 +535,8 @@ flush_batch(const AmtStore *store)
 		marked = &state.room[i];
 	}
 
-	write_marked(store, state.room, state.n, written);
+	if (write_marked(store, update_query, state.room, state.n, written) < state.n)
+		(void) write_marked(store, insert_query, state.room, state.n, written);
 	for (int i = 0; i < state.n; i++)
 	{
 		if (written[i])
@@ -694,10 +718,13 @@ amt_usage_flush_alone(void)
 static void
 flush_at_exit(int code, Datum arg)
 {
-	if (!has_counted || RecoveryInProgress() || amt_worker_is_there())
+	if (!has_counted || RecoveryInProgress())
 		return;
+
+	/* First give up what our own transaction locks and keeps others from. */
 	AbortOutOfAnyTransaction();
-	amt_usage_flush_alone();
+	if (!amt_worker_is_there())
+		amt_usage_flush_alone();
 }
 
 void
@@ -727,6 +754,13 @@ commit_counts(void)
 }
 
 static void
+remove_marks(void)
+{
+	for (Marked *mark = marked; mark != NULL; mark = mark->next)
+		change_mark(mark, InvalidTransactionId, 0, 0);
+}
+
+static void
 end_transaction(XactEvent event, void *arg)
 {
 	if (marked == NULL && own_calls == NULL)
@@ -744,15 +778,14 @@ end_transaction(XactEvent event, void *arg)
 			amt_table_map(&amt_shared->usage, amt_area);
 			break;
 		case XACT_EVENT_COMMIT:
-			commit_counts();
+			amt_shield(commit_counts);
 			marked = NULL;
 			own_calls = NULL;
 			n_own_calls = 0;
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			for (Marked *mark = marked; mark != NULL; mark = mark->next)
-				change_mark(mark, InvalidTransactionId, 0, 0);
+			amt_shield(remove_marks);
 			marked = NULL;
 			own_calls = NULL;
 			n_own_calls = 0;

@@ -44,6 +44,12 @@ extern void amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag
 extern void amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 						   int64 *calls, TimestampTz *last_used_at);
 
+/*
+ * This process keeps others from writing something, or hides it from them: when
+ * it exits it should see to it itself.
+ */
+extern void amt_usage_take_care(void);
+
 /* Are there calls of the key in memory?  Forget them. */
 extern bool amt_usage_has(AmtTag key_tag);
 extern void amt_usage_forget(AmtTag key_tag);
