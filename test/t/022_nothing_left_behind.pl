@@ -1,4 +1,4 @@
-# A secret stays nowhere: not on disk, and not in the memory of a session that has gone on to other things.
+# A secret stays nowhere on disk, and amt_verify() leaves no copy of its own in the memory of an idle session.
 #
 # Any piece of a secret that has 15 characters or more contains one of its aligned pieces of eight, and those are looked for:
 # as random as they are, they turn up nowhere else.  That the search finds what is there is shown with the keys' public ids,
