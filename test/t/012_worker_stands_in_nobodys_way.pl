@@ -198,7 +198,7 @@ set_interval('100ms');
 	my $second = create_key($node);
 	my $locker = Session->new($node);
 	my $before = stored_calls($node, $id);
-	is($locker->query('BEGIN', "SELECT 1 FROM amt_key WHERE key_id = '$id' FOR UPDATE"), 1, 'a key is locked');
+	is($locker->query('BEGIN', "SELECT 1 FROM amt_key_usage WHERE key_id = '$id' FOR UPDATE"), 1, 'a row is locked');
 	verify($token);
 	verify($second);
 	ok(wait_until(sub { stored_calls($node, id_of($second)) eq '1' }, 10), 'calls of another key are written');
