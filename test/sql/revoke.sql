@@ -93,6 +93,15 @@ TABLE attempts;
 -- the key's id in another organization says nothing
 CALL become('globex', 'editor', '', :'ann_1');
 TABLE attempts;
+-- names that only begin alike are others
+CALL become('acme corp', 'owner', 'ann', :'ann_1');
+SELECT key, by_id FROM attempts;
+CALL become('acm', 'owner', 'ann', :'ann_1');
+SELECT key, by_id FROM attempts;
+CALL become('acme', 'editor', 'anna', :'ann_1' || '0');
+SELECT key, by_id FROM attempts;
+CALL become('acme', 'editor', 'an', left(:'ann_1', 11));
+SELECT key, by_id FROM attempts;
 -- no identity: by the whole token only
 CALL become('', '');
 TABLE attempts;
