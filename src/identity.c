@@ -287,14 +287,12 @@ amt_unknown_role(const char *role)
 			 errhint("The roles in \"amt_keys.roles\" are: %s.", roles_setting)));
 }
 
-/* Both ranks known, and an organization to have the role in. */
+/* A role that is known, in an organization. */
 static bool
 identity_reaches(int minimum)
 {
-	const char *role = amt_identity_role();
-
-	return minimum >= 0 && role != NULL && amt_identity_org_id() != NULL &&
-		amt_role_rank(role) >= minimum;
+	return amt_identity_role() != NULL && amt_identity_org_id() != NULL &&
+		minimum >= 0 && amt_role_rank(amt_identity_role()) >= minimum;
 }
 
 bool
@@ -302,7 +300,8 @@ amt_identity_has_role(const char *minimum)
 {
 	int			rank = amt_role_rank(minimum);
 
-	if (rank < 0)
+	/* Without identity the answer is no, whatever the question. */
+	if (rank < 0 && amt_identity_role() != NULL && amt_identity_org_id() != NULL)
 		amt_unknown_role(minimum);
 	return identity_reaches(rank);
 }
