@@ -34,6 +34,7 @@
 #include "usage.h"
 
 #define RETRY_AFTER_MS	10000
+#define RESIZE_AGAIN_MS	1000
 
 AmtShared  *amt_shared = NULL;
 dsa_area   *amt_area = NULL;
@@ -160,6 +161,7 @@ resize(void *arg)
 bool
 amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 {
+	static TimestampTz retry_at = 0;
 	ResizeRequest request;
 	ErrorData  *error;
 
@@ -167,9 +169,13 @@ amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 	request.nslots = amt_table_wants(table, limit, more);
 	if (request.nslots == 0)
 		return true;
+	if (retry_at != 0 && GetCurrentTimestamp() < retry_at)
+		return false;			/* each failure costs */
 	error = amt_attempt(resize, &request);
+	retry_at = 0;
 	if (error == NULL)
 		return true;
+	retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESIZE_AGAIN_MS);
 	FreeErrorData(error);
 	return false;
 }
