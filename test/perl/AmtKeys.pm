@@ -89,7 +89,7 @@ sub start_pgbench
 	my %run = (out => '', err => '');
 
 	$run{harness} = IPC::Run::start(
-		[ $node->installed_command('pgbench'), '-n', @files, @options, $node->connstr($dbname) ],
+		[ $node->installed_command('pgbench'), '-n', @files, @options, $node->connstr($dbname) . ' application_name=pgbench' ],
 		'<', \undef, '>', \$run{out}, '2>', \$run{err},
 		IPC::Run::timeout(10 * $PostgreSQL::Test::Utils::timeout_default));
 	return \%run;
