@@ -13,7 +13,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
   new_cluster create_key id_of calls_of stored_calls stat_of worker_pids start_pgbench finish_pgbench
-  start_again wait_until
+  kill_postmaster start_again wait_until
 );
 
 # A running server with the extension in its database postgres.  Options: name, conf, and those of init().
@@ -102,6 +102,16 @@ sub finish_pgbench
 	my $ok = $run->{harness}->finish;
 	Test::More::diag($run->{err}) unless $ok;
 	return $ok;
+}
+
+# SIGKILL, and wait until it is gone.
+sub kill_postmaster
+{
+	my ($node) = @_;
+	my $pid = $node->{_pid};
+	$node->kill9;
+	wait_until(sub { !kill 0, $pid }) or die 'the postmaster survives';
+	return 1;
 }
 
 # Start a server whose postmaster was killed, once its last process is gone.

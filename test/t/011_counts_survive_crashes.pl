@@ -68,7 +68,7 @@ sub a_backend
 		LIMIT 1});
 }
 
-crash_under_load("kill -9 of the postmaster, round $_", sub { $node->kill9 }) for 1 .. 2;
+crash_under_load("kill -9 of the postmaster, round $_", sub { kill_postmaster($node) }) for 1 .. 2;
 my $lost = 0;
 $lost += crash_under_load("kill -9 of a backend, round $_", sub { kill 'KILL', a_backend() }) for 1 .. 2;
 $lost += crash_under_load('kill -9 of the worker', sub { kill 'KILL', worker_pids($node) });

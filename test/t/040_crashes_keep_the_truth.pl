@@ -1,0 +1,191 @@
+# Whatever is killed at whatever moment: afterwards every committed key works, no revoked one does, none exists that was not
+# committed, nobody waits for the dead, and no call is counted that was not made.
+#
+# Each round lets sessions create, revoke and verify keys, some of them cold, and kills something at a random moment.
+# AMT_ROUNDS is the number of rounds, AMT_SEED repeats those of a seed that was printed.
+#
+# slow test
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys;
+use Session;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $rounds = $ENV{AMT_ROUNDS} || 10;
+my $seed = $ENV{AMT_SEED} || int(rand(1 << 30));
+srand($seed);
+note("AMT_SEED=$seed");
+diag("AMT_SEED=$seed") if $rounds > 10;
+
+my $node = new_cluster(conf => <<'CONF');
+restart_after_crash = on
+amt_keys.scrypt_ln = 11
+amt_keys.usage_flush_interval = '50ms'
+amt_keys.max_concurrent_scrypt = 2
+max_prepared_transactions = 5
+CONF
+
+# What is known: keys by token, with what became of them; in doubt is what was on its way when the crash came.
+my %key;
+
+sub up
+{
+	return $node->psql('postgres', 'SELECT 1') == 0;
+}
+
+# Something that one session is asked to do, and what is to be noted of the answer.  What it changes is in doubt until then.
+sub some_key
+{
+	my ($state) = @_;
+	my ($token) = grep { $key{$_} eq 'created' } sort keys %key;
+	$key{$token} = $state if defined $token && defined $state;
+	return $token // 'amt_nobody_0123456789abcdef';
+}
+
+my $nothing = sub { };
+my @deeds = (
+	sub {
+		$_[0]->send(q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
+		return sub { $key{ $_[0] } = 'created' if $_[0] =~ /\Aamt_/ };
+	},
+	sub {
+		$_[0]->send('BEGIN', q{SELECT token FROM amt_create_key('never', 'acme', 'editor')}, 'ROLLBACK');
+		return sub { $key{ $_[0] } = 'undone' if $_[0] =~ /\Aamt_/ };
+	},
+	sub {
+		my $token = some_key('in doubt');
+		my $id = id_of($token);
+		$_[0]->send(rand() < 0.5 ? "SELECT amt_revoke('$id')" : "DELETE FROM amt_key WHERE key_id = '$id' RETURNING true");
+		return sub { $key{$token} = 'revoked' if $_[0] eq 't' };
+	},
+	sub {
+		$_[0]->send('BEGIN', "SELECT amt_revoke('" . id_of(some_key()) . "')", 'ROLLBACK');
+		return $nothing;
+	},
+	(sub { $_[0]->send('SELECT amt_cache_clear()'); return $nothing; }) x 2,
+	sub { $_[0]->send('SELECT amt_flush_usage()'); return $nothing; },
+);
+
+# Whom to kill.
+my %victims = (
+	postmaster => sub { $node->{_pid} },  
+	worker => sub { (worker_pids($node))[0] },
+	map({ my $where = $_->[1];
+		  $_->[0] => sub {
+			  $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'
+				  AND pid <> pg_backend_pid() AND $where ORDER BY random() LIMIT 1");
+		  } }
+		[ 'a backend' => 'true' ],
+		[ 'who runs scrypt' => q{query ~ 'amt_verify' AND state = 'active' AND wait_event_type IS NULL} ],
+		[ 'who waits for scrypt' => q{query ~ 'amt_verify' AND state = 'active' AND wait_event_type = 'Extension'} ],
+		[ 'who writes' => q{query ~ 'amt_(create_key|revoke|flush)' } ]),
+);
+
+my %killed;
+for my $round (1 .. $rounds)
+{
+	# Committed before the round, and cold in it again and again.
+	my @hot = map { create_key($node) } 1 .. 4;
+	@key{@hot} = ('hot') x 4;
+	my $load = start_pgbench($node, [ map { "SELECT count(*) FROM amt_verify('$_');\n" } @hot ],
+		'-c', 6, '-j', 1, '-T', 600);
+	my @sessions = map { Session->new($node) } 1 .. 4;
+	my @then;
+	my $until = time + 0.2 + rand 0.6;
+
+	while (time < $until)
+	{
+		for my $i (0 .. $#sessions)
+		{
+			next if $then[$i] && !$sessions[$i]->answers_within(0);
+			$then[$i]->($sessions[$i]->receive) if $then[$i];
+			$then[$i] = $deeds[ rand @deeds ]->($sessions[$i]);
+		}
+		sleep rand 0.01;
+	}
+	my $ids = join ',', map { "'" . id_of($_) . "'" } @hot;
+	my $stored = $node->safe_psql('postgres', "SELECT coalesce(sum(calls), 0) FROM amt_key_usage WHERE key_id IN ($ids)");
+
+	# A victim that is there just now; the one that was there may be gone already.
+	my ($victim, $pid);
+	wait_until(sub {
+		$victim = (sort keys %victims)[ rand keys %victims ];
+		$pid = $victims{$victim}->();
+		return $victim eq 'postmaster' ? kill_postmaster($node) : $pid && kill 'KILL', $pid;
+	}) or die 'nobody to kill';
+	$killed{$victim}++;
+
+	# Everybody loses the connection; what was on its way may have an answer or not.
+	for my $i (0 .. $#sessions)
+	{
+		my $answer = eval { $sessions[$i]->receive(60) };
+		if ($@)
+		{
+			fail("round $round, $victim killed: a session hangs");
+		}
+		$then[$i]->($answer) if defined $answer && $then[$i];
+		$sessions[$i]->quit;
+	}
+	$load->{harness}->finish;
+	if ($victim eq 'postmaster')
+	{
+		start_again($node);
+	}
+	else
+	{
+		wait_until(\&up) or die 'no recovery';
+	}
+
+	# What is true now.
+	my ($answered) = $load->{out} =~ /^number of transactions actually processed: (\d+)/m or die $load->{out};
+	my $calls = $node->safe_psql('postgres', "SELECT sum(calls) FROM amt_keys WHERE key_id IN ($ids)");
+	my $check = Session->new($node);
+	my %ids = map { $_ => 1 } split /\n/, $check->query('SELECT key_id FROM amt_key');
+	my %wanted = (created => 1, hot => 1, revoked => 0, undone => 0);
+	my @wrong;
+	for my $token (sort keys %key)
+	{
+		my $works = $check->query("SET statement_timeout = '30s'", "SELECT count(*) FROM amt_verify('$token')");
+		$key{$token} = $works eq '1' ? 'created' : 'revoked' if $key{$token} eq 'in doubt';
+		push @wrong, "$key{$token} $token: $works" if $works ne $wanted{ $key{$token} };
+		delete $ids{ id_of($token) } if $works eq '1';
+	}
+	# A creation whose answer the crash has swallowed may have been committed; one for each session.
+	my $unknown = keys %ids;
+	my $undone = $check->query(q{SELECT count(*) FROM amt_key WHERE name = 'never'});
+	my $events = $check->query(q{
+		SELECT count(*) FROM (SELECT key_id, count(*) FILTER (WHERE event = 'created') - count(*) FILTER (WHERE event = 'revoked') AS n
+		                      FROM amt_key_event GROUP BY 1) e FULL JOIN amt_key k USING (key_id)
+		WHERE coalesce(n, 0) <> CASE WHEN k IS NULL THEN 0 ELSE 1 END});
+
+	my @faults;
+	push @faults, @wrong if @wrong;
+	push @faults, "$unknown keys that nobody was told of" if $unknown > @sessions;
+	push @faults, "$undone keys whose creation was rolled back" if $undone;
+	push @faults, "$events keys whose events do not match" if $events;
+	push @faults, "more calls than were made: $calls of $answered" if $calls > $answered + 6;
+	push @faults, "stored calls lost: $calls of $stored" if $calls < $stored;
+	is(join("\n", @faults), '', "round $round, $victim killed: keys and calls are what they should be");
+	note(sprintf '%d keys, %d calls answered, %d not counted', scalar(keys %key), $answered, $answered - $calls);
+
+	# Start the next round small.
+	$check->query("DELETE FROM amt_key");
+	%key = ();
+	$check->quit;
+}
+note(join ', ', map { "$_: $killed{$_}" } sort keys %killed);
+
+# Terminated politely, nobody leaves a place in the queue behind either.
+is($node->safe_psql('postgres', q{SELECT count(pg_terminate_backend(pid)) >= 0 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()}),
+	't', 'the last sessions are gone');
+my $token = create_key($node);
+is($node->safe_psql('postgres', "SELECT count(*) FROM amt_cache_clear(), amt_verify('$token')"), 1, 'and the queue is free');
+
+done_testing();
