@@ -30,6 +30,7 @@ typedef struct Item
 	SubTransactionId subid;
 	AmtTag		key_tag;
 	bool		forget;
+	bool		is_new;			/* forget before others can see the key */
 	AmtCacheEntry entry;		/* if it is not to be forgotten */
 } Item;
 
@@ -56,20 +57,38 @@ add_item(AmtTag key_tag, Size size)
 	return item;
 }
 
+/* Is that what will be done already? */
+static bool
+will_be_warm(AmtTag key_tag, const AmtCacheEntry *entry)
+{
+	bool		found = false;
+
+	for (Item *item = first; item != NULL; item = item->next)
+		if (AmtTagEquals(item->key_tag, key_tag))
+			found = !item->forget && AmtTagEquals(item->entry.hash_tag, entry->hash_tag);
+	return found;
+}
+
 void
 amt_at_commit_warm(AmtTag key_tag, const AmtCacheEntry *entry)
 {
+	if (will_be_warm(key_tag, entry))
+		return;
 	add_item(key_tag, sizeof(Item))->entry = *entry;
 	amt_cache_make_room(++n_to_warm);
 }
 
 void
-amt_at_commit_forget(AmtTag key_tag)
+amt_at_commit_forget(AmtTag key_tag, bool is_new)
 {
+	Item	   *item;
+
 	if (n_to_forget >= MAX_TO_FORGET && !amt_usage_has(key_tag))
 		return;
 	n_to_forget++;
-	add_item(key_tag, offsetof(Item, entry))->forget = true;
+	item = add_item(key_tag, offsetof(Item, entry));
+	item->forget = true;
+	item->is_new = is_new;
 }
 
 static void
@@ -77,29 +96,43 @@ do_items(void)
 {
 	for (Item *item = first; item != NULL; item = item->next)
 	{
-		if (item->forget)
+		if (!item->forget)
+			amt_cache_enter(item->key_tag, &item->entry);
+		else if (!item->is_new)
 		{
 			amt_cache_forget(item->key_tag);
 			amt_usage_forget(item->key_tag);
 		}
-		else
-			amt_cache_enter(item->key_tag, &item->entry);
+	}
+}
+
+/* What others must not find when they see a new key. */
+static void
+prepare_items(void)
+{
+	amt_table_map(&amt_shared->cache, amt_area);
+	amt_table_map(&amt_shared->usage, amt_area);
+	for (Item *item = first; item != NULL; item = item->next)
+	{
+		if (!item->is_new)
+			continue;
+		amt_cache_forget(item->key_tag);
+		amt_usage_forget(item->key_tag);
 	}
 }
 
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	if (first == NULL)
-		return;
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			amt_table_map(&amt_shared->cache, amt_area);
-			amt_table_map(&amt_shared->usage, amt_area);
+			if (first != NULL)
+				prepare_items();
 			break;
 		case XACT_EVENT_COMMIT:
-			amt_shield(do_items);
+			if (first != NULL)
+				amt_shield(do_items);
 			/* fall through */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:

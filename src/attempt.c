@@ -74,11 +74,17 @@ amt_shield(void (*body) (void))
 	}
 	PG_CATCH();
 	{
+		ErrorData  *error;
+
 		LWLockReleaseAll();
 		InterruptHoldoffCount = holdoff;
 		MemoryContextSwitchTo(context);
-		EmitErrorReport();
+		error = CopyErrorData();
 		FlushErrorState();
+		ereport(LOG_SERVER_ONLY,
+				(errcode(error->sqlerrcode),
+				 errmsg("amt_keys could not bring its shared memory up to date: %s", error->message)));
+		FreeErrorData(error);
 	}
 	PG_END_TRY();
 }

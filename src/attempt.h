@@ -14,7 +14,7 @@ extern ErrorData *amt_attempt(void (*body) (void *), void *arg);
 
 /*
  * Run body() where no error may be raised, as in a transaction's end callbacks.
- * It must be fit to be left half done.  An error is logged.
+ * It must be fit to be left half done.  An error is only logged.
  */
 extern void amt_shield(void (*body) (void));
 

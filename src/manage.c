@@ -78,6 +78,8 @@ amt_name_is_bad(const char *name, const char **what)
 		*what = "key name must not be empty";
 	else if (pg_mbstrlen(name) > MAX_NAME_CHARS)
 		*what = "key name is too long";
+	else if (amt_token_find(name, strlen(name), 0) < strlen(name))
+		*what = "key name must not contain a token";
 	else
 		return false;
 	return true;

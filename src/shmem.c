@@ -127,6 +127,7 @@ amt_shmem_attach(void)
 	error = amt_attempt(attach, NULL);
 	if (error == NULL)
 	{
+		amt_stat_attached();
 		amt_scrypt_queue_attached();
 		amt_usage_attached();
 		return true;

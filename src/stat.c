@@ -42,6 +42,18 @@ amt_stat_add(AmtCounter counter, uint64 n)
 								(int64) n);
 }
 
+/* What was counted before is the server's now. */
+void
+amt_stat_attached(void)
+{
+	for (int c = 0; c < AMT_NCOUNTERS; c++)
+	{
+		if (own[c] > 0)
+			amt_stat_add(c, own[c]);
+		own[c] = 0;
+	}
+}
+
 static uint64
 read_counter(AmtCounter counter)
 {

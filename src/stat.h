@@ -43,6 +43,9 @@ typedef struct AmtStats
 
 extern void amt_stats_init(AmtStats *stats);
 
+/* This process has shared memory now. */
+extern void amt_stat_attached(void);
+
 /* Add to a counter; in this process only when there is no shared memory. */
 extern void amt_stat_add(AmtCounter counter, uint64 n);
 

@@ -177,6 +177,8 @@ write_event(const AmtStore *store, const AmtKey *key, const char *event, int64 c
 	SPI_finish();
 }
 
+#define MAX_TRIES	10
+
 typedef struct UsageToDelete
 {
 	const AmtStore *store;
@@ -201,7 +203,8 @@ delete_usage_once(void *arg)
  * would do it with the transaction's own under REPEATABLE READ, and fail if the
  * calls were written since.  So does the deletion itself when it has to wait
  * for a writer; then it is tried again, with a snapshot that sees what that
- * wrote.  The key's row is deleted, so no writer takes it up anew.
+ * wrote.  The key's row is deleted, so no writer takes it up anew; but a
+ * transaction that SERIALIZABLE has doomed fails each time.
  */
 static void
 delete_usage(const AmtStore *store, const AmtKey *key)
@@ -216,9 +219,9 @@ delete_usage(const AmtStore *store, const AmtKey *key)
 		delete_usage_once(&usage);
 		return;
 	}
-	while ((error = amt_attempt(delete_usage_once, &usage)) != NULL)
+	for (int tries = 1; (error = amt_attempt(delete_usage_once, &usage)) != NULL; tries++)
 	{
-		if (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE)
+		if (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE || tries == MAX_TRIES)
 			ReThrowError(error);
 		FreeErrorData(error);
 		CHECK_FOR_INTERRUPTS();
@@ -257,9 +260,10 @@ amt_key_record(PG_FUNCTION_ARGS)
 	else if (!is_restored(&key))
 		write_event(store, &key, "created", -1);
 
-	/* Nothing of a key that is gone, or of one that had the id before. */
-	if (amt_shmem_attach())
-		amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)));
+	/* Nothing of a key that is gone, or of one that had a new key's id before. */
+	if (!amt_is_creating() && amt_shmem_attach())
+		amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)),
+							 !TRIGGER_FIRED_BY_DELETE(trigdata->tg_event));
 	return PointerGetDatum(NULL);
 }
 

@@ -82,21 +82,22 @@ typedef struct Marked
 	char		id[AMT_ID_MAX];
 } Marked;
 
-/* A call of a key that only this transaction can see. */
-typedef struct OwnCall
+/* Calls of a key that only this transaction can see. */
+typedef struct OwnCalls
 {
-	struct OwnCall *next;
+	struct OwnCalls *next;
 	TransactionId creator;		/* of the key: it, or a subtransaction */
 	Oid			table;
-	TimestampTz at;
+	uint64		calls;
+	TimestampTz last_used_at;
 	uint32		id_len;
 	char		id[AMT_ID_MAX];
-} OwnCall;
+} OwnCalls;
 
 static Marked *marked = NULL;
 static TransactionId marked_by = InvalidTransactionId;	/* our transaction */
-static OwnCall *own_calls = NULL;
-static uint32 n_own_calls = 0;
+static OwnCalls *own_calls = NULL;
+static uint32 n_own_keys = 0;
 static bool has_counted = false;
 
 /* The later of two times, atomically. */
@@ -111,15 +112,15 @@ advance(pg_atomic_uint64 *last_used_at, TimestampTz at)
 }
 
 static void
-add_call(AmtUsageSlot *slot, TimestampTz at)
+add_calls(AmtUsageSlot *slot, uint64 calls, TimestampTz at)
 {
-	pg_atomic_fetch_add_u64(&slot->pending, 1);
+	pg_atomic_fetch_add_u64(&slot->pending, (int64) calls);
 	advance(&slot->last_used_at, at);
 }
 
 /* The first call since the slot was last written and removed. */
 static bool
-count_first(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at)
+count_first(Oid table, const char *id, Size id_len, AmtTag tag, uint64 calls, TimestampTz at)
 {
 	bool		added;
 	AmtUsageSlot *slot = (AmtUsageSlot *)
@@ -136,20 +137,21 @@ count_first(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at)
 		pg_atomic_init_u64(&slot->pending, 0);
 		pg_atomic_init_u64(&slot->last_used_at, (uint64) at);
 	}
-	add_call(slot, at);
+	add_calls(slot, calls, at);
 	amt_table_unlock(&amt_shared->usage, tag);
 	return true;
 }
 
 /* Count; "can_grow" where memory can be allocated. */
 static void
-count(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at, bool can_grow)
+count(Oid table, const char *id, Size id_len, AmtTag tag, uint64 calls, TimestampTz at,
+	  bool can_grow)
 {
 	AmtUsageSlot *slot = (AmtUsageSlot *)
 	amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
 
 	if (likely(slot != NULL))
-		add_call(slot, at);
+		add_calls(slot, calls, at);
 	amt_table_unlock(&amt_shared->usage, tag);
 	has_counted = true;
 	if (likely(slot != NULL))
@@ -157,36 +159,55 @@ count(Oid table, const char *id, Size id_len, AmtTag tag, TimestampTz at, bool c
 
 	if (can_grow)
 		amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, 1);
-	if (!count_first(table, id, id_len, tag, at))
-		amt_stat_add(AMT_CALLS_DROPPED, 1);
+	if (!count_first(table, id, id_len, tag, calls, at))
+		amt_stat_add(AMT_CALLS_DROPPED, calls);
+}
+
+static bool
+is_of_key(const OwnCalls *own, Oid table, const char *id, Size id_len)
+{
+	return own->table == table && own->id_len == id_len && memcmp(own->id, id, id_len) == 0;
+}
+
+/* Keep the call aside until the transaction commits. */
+static void
+count_own(const AmtStore *store, const char *id, Size id_len, TransactionId creator,
+		  TimestampTz at)
+{
+	OwnCalls   *own;
+
+	for (own = own_calls; own != NULL; own = own->next)
+		if (is_of_key(own, store->key, id, id_len) && TransactionIdEquals(own->creator, creator))
+			break;
+	if (own == NULL)
+	{
+		own = MemoryContextAllocZero(TopTransactionContext, sizeof(OwnCalls));
+		own->creator = creator;
+		own->table = store->key;
+		own->id_len = id_len;
+		memcpy(own->id, id, id_len);
+		own->next = own_calls;
+		own_calls = own;
+		amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, ++n_own_keys);
+	}
+	own->calls++;
+	own->last_used_at = at;
 }
 
 void
 amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampTz at)
 {
 	text	   *id = (text *) DatumGetPointer(AmtKeyColumn(key, key_id));
-	OwnCall    *call;
 
 	if (!amt_shmem_attach())
 	{
 		amt_stat_add(AMT_CALLS_DROPPED, 1);
 		return;
 	}
-	if (likely(!key->own))
-	{
-		count(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), tag, at, true);
-		amt_worker_want(at);
-		return;
-	}
-	call = MemoryContextAlloc(TopTransactionContext, sizeof(OwnCall));
-	call->creator = key->xmin;
-	call->table = store->key;
-	call->at = at;
-	call->id_len = VARSIZE_ANY_EXHDR(id);
-	memcpy(call->id, VARDATA_ANY(id), call->id_len);
-	call->next = own_calls;
-	own_calls = call;
-	amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, ++n_own_calls);
+	if (unlikely(key->own))
+		count_own(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key->xmin, at);
+	else
+		count(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), tag, 1, at, true);
 	amt_worker_want(at);
 }
 
@@ -204,14 +225,13 @@ static void
 add_own_calls(const AmtStore *store, const char *id, Size id_len,
 			  int64 *calls, TimestampTz *last_used_at)
 {
-	for (OwnCall *call = own_calls; call != NULL; call = call->next)
+	for (OwnCalls *own = own_calls; own != NULL; own = own->next)
 	{
-		if (call->table != store->key || call->id_len != id_len ||
-			memcmp(call->id, id, id_len) != 0 ||
-			!TransactionIdIsCurrentTransactionId(call->creator))
+		if (!is_of_key(own, store->key, id, id_len) ||
+			!TransactionIdIsCurrentTransactionId(own->creator))
 			continue;
-		*calls += 1;
-		*last_used_at = Max(*last_used_at, call->at);
+		*calls += own->calls;
+		*last_used_at = Max(*last_used_at, own->last_used_at);
 	}
 }
 
@@ -743,13 +763,14 @@ commit_counts(void)
 		change_mark(mark, InvalidTransactionId, 0, mark->calls);
 		amt_stat_add(AMT_CALLS_FLUSHED, mark->calls);
 	}
-	for (OwnCall *call = own_calls; call != NULL; call = call->next)
+	for (OwnCalls *own = own_calls; own != NULL; own = own->next)
 	{
-		if (!TransactionIdDidCommit(call->creator))
+		if (!TransactionIdDidCommit(own->creator))
 			continue;			/* in a subtransaction that failed */
-		count(call->table, call->id, call->id_len,
-			  amt_shmem_key_tag(call->table, call->id, call->id_len), call->at, false);
-		amt_worker_want(call->at);
+		count(own->table, own->id, own->id_len,
+			  amt_shmem_key_tag(own->table, own->id, own->id_len),
+			  own->calls, own->last_used_at, false);
+		amt_worker_want(own->last_used_at);
 	}
 }
 
@@ -781,14 +802,14 @@ end_transaction(XactEvent event, void *arg)
 			amt_shield(commit_counts);
 			marked = NULL;
 			own_calls = NULL;
-			n_own_calls = 0;
+			n_own_keys = 0;
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			amt_shield(remove_marks);
 			marked = NULL;
 			own_calls = NULL;
-			n_own_calls = 0;
+			n_own_keys = 0;
 			break;
 		default:
 			break;

@@ -270,7 +270,10 @@ verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
 AmtVerdict
 amt_verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
 {
-	AmtVerdict	verdict = verify_text(store, s, len, key);
+	AmtVerdict	verdict;
+
+	(void) amt_shmem_attach();
+	verdict = verify_text(store, s, len, key);
 
 	/* The counters are in the verdicts' order. */
 	amt_stat_add((AmtCounter) verdict, 1);
