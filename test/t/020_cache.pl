@@ -236,6 +236,7 @@ is(verify($other, $token, wrong($token)), '1 0, 0 runs', 'for all sessions');
 {
 	$node->append_conf('postgresql.conf', 'amt_keys.cache_size = 5');
 	$node->reload;
+	ok(wait_until(sub { $s->query('SHOW amt_keys.cache_size') eq '5' }, 30), 'cache_size = 5 has arrived');
 	my @tokens = split /\n/, $s->query(q{SELECT (amt_create_key('key ' || i, 'acme', 'editor')).token FROM generate_series(1, 20) i});
 	$s->query('CREATE TABLE tokens AS SELECT * FROM unnest(ARRAY[' . join(',', map { "'$_'" } @tokens) . ']) WITH ORDINALITY AS t (token, n)');
 	my $run = start_pgbench($node, [ <<'SQL' ], '-c', 8, '-j', 2, '-T', 4, '-M', 'prepared');

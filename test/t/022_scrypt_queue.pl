@@ -49,7 +49,7 @@ sub counters
 }
 
 my $slow = slow_key(17);
-my $very_slow = slow_key(19);
+my $very_slow = slow_key(20);
 my $duration = do {
 	$s->query('SELECT amt_cache_clear()');
 	my $start = time;
