@@ -165,6 +165,7 @@ set_interval('20ms');
 		'-c', 4, '-j', 1, '-t', 20_000, '-M', 'prepared', '-D', "token=$token");
 	my $terminated = 0;
 	my $session = Session->new($node);
+	$session->query('SET client_min_messages = error');	# it may be gone by itself
 	while ($run->{harness}->pumpable)
 	{
 		$run->{harness}->pump_nb;
