@@ -184,6 +184,28 @@ is(verify($other, $token, wrong($token)), '1 0, 0 runs', 'for all sessions');
 	$there->quit;
 }
 
+# A copy of a database, whose tables have the same numbers.
+{
+	my $copied = create($s);
+	my $id = id_of($copied);
+	$_->quit for $s, $other;
+	$node->safe_psql('template1', 'CREATE DATABASE copy TEMPLATE postgres');
+	$s = Session->new($node);
+	$other = Session->new($node);
+	my $there = Session->new($node, dbname => 'copy');
+	is($there->query(q{SELECT 'amt_key'::regclass::oid}), $s->query(q{SELECT 'amt_key'::regclass::oid}), 'a copy of a database');
+	is(verify($s, $copied), '1, 0 runs', 'a warm key');
+	is(verify($there, $copied), '1, 1 runs', 'is cold in the copy');
+	is(verify($s, $copied, wrong($copied)), '1 0, 0 runs', 'and warm in both then');
+	is(verify($there, $copied, wrong($copied)), '1 0, 0 runs', 'at the same time');
+	is(calls_of($node, $id) . ' ' . calls_of($node, $id, 'copy'), '2 2', 'each counts for itself');
+	$there->query("SELECT amt_revoke('$id')");
+	is(verify($there, $copied), '0, 0 runs', 'revoked there');
+	is(verify($s, $copied), '1, 0 runs', 'it is not here');
+	is(calls_of($node, $id), 3, 'and its calls are what they were');
+	$there->quit;
+}
+
 # An extension that is created anew knows nothing of what was warm.
 {
 	my $key = create($s);
