@@ -15,7 +15,7 @@ GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.actor TO regress
 
 CREATE TEMP TABLE known AS
 	SELECT k.* FROM (VALUES (1, 'one', 'acme'), (2, 'two', 'acme'), (3, 'three', 'globex')) AS v (n, name, org_id), amt_create_key(v.name, v.org_id, 'viewer') AS k;
-CREATE TEMP TABLE short AS SELECT k.* FROM amt_create_key('short', 'acme', 'viewer', clock_timestamp() + interval '300 milliseconds') AS k;
+CREATE TEMP TABLE short AS SELECT k.* FROM amt_create_key('short', 'acme', 'viewer', clock_timestamp() + interval '3 seconds') AS k;
 GRANT SELECT ON known, short TO PUBLIC;
 SELECT token FROM known WHERE name = 'one' \gset
 SELECT token AS short_token, key_id AS short_key_id FROM short \gset
