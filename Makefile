@@ -38,8 +38,9 @@ TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
 
 # Targets that must work before PostgreSQL is installed do: PGXS is then empty.
+# (Debian has pgxs.mk with the client, the headers elsewhere.)
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
-ifneq (,$(PGXS))
+ifneq (,$(and $(PGXS),$(wildcard $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h)))
 # JIT bitcode is made by the clang that the server was built with; without it
 # the extension loses nothing but inlining.
 ifeq (,$(shell command -v $(shell sed -n 's/^CLANG *= *//p' $(dir $(PGXS))../Makefile.global)))
@@ -48,7 +49,7 @@ endif
 include $(PGXS)
 else
 all install installcheck clean:
-	@echo "no PostgreSQL to build against: $(PG_CONFIG) --pgxs names no file (on Debian: test/deps base)" >&2; false
+	@echo "no PostgreSQL to build against: $(PG_CONFIG) finds no pgxs.mk or no postgres.h (on Debian: test/deps base)" >&2; false
 endif
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
