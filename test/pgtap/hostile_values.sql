@@ -31,7 +31,7 @@ SELECT is_empty(format('SELECT * FROM amt_verify(''amt_'' || mb16(''0'') || %L)'
 SELECT is((SELECT name FROM amt_verify('Bearer' || mb16(' ') || :'token')), 'a key', 'amt_verify: before, where a header may have it');
 SELECT is(amt_check_token(mb16('amt_')), false, 'amt_check_token');
 SELECT is((SELECT count(*) FROM amt_find_tokens(mb16(w))), 0::bigint, 'amt_find_tokens: ' || w) FROM unnest(array['x', 'amt_', '_', 'amt_000000000000_']) AS w;
-SELECT is((SELECT count(*) FROM amt_find_tokens(mb16(left(:'token', 65)) || :'token')), 1::bigint, 'amt_find_tokens: almost tokens, and one');
+SELECT is((SELECT count(*) FROM amt_find_tokens(mb16(left(:'token', 65) || '_') || :'token')), 1::bigint, 'amt_find_tokens: almost tokens, and one');
 SELECT is((SELECT count(*) FROM (SELECT amt_find_tokens(mb16(:'token' || ' ')) LIMIT 1000) AS t), 1000::bigint, 'amt_find_tokens: a million tokens, as far as one reads');
 SELECT is(amt_revoke(mb16('x')), false, 'amt_revoke');
 SELECT is(amt_revoke('amt_' || mb16('x') || '...'), false, 'amt_revoke, as a prefix');

@@ -43,6 +43,18 @@ sub running
 		WHERE query ~ 'amt_verify' AND state = 'active' AND wait_event_type IS NULL AND pid <> pg_backend_pid()});
 }
 
+# Hold a process in the midst of its run, so that the run lasts as long as the test needs.
+sub held
+{
+	my ($pid, $what) = @_;
+	ok(wait_until(sub { running() == 1 }, 10), 'a run of scrypt begins');
+	sleep 0.1;
+	kill 'STOP', $pid or die;
+	$what->();
+	kill 'CONT', $pid or die;
+	return;
+}
+
 sub counters
 {
 	return { runs => $s->query('SELECT scrypt_runs FROM amt_stat'), waits => $s->query('SELECT scrypt_waits FROM amt_stat') };
@@ -95,19 +107,21 @@ note(sprintf 'a slow run takes %.1f s', $duration);
 	my ($runner, @waiters) = map { Session->new($node) } 1 .. 5;
 	$_->backend for @waiters;
 	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
+	my $pid = $runner->backend;
 	$runner->send(verify_sql($very_slow));
-	ok(wait_until(sub { running() == 1 }, 10), 'a run of scrypt begins');
-	$waiters[0]->send(verify_sql($very_slow));
-	$waiters[1]->send("SET statement_timeout = '200ms'", verify_sql($very_slow));
-	$waiters[2]->send(verify_sql($very_slow));
-	$waiters[3]->send(verify_sql($very_slow));
-	ok(wait_until(sub { waiting() >= 3 }, 10), 'and others wait for it');
-	is($s->query('SELECT pg_cancel_backend(' . $waiters[0]->backend . ')'), 't', 'one of them is cancelled');
-	is($waiters[0]->receive, 'ERROR:  57014', 'and stops to wait');
-	is($waiters[1]->receive, 'ERROR:  57014', 'as does one that has run into its timeout');
-	$s->query('SELECT pg_terminate_backend(' . $waiters[2]->backend . ')');
-	is($waiters[2]->receive, undef, 'and one that is terminated');
-	ok(!$runner->answers_within(0), 'while the run goes on');
+	held($pid, sub {
+		$waiters[0]->send(verify_sql($very_slow));
+		$waiters[1]->send("SET statement_timeout = '200ms'", verify_sql($very_slow));
+		$waiters[2]->send(verify_sql($very_slow));
+		$waiters[3]->send(verify_sql($very_slow));
+		ok(wait_until(sub { waiting() >= 3 }, 10), 'and others wait for it');
+		is($s->query('SELECT pg_cancel_backend(' . $waiters[0]->backend . ')'), 't', 'one of them is cancelled');
+		is($waiters[0]->receive, 'ERROR:  57014', 'and stops to wait');
+		is($waiters[1]->receive, 'ERROR:  57014', 'as does one that has run into its timeout');
+		$s->query('SELECT pg_terminate_backend(' . $waiters[2]->backend . ')');
+		is($waiters[2]->receive, undef, 'and one that is terminated');
+		ok(!$runner->answers_within(0), 'while the run goes on');
+	});
 	is($waiters[0]->query('SELECT 1'), 1, 'the cancelled session works');
 	is($runner->receive, 1, 'the run says yes');
 	is($waiters[3]->receive, 1, 'and so it does to who has waited');
@@ -165,16 +179,18 @@ for my $max (1, 2, 3)
 {
 	my $runner = Session->new($node);
 	my $token = create_key($node);
+	my $pid = $runner->backend;
 	$s->query('SELECT amt_cache_clear()');
 	$runner->send('BEGIN', verify_sql($very_slow));
-	ok(wait_until(sub { running() == 1 }, 10), 'a run of scrypt begins');
-	$s->query('SET amt_keys.scrypt_ln = 4');
-	is($s->query("SET statement_timeout = '1min'", "SET lock_timeout = '100ms'", 'ALTER TABLE amt_key ADD COLUMN extra int', 'ALTER TABLE amt_key DROP COLUMN extra'),
-		'', 'the table can be altered meanwhile');
-	is($s->query(verify_sql($token)), 1, 'another cold key verified');
-	is($s->query("SELECT amt_revoke('" . id_of($very_slow) . "')"), 't', 'and the key itself revoked');
-	is($s->query(verify_sql($very_slow)), 0, 'so that it is refused');
-	ok(!$runner->answers_within(0), 'all of that while scrypt runs');
+	held($pid, sub {
+		$s->query('SET amt_keys.scrypt_ln = 4');
+		is($s->query("SET statement_timeout = '1min'", "SET lock_timeout = '10s'", 'ALTER TABLE amt_key ADD COLUMN extra int', 'ALTER TABLE amt_key DROP COLUMN extra'),
+			'', 'the table can be altered meanwhile');
+		is($s->query(verify_sql($token)), 1, 'another cold key verified');
+		is($s->query("SELECT amt_revoke('" . id_of($very_slow) . "')"), 't', 'and the key itself revoked');
+		is($s->query(verify_sql($very_slow)), 0, 'so that it is refused');
+		ok(!$runner->answers_within(0), 'all of that while scrypt runs');
+	});
 	is($runner->receive, 0, 'and it is refused, too, who began before the revocation');
 	is($runner->query('COMMIT'), '', 'without an error');
 }
