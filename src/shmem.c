@@ -63,6 +63,7 @@ init_header(void *segment)
 	LWLockInitialize(&header->lock, header->lock_tranche);
 	header->area = DSM_HANDLE_INVALID;
 	pg_atomic_init_u64(&header->flushes, 0);
+	pg_atomic_init_u64(&header->exits, 0);
 	amt_table_init(&header->cache, AMT_CACHE_SLOT_SIZE, header->table_tranche);
 	amt_table_init(&header->usage, AMT_USAGE_SLOT_SIZE, header->table_tranche);
 	amt_scrypt_queue_init(&header->queue, header->lock_tranche);

@@ -34,7 +34,8 @@ typedef struct AmtShared
 											 * at each server start, never on
 											 * disk */
 	dsa_handle	area;			/* what the tables are allocated in */
-	pg_atomic_uint64 flushes;	/* see usage.c */
+	pg_atomic_uint64 flushes;	/* see usage.c, like the next */
+	pg_atomic_uint64 exits;
 	AmtTable	cache;			/* see cache.c */
 	AmtTable	usage;			/* see usage.c */
 	AmtScryptQueue queue;		/* see scrypt_queue.c */

@@ -720,15 +720,33 @@ flush_alone(void)
 	return calls;
 }
 
+void
+amt_usage_flush_once(void)
+{
+	if (amt_usage_pending_here() > 0)
+		(void) flush_alone();
+}
+
 /*
- * Write, and look again: what was counted in a slot that we had marked, nobody
- * else could write meanwhile.  What cannot be written now is left.
+ * Who exits announces that first, and then leaves alone what others have
+ * marked.  So if somebody has announced it since we set our marks, we look
+ * again once they are gone: what was counted meanwhile is nobody else's.  (Not
+ * as long as there is something: while others count, there always is.)  What
+ * cannot be written now is left.
  */
 void
-amt_usage_flush_alone(void)
+amt_usage_flush_last(void)
 {
-	while (amt_usage_pending_here() > 0 && flush_alone() > 0)
-		;
+	uint64		exits = pg_atomic_add_fetch_u64(&amt_shared->exits, 1);
+	uint64		before;
+
+	do
+	{
+		before = exits;
+		if (amt_usage_pending_here() == 0 || flush_alone() == 0)
+			break;
+		exits = pg_atomic_fetch_add_u64(&amt_shared->exits, 0);	/* a full barrier */
+	} while (exits != before);
 }
 
 /*
@@ -744,7 +762,7 @@ flush_at_exit(int code, Datum arg)
 	/* First give up what our own transaction locks and keeps others from. */
 	AbortOutOfAnyTransaction();
 	if (!amt_worker_is_there())
-		amt_usage_flush_alone();
+		amt_usage_flush_last();
 }
 
 void

@@ -68,10 +68,12 @@ extern int64 amt_usage_pending_here(void);
 extern int64 amt_usage_flush(bool wait);
 
 /*
- * The same without waiting, in transactions of its own, until nothing is left
- * that can be written now; for processes that are in none.
+ * The same without waiting, in a transaction of its own, for processes that are
+ * in none: what can be written now.  The second is for a process that exits and
+ * leaves no worker behind.
  */
-extern void amt_usage_flush_alone(void);
+extern void amt_usage_flush_once(void);
+extern void amt_usage_flush_last(void);
 
 /*
  * Free the slots of keys of this database that have nothing pending.  They are

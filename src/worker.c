@@ -230,10 +230,10 @@ wait_for_latch(long timeout)
 }
 
 static void
-write_pending(void)
+write_pending(void (*flush) (void))
 {
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
-	amt_usage_flush_alone();
+	flush();
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
@@ -274,7 +274,7 @@ write_until_idle(void)
 		if (pending_now > 0 &&
 			(idle || TimestampDifferenceExceeds(written_at, now, usage_flush_interval)))
 		{
-			write_pending();
+			write_pending(amt_usage_flush_once);
 			written_at = now;
 			pending_now = amt_usage_pending_here();
 		}
@@ -327,6 +327,6 @@ amt_worker_main(Datum arg)
 	/* From now on, whoever counts and exits writes; so do we, first. */
 	release_slot(0);
 	pg_memory_barrier();
-	write_pending();
+	write_pending(amt_usage_flush_last);
 	proc_exit(0);
 }
