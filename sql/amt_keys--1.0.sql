@@ -151,7 +151,7 @@ ALTER TABLE amt_key ENABLE ALWAYS TRIGGER amt_key_no_truncate;
 -- ---------------------------------------------------------------------------
 
 CREATE FUNCTION amt_may_revoke(key_id text, org_id text, created_by text) RETURNS boolean
-LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
+LANGUAGE C STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION amt_may_revoke(text, text, text) IS
 'may the caller revoke a key of these properties? False outside the identity''s organization; for the policy on DELETE and for lists (contract, section 5)';
 

@@ -17,8 +17,8 @@
 #include "cache.h"
 #include "identity.h"
 #include "kdf.h"
+#include "reapply.h"
 #include "redact.h"
-#include "role_settings.h"
 #include "scrypt_queue.h"
 #include "shmem.h"
 #include "store.h"
@@ -32,6 +32,8 @@ PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	amt_reapply_prepare();
+
 	amt_identity_init();
 	amt_kdf_init();
 	amt_authenticate_init();
@@ -44,5 +46,5 @@ _PG_init(void)
 	amt_store_init();
 	amt_shmem_init();
 	MarkGUCPrefixReserved("amt_keys");
-	amt_role_settings_apply();
+	amt_reapply();
 }

@@ -13,6 +13,8 @@
  * takes its part of it along.  Nothing can be allocated, and nothing may fail,
  * once the transaction has committed: the tables get their room when an item is
  * added, and are mapped just before the commit.
+ *
+ * Locks: the tables' (table.c), one item at a time; none is held between two.
  */
 #include "postgres.h"
 
@@ -38,6 +40,7 @@ static Item *first = NULL;		/* oldest first */
 static Item **end = &first;
 static int	n_to_forget = 0;
 static int	n_to_warm = 0;
+static int	n_new = 0;
 
 /*
  * So many are forgotten in any case; of a mass deletion, beyond that, only the
@@ -89,6 +92,17 @@ amt_at_commit_forget(AmtTag key_tag, bool is_new)
 	item = add_item(key_tag, offsetof(Item, entry));
 	item->forget = true;
 	item->is_new = is_new;
+	n_new += is_new;
+}
+
+/* Is the key put back later, and visible to others already? */
+static bool
+comes_back(const Item *item)
+{
+	for (Item *later = item->next; later != NULL && n_new > 0; later = later->next)
+		if (later->is_new && AmtTagEquals(later->key_tag, item->key_tag))
+			return true;
+	return false;
 }
 
 static void
@@ -98,7 +112,7 @@ do_items(void)
 	{
 		if (!item->forget)
 			amt_cache_enter(item->key_tag, &item->entry);
-		else if (!item->is_new)
+		else if (!item->is_new && !comes_back(item))
 		{
 			amt_cache_forget(item->key_tag);
 			amt_usage_forget(item->key_tag);
@@ -140,6 +154,7 @@ end_transaction(XactEvent event, void *arg)
 			end = &first;
 			n_to_forget = 0;
 			n_to_warm = 0;
+			n_new = 0;
 			break;
 		default:
 			break;

@@ -268,14 +268,10 @@ amt_authenticate(PG_FUNCTION_ARGS)
 			break;
 	}
 
-	if (decided && !trusted)
-		PG_RETURN_VOID();
-
-	if (!trusted_session || !identify_by_claims())
-	{
+	if ((!decided || trusted) &&
+		(!trusted_session || !identify_by_claims()))
 		amt_identity_set(NULL, NULL, NULL, NULL);
-		if (require_authentication)
-			unauthenticated();
-	}
+	if (require_authentication && amt_identity_org_id() == NULL)
+		unauthenticated();
 	PG_RETURN_VOID();
 }

@@ -20,6 +20,7 @@
 
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 
@@ -81,15 +82,16 @@ mac_context(void)
 	params[0] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0);
 	params[1] = OSSL_PARAM_construct_end();
 	mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
-	fresh = EVP_MAC_CTX_new(mac);
-
+	fresh = mac != NULL ? EVP_MAC_CTX_new(mac) : NULL;
 	EVP_MAC_free(mac);
 	if (fresh != NULL &&
 		EVP_MAC_init(fresh, amt_shared->mac_key, AMT_MAC_KEY_LEN, params) == 1)
 		context = fresh;
-
 	else
+	{
 		EVP_MAC_CTX_free(fresh);
+		ERR_clear_error();
+	}
 	return context;
 }
 

@@ -17,8 +17,12 @@
  * takes SQL that was smuggled into such a request back to that user.  While the
  * seal holds, SET is refused and nobody is trusted, but for a superuser's own
  * session.  A savepoint does not break it: it is a variable of this process,
- * compared with the transaction's number.  What RESET ALL does to settings, no
- * extension can prevent: the identity becomes the session's default.
+ * compared with the transaction's number.  RESET asks no one,
+ * so it is not refused but comes to nothing: the identities that the C code has
+ * set since are remembered, and any other combination of the four settings is no
+ * identity.  (Parallel workers do not know of the seal and read the settings as
+ * they are; nothing is written there, and the organization cannot have become
+ * another's.)
  */
 #include "postgres.h"
 
@@ -143,6 +147,15 @@ assign_roles(const char *newval, void *extra)
 /* The transaction whose identity is sealed, if it still runs. */
 static LocalTransactionId sealed_transaction = InvalidLocalTransactionId;
 
+/* An identity that holds under the seal; empty for a part that is unset. */
+typedef struct Sealed
+{
+	struct Sealed *next;
+	char	   *part[4];
+}			Sealed;
+
+static Sealed * sealed = NULL;	/* in the sealed transaction's memory */
+
 /* Is amt_identity_set() at work? */
 static bool setting = false;
 
@@ -154,9 +167,45 @@ amt_identity_is_sealed(void)
 		!superuser_arg(GetSessionUserId());
 }
 
+static bool
+same_part(const char *a, const char *b)
+{
+	return strcmp(a != NULL ? a : "", b != NULL ? b : "") == 0;
+}
+
+/* Are the settings one of the identities that hold? */
+static bool
+is_among_sealed(void)
+{
+	for (Sealed * s = sealed; s != NULL; s = s->next)
+		if (same_part(s->part[0], org_id_setting) && same_part(s->part[1], role_setting) &&
+			same_part(s->part[2], actor_setting) && same_part(s->part[3], key_id_setting))
+			return true;
+	return false;
+}
+
+/* From now on the settings as they are hold, too. */
+static void
+add_sealed(void)
+{
+	const char *part[4] = {org_id_setting, role_setting, actor_setting, key_id_setting};
+	Sealed	   *s;
+
+	if (is_among_sealed())
+		return;
+	s = MemoryContextAllocZero(TopTransactionContext, sizeof(Sealed));
+	for (int i = 0; i < 4; i++)
+		s->part[i] = MemoryContextStrdup(TopTransactionContext, part[i] != NULL ? part[i] : "");
+	s->next = sealed;
+	sealed = s;
+}
+
 void
 amt_identity_seal(void)
 {
+	if (sealed_transaction != amt_local_transaction_id())
+		sealed = NULL;
+	add_sealed();
 	sealed_transaction = amt_local_transaction_id();
 }
 
@@ -214,33 +263,36 @@ amt_identity_init(void)
 }
 
 static const char *
-null_if_empty(const char *value)
+get_part(const char *value)
 {
-	return value != NULL && value[0] != '\0' ? value : NULL;
+	if (value == NULL || value[0] == '\0' ||
+		(amt_identity_is_sealed() && !is_among_sealed()))
+		return NULL;
+	return value;
 }
 
 const char *
 amt_identity_org_id(void)
 {
-	return null_if_empty(org_id_setting);
+	return get_part(org_id_setting);
 }
 
 const char *
 amt_identity_role(void)
 {
-	return null_if_empty(role_setting);
+	return get_part(role_setting);
 }
 
 const char *
 amt_identity_actor(void)
 {
-	return null_if_empty(actor_setting);
+	return get_part(actor_setting);
 }
 
 const char *
 amt_identity_key_id(void)
 {
-	return null_if_empty(key_id_setting);
+	return get_part(key_id_setting);
 }
 
 static void
@@ -267,6 +319,8 @@ amt_identity_set(const char *org_id, const char *role, const char *actor, const 
 		setting = false;
 	}
 	PG_END_TRY();
+	if (amt_identity_is_sealed())
+		add_sealed();
 }
 
 int

@@ -19,7 +19,10 @@ extern const char *amt_identity_key_id(void);
 extern void amt_identity_set(const char *org_id, const char *role,
 							 const char *actor, const char *key_id);
 
-/* Until the end of the transaction, only amt_identity_set() changes it. */
+/*
+ * Until the end of the transaction, only amt_identity_set() changes it; what
+ * else happens to the settings makes it none.
+ */
 extern void amt_identity_seal(void);
 extern bool amt_identity_is_sealed(void);
 

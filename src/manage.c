@@ -45,6 +45,7 @@
 #include "verify.h"
 
 #define MAX_NAME_CHARS	100
+#define MAX_TRIES		10
 
 static bool creating = false;
 
@@ -54,13 +55,34 @@ amt_is_creating(void)
 	return creating;
 }
 
-/* A control character at *s?  C0 and DEL, and C1 in UTF-8. */
+/* A control character at *s?  C0 and DEL; and C1 where ISO 8859 has it, or UTF-8. */
 static bool
 is_control(const unsigned char *s)
 {
 	if (*s < 0x20 || *s == 0x7f)
 		return true;
-	return GetDatabaseEncoding() == PG_UTF8 && s[0] == 0xc2 && s[1] >= 0x80 && s[1] <= 0x9f;
+	switch (GetDatabaseEncoding())
+	{
+		case PG_UTF8:
+			return s[0] == 0xc2 && s[1] >= 0x80 && s[1] <= 0x9f;
+		case PG_LATIN1:
+		case PG_LATIN2:
+		case PG_LATIN3:
+		case PG_LATIN4:
+		case PG_LATIN5:
+		case PG_LATIN6:
+		case PG_LATIN7:
+		case PG_LATIN8:
+		case PG_LATIN9:
+		case PG_LATIN10:
+		case PG_ISO_8859_5:
+		case PG_ISO_8859_6:
+		case PG_ISO_8859_7:
+		case PG_ISO_8859_8:
+			return s[0] >= 0x80 && s[0] <= 0x9f;
+		default:
+			return false;
+	}
 }
 
 bool
@@ -223,7 +245,7 @@ insert_key(const AmtStore *store, const NewKey *key)
 	creating = true;
 	PG_TRY();
 	{
-		amt_store_execute(store, query, 8, types, values, nulls);
+		amt_store_execute(store, 0, query, 8, types, values, nulls);
 	}
 	PG_FINALLY();
 	{
@@ -254,8 +276,15 @@ warm_key(const AmtStore *store, const NewKey *key)
 static void
 make_key(const AmtStore *store, NewKey *key)
 {
+	int			tries = 0;
+
 	do
 	{
+		if (tries++ == MAX_TRIES)
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+					 errmsg("key was not inserted"),
+					 errdetail("A trigger or rule of table \"amt_key\" has suppressed it.")));
 		if (!amt_token_generate(random_bytes, key->token))
 			ereport(ERROR,
 					(errcode(ERRCODE_INTERNAL_ERROR),
@@ -305,7 +334,7 @@ amt_create_key(PG_FUNCTION_ARGS)
 {
 	const AmtStore *store = amt_store(fcinfo);
 	TupleDesc	tupdesc;
-	HeapTuple	tuple;
+	HeapTuple volatile tuple = NULL;
 	NewKey		key = {0};
 
 	PreventCommandIfReadOnly("amt_create_key()");
@@ -324,9 +353,16 @@ amt_create_key(PG_FUNCTION_ARGS)
 	}
 	key.created_at = GetCurrentTransactionStartTimestamp();
 
-	make_key(store, &key);
-	tuple = form_new_key(&key, BlessTupleDesc(tupdesc));
-	OPENSSL_cleanse(&key, sizeof(key));
+	PG_TRY();
+	{
+		make_key(store, &key);
+		tuple = form_new_key(&key, BlessTupleDesc(tupdesc));
+	}
+	PG_FINALLY();
+	{
+		OPENSSL_cleanse(&key, sizeof(key));
+	}
+	PG_END_TRY();
 	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
 }
 
@@ -405,7 +441,7 @@ delete_key(const AmtStore *store, const AmtToken *token)
 
 	values[0] = PointerGetDatum(cstring_to_text_with_len(token->id, token->id_len));
 	SPI_connect();
-	amt_store_execute(store,
+	amt_store_execute(store, 0,
 					  "DELETE FROM %s.amt_key WHERE key_id OPERATOR(pg_catalog.=) $1",
 					  1, types, values, NULL);
 	deleted = SPI_processed == 1;
@@ -421,16 +457,19 @@ amt_revoke(PG_FUNCTION_ARGS)
 	text	   *arg;
 	AmtToken	token;
 	AmtKey		key;
+	bool		deleted;
 
 	PreventCommandIfReadOnly("amt_revoke()");
 	if (PG_ARGISNULL(0))
 		PG_RETURN_BOOL(false);
 	arg = PG_GETARG_TEXT_PP(0);
-	if (!read_target(VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &token) ||
-		!amt_store_get_key(store, token.id, token.id_len, NULL, &key) ||
-		!check_revoke(store, &token, &key))
-		PG_RETURN_BOOL(false);
-	PG_RETURN_BOOL(delete_key(store, &token));
+	deleted = read_target(VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &token) &&
+		amt_store_get_key(store, token.id, token.id_len, NULL, &key) &&
+		check_revoke(store, &token, &key) &&
+		delete_key(store, &token);
+	if ((Pointer) arg != DatumGetPointer(PG_GETARG_DATUM(0)))
+		OPENSSL_cleanse(arg, VARSIZE_ANY(arg));
+	PG_RETURN_BOOL(deleted);
 }
 
 /*

@@ -3,20 +3,22 @@
  *	  No secret in the server's log.
  *
  * The hook sees an entry before it is written, to whatever destination, and
- * masks tokens in all its texts.  A text that holds one is replaced by a
- * masked copy in the entry's own memory context, as the entry's texts are
- * freed one by one.
+ * masks tokens in all its texts.  A text that holds one is freed and replaced
+ * by a masked copy in the entry's own memory context, as the server itself frees
+ * the texts of an entry one by one.
  *
  * The STATEMENT of an entry is not part of it: it is taken from
  * debug_query_string when the entry is written.  That pointer is exchanged for
  * a masked copy, which lives until the next one is made; the query that runs
- * has its own pointer to the original.
+ * has its own pointer to the original.  In a critical section, where only the
+ * error's memory may grow, the statement is left out.
  *
  * Runs in every process that has loaded the library, on any level of error,
  * without locks; what it allocates comes from the error's memory.
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -52,8 +54,10 @@ mask_field(char **field, MemoryContext context)
 	if (*field == NULL)
 		return;
 	masked = mask_text(*field, context);
-	if (masked != NULL)
-		*field = masked;
+	if (masked == NULL)
+		return;
+	pfree(*field);
+	*field = masked;
 }
 
 static void
@@ -64,6 +68,15 @@ mask_statement(void)
 
 	if (debug_query_string == NULL || debug_query_string == copy)
 		return;
+	if (CritSectionCount > 0)
+	{
+		bool		found;
+
+		(void) amt_mask(debug_query_string, strlen(debug_query_string), NULL, 0, &found);
+		if (found)
+			debug_query_string = NULL;
+		return;
+	}
 	masked = mask_text(debug_query_string, TopMemoryContext);
 	if (masked == NULL)
 		return;

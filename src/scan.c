@@ -29,7 +29,15 @@ typedef struct Search
 {
 	text	   *text;
 	Size		at;
+	MemoryContextCallback wipe;
 } Search;
+
+/* When the search is over, or given up. */
+static void
+wipe_text(void *arg)
+{
+	explicit_bzero(arg, VARSIZE(arg));
+}
 
 PG_FUNCTION_INFO_V1(amt_find_tokens);
 Datum
@@ -49,6 +57,9 @@ amt_find_tokens(PG_FUNCTION_ARGS)
 		oldcontext = MemoryContextSwitchTo(context->multi_call_memory_ctx);
 		search = palloc0(sizeof(Search));
 		search->text = DatumGetTextPCopy(PG_GETARG_DATUM(0));
+		search->wipe.func = wipe_text;
+		search->wipe.arg = search->text;
+		MemoryContextRegisterResetCallback(context->multi_call_memory_ctx, &search->wipe);
 		context->user_fctx = search;
 		MemoryContextSwitchTo(oldcontext);
 	}
@@ -60,10 +71,7 @@ amt_find_tokens(PG_FUNCTION_ARGS)
 	CHECK_FOR_INTERRUPTS();
 	found = amt_token_find(s, len, search->at);
 	if (found == len)
-	{
-		explicit_bzero(search->text, VARSIZE(search->text));
 		SRF_RETURN_DONE(context);
-	}
 	search->at = found + AMT_TOKEN_LEN;
 	SRF_RETURN_NEXT(context,
 					CStringGetTextDatum(psprintf("%.*s...",

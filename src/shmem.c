@@ -129,8 +129,8 @@ amt_shmem_attach(void)
 	if (error == NULL)
 	{
 		amt_stat_attached();
+		amt_usage_attached();	/* last at exit: it may take a while */
 		amt_scrypt_queue_attached();
-		amt_usage_attached();
 		return true;
 	}
 
@@ -163,7 +163,8 @@ resize(void *arg)
 bool
 amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 {
-	static TimestampTz retry_at = 0;
+	static TimestampTz retry_at_of[2] = {0};
+	TimestampTz *retry_at = &retry_at_of[table == &amt_shared->usage];
 	ResizeRequest request;
 	ErrorData  *error;
 
@@ -171,13 +172,13 @@ amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 	request.nslots = amt_table_wants(table, limit, more);
 	if (request.nslots == 0)
 		return true;
-	if (retry_at != 0 && GetCurrentTimestamp() < retry_at)
+	if (*retry_at != 0 && GetCurrentTimestamp() < *retry_at)
 		return false;			/* each failure costs */
 	error = amt_attempt(resize, &request);
-	retry_at = 0;
+	*retry_at = 0;
 	if (error == NULL)
 		return true;
-	retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESIZE_AGAIN_MS);
+	*retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESIZE_AGAIN_MS);
 	FreeErrorData(error);
 	return false;
 }
@@ -202,6 +203,7 @@ amt_shmem_key_tag(Oid table, const char *id, Size id_len)
 		char		id[AMT_ID_MAX];
 	}			key;
 
+	Assert(id_len <= AMT_ID_MAX);
 	key.database = MyDatabaseId;
 	key.table = table;
 	memcpy(key.id, id, id_len);

@@ -231,6 +231,8 @@ get_by_index(Relation rel, Oid index, const char *id, Size id_len, Snapshot snap
 	ScanKeyData scankey;
 	HeapTuple	tuple;
 
+	if (id_len > AMT_ID_MAX)
+		return false;			/* a row that its owner has forced in */
 	SET_VARSIZE(id_text, VARHDRSZ + id_len);
 	memcpy(VARDATA(id_text), id, id_len);
 
@@ -377,7 +379,7 @@ amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,
 }
 
 int
-amt_store_execute(const AmtStore *store, const char *query, int nargs,
+amt_store_execute(const AmtStore *store, int flags, const char *query, int nargs,
 				  Oid *argtypes, Datum *values, const char *nulls)
 {
 	const char *schema = quote_identifier(get_namespace_name(store->schema));
@@ -401,12 +403,14 @@ amt_store_execute(const AmtStore *store, const char *query, int nargs,
 
 	GetUserIdAndSecContext(&save_userid, &save_sec_context);
 	SetUserIdAndSecContext(store->owner, save_sec_context |
-						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS |
+						   (flags & AMT_EXECUTE_RESTRICTED ? SECURITY_RESTRICTED_OPERATION : 0));
 	plan = SPI_prepare(sql.data, nargs, argtypes);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
 	CommandCounterIncrement();
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	snapshot = RegisterSnapshot(flags & AMT_EXECUTE_XACT_SNAPSHOT && IsolationUsesXactSnapshot() ?
+								GetTransactionSnapshot() : GetLatestSnapshot());
 	result = SPI_execute_snapshot(plan, values, nulls, snapshot, InvalidSnapshot,
 								  false, true, 0);
 	UnregisterSnapshot(snapshot);

@@ -95,10 +95,20 @@ extern void amt_store_get_usage(const AmtStore *store, const char *id, Size id_l
 								Snapshot snapshot, int64 *calls, TimestampTz *last_used_at);
 
 /*
- * Execute a query as the tables' owner, with the newest snapshot and the
- * caller's SPI connection.  "%s" in the query stands for the quoted schema.
+ * Nothing that the tables' owner has attached to them may wait for the end of
+ * the transaction, when it would run with the rights of this process.
  */
-extern int	amt_store_execute(const AmtStore *store, const char *query, int nargs,
+#define AMT_EXECUTE_RESTRICTED		1
+
+/* Under REPEATABLE READ and SERIALIZABLE, the transaction's snapshot. */
+#define AMT_EXECUTE_XACT_SNAPSHOT	2
+
+/*
+ * Execute a query as the tables' owner, with the newest snapshot (but for the
+ * flag) and the caller's SPI connection.  "%s" in the query stands for the
+ * quoted schema.
+ */
+extern int	amt_store_execute(const AmtStore *store, int flags, const char *query, int nargs,
 							  Oid *argtypes, Datum *values, const char *nulls);
 
 #endif							/* AMT_STORE_H */

@@ -44,11 +44,12 @@
 #include "usage.h"
 
 static TriggerData *
-check_caller(FunctionCallInfo fcinfo, const AmtStore *store)
+check_caller(FunctionCallInfo fcinfo, const AmtStore *store, bool for_row)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || RelationGetRelid(trigdata->tg_relation) != store->key)
+	if (!CALLED_AS_TRIGGER(fcinfo) || RelationGetRelid(trigdata->tg_relation) != store->key ||
+		(TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) != 0) != for_row)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function can only be called by the triggers of table \"amt_key\"")));
@@ -127,7 +128,7 @@ Datum
 amt_key_guard(PG_FUNCTION_ARGS)
 {
 	const AmtStore *store = amt_store(fcinfo);
-	TriggerData *trigdata = check_caller(fcinfo, store);
+	TriggerData *trigdata = check_caller(fcinfo, store, true);
 	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
 	HeapTuple	result = trigdata->tg_trigtuple;
 	AmtKey		new;
@@ -173,7 +174,7 @@ write_event(const AmtStore *store, const AmtKey *key, const char *event, int64 c
 	nulls[6] = calls >= 0 ? ' ' : 'n';
 
 	SPI_connect();
-	amt_store_execute(store, query, 7, types, values, nulls);
+	amt_store_execute(store, 0, query, 7, types, values, nulls);
 	SPI_finish();
 }
 
@@ -183,7 +184,7 @@ typedef struct UsageToDelete
 {
 	const AmtStore *store;
 	Datum		key_id;
-} UsageToDelete;
+}			UsageToDelete;
 
 static void
 delete_usage_once(void *arg)
@@ -192,7 +193,7 @@ delete_usage_once(void *arg)
 	Oid			types[1] = {TEXTOID};
 
 	SPI_connect();
-	amt_store_execute(usage->store,
+	amt_store_execute(usage->store, 0,
 					  "DELETE FROM %s.amt_key_usage WHERE key_id OPERATOR(pg_catalog.=) $1",
 					  1, types, &usage->key_id, NULL);
 	SPI_finish();
@@ -241,18 +242,20 @@ Datum
 amt_key_record(PG_FUNCTION_ARGS)
 {
 	const AmtStore *store = amt_store(fcinfo);
-	TriggerData *trigdata = check_caller(fcinfo, store);
+	TriggerData *trigdata = check_caller(fcinfo, store, true);
 	AmtKey		key;
 	text	   *id;
+	Size		id_len;
 
 	amt_store_read_key(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
 	id = DatumGetTextPP(AmtKeyColumn(&key, key_id));
+	id_len = VARSIZE_ANY_EXHDR(id);
 	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
 	{
 		int64		calls;
 		TimestampTz last_used_at;
 
-		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
+		amt_usage_read(store, VARDATA_ANY(id), id_len, &calls, &last_used_at);
 		write_event(store, &key, "revoked", calls);
 		delete_usage(store, &key);
 		amt_usage_take_care();
@@ -260,9 +263,12 @@ amt_key_record(PG_FUNCTION_ARGS)
 	else if (!is_restored(&key))
 		write_event(store, &key, "created", -1);
 
-	/* Nothing of a key that is gone, or of one that had a new key's id before. */
-	if (!amt_is_creating() && amt_shmem_attach())
-		amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)),
+	/*
+	 * Nothing of a key that is gone, or of one that had a new key's id
+	 * before. (A longer id is none; its owner has forced it in.)
+	 */
+	if (!amt_is_creating() && id_len <= AMT_ID_MAX && amt_shmem_attach())
+		amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), id_len),
 							 !TRIGGER_FIRED_BY_DELETE(trigdata->tg_event));
 	return PointerGetDatum(NULL);
 }
@@ -272,7 +278,7 @@ PG_FUNCTION_INFO_V1(amt_key_no_truncate);
 Datum
 amt_key_no_truncate(PG_FUNCTION_ARGS)
 {
-	(void) check_caller(fcinfo, amt_store(fcinfo));
+	(void) check_caller(fcinfo, amt_store(fcinfo), false);
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot truncate table \"amt_key\""),

@@ -69,6 +69,11 @@
 /* Calls written by one statement. */
 #define BATCH	10000
 
+/* Slots to be free when one is needed, for those who count at commit. */
+#define SPARE_SLOTS	256
+
+#define MAX_TRIES	10
+
 /* A slot that this transaction has marked. */
 typedef struct Marked
 {
@@ -92,11 +97,12 @@ typedef struct OwnCalls
 	TimestampTz last_used_at;
 	uint32		id_len;
 	char		id[AMT_ID_MAX];
-} OwnCalls;
+}			OwnCalls;
 
 static Marked *marked = NULL;
+static Marked *failed = NULL;	/* to be unmarked, and forgotten */
 static TransactionId marked_by = InvalidTransactionId;	/* our transaction */
-static OwnCalls *own_calls = NULL;
+static OwnCalls * own_calls = NULL;
 static uint32 n_own_keys = 0;
 static bool has_counted = false;
 
@@ -142,6 +148,13 @@ count_first(Oid table, const char *id, Size id_len, AmtTag tag, uint64 calls, Ti
 	return true;
 }
 
+/* Room for so many keys, and for some that others add meanwhile. */
+static bool
+make_room(uint32 keys)
+{
+	return amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, keys + SPARE_SLOTS);
+}
+
 /* Count; "can_grow" where memory can be allocated. */
 static void
 count(Oid table, const char *id, Size id_len, AmtTag tag, uint64 calls, TimestampTz at,
@@ -158,13 +171,20 @@ count(Oid table, const char *id, Size id_len, AmtTag tag, uint64 calls, Timestam
 		return;
 
 	if (can_grow)
-		amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, 1);
-	if (!count_first(table, id, id_len, tag, calls, at))
-		amt_stat_add(AMT_CALLS_DROPPED, calls);
+		(void) make_room(1);
+	for (int tries = 0; tries < MAX_TRIES; tries++)
+	{
+		if (count_first(table, id, id_len, tag, calls, at))
+			return;
+		/* Others may have taken the room that was there. */
+		if (!can_grow || !make_room(1))
+			break;
+	}
+	amt_stat_add(AMT_CALLS_DROPPED, calls);
 }
 
 static bool
-is_of_key(const OwnCalls *own, Oid table, const char *id, Size id_len)
+is_of_key(const OwnCalls * own, Oid table, const char *id, Size id_len)
 {
 	return own->table == table && own->id_len == id_len && memcmp(own->id, id, id_len) == 0;
 }
@@ -188,7 +208,7 @@ count_own(const AmtStore *store, const char *id, Size id_len, TransactionId crea
 		memcpy(own->id, id, id_len);
 		own->next = own_calls;
 		own_calls = own;
-		amt_shmem_make_room(&amt_shared->usage, AMT_TABLE_MAX_SLOTS, ++n_own_keys);
+		(void) make_room(++n_own_keys);
 	}
 	own->calls++;
 	own->last_used_at = at;
@@ -197,6 +217,7 @@ count_own(const AmtStore *store, const char *id, Size id_len, TransactionId crea
 void
 amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampTz at)
 {
+	static const AmtTag none = {0};
 	text	   *id = (text *) DatumGetPointer(AmtKeyColumn(key, key_id));
 
 	if (!amt_shmem_attach())
@@ -204,6 +225,8 @@ amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampT
 		amt_stat_add(AMT_CALLS_DROPPED, 1);
 		return;
 	}
+	if (AmtTagEquals(tag, none))	/* there was no shared memory then */
+		tag = amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
 	if (unlikely(key->own))
 		count_own(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key->xmin, at);
 	else
@@ -225,7 +248,7 @@ static void
 add_own_calls(const AmtStore *store, const char *id, Size id_len,
 			  int64 *calls, TimestampTz *last_used_at)
 {
-	for (OwnCalls *own = own_calls; own != NULL; own = own->next)
+	for (OwnCalls * own = own_calls; own != NULL; own = own->next)
 	{
 		if (!is_of_key(own, store->key, id, id_len) ||
 			!TransactionIdIsCurrentTransactionId(own->creator))
@@ -239,7 +262,7 @@ void
 amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 			   int64 *calls, TimestampTz *last_used_at)
 {
-	bool		shared = amt_shmem_attach();
+	bool		shared = id_len <= AMT_ID_MAX && amt_shmem_attach();
 	AmtTag		tag;
 	uint64		flushes = 0;
 
@@ -422,7 +445,7 @@ compare_marked(const void *a, const void *b)
 /*
  * What somebody has locked is skipped: a usage row, which a revocation deletes
  * last, or a key that is being revoked.  The second query is for the keys that
- * the first did not find a row for, each at its first call.
+ * have no row yet, each at its first call.
  */
 #define PENDING \
 	" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))" \
@@ -445,6 +468,8 @@ static const char insert_query[] =
 " SELECT k.key_id, p.calls, p.last_used_at"
 PENDING
 " JOIN %s.amt_key AS k ON k.key_id OPERATOR(pg_catalog.=) p.key_id"
+" WHERE NOT EXISTS (SELECT FROM %s.amt_key_usage AS u"
+"  WHERE u.key_id OPERATOR(pg_catalog.=) p.key_id)"
 " ORDER BY k.key_id FOR KEY SHARE OF k SKIP LOCKED)"
 " INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
 " SELECT l.key_id, l.calls, l.last_used_at FROM l"
@@ -462,10 +487,16 @@ note_written(Marked *marks, int n, bool *written)
 		Marked		wanted;
 		Marked	   *mark;
 		bool		isnull;
-		text	   *id = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i],
-													  SPI_tuptable->tupdesc, 1, &isnull));
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[i],
+										  SPI_tuptable->tupdesc, 1, &isnull);
+		text	   *id;
 
+		if (isnull)
+			continue;
+		id = DatumGetTextPP(value);
 		wanted.id_len = VARSIZE_ANY_EXHDR(id);
+		if (wanted.id_len > AMT_ID_MAX)
+			continue;			/* a trigger of the owner's */
 		memcpy(wanted.id, VARDATA_ANY(id), wanted.id_len);
 		mark = bsearch(&wanted, marks, n, sizeof(Marked), compare_marked);
 		if (mark == NULL)
@@ -478,7 +509,8 @@ note_written(Marked *marks, int n, bool *written)
 
 /* Execute a query for those of the sorted marks that are not written yet. */
 static int
-write_marked(const AmtStore *store, const char *query, Marked *marks, int n, bool *written)
+write_marked(const AmtStore *store, int flags, const char *query, Marked *marks, int n,
+			 bool *written)
 {
 	Datum	   *columns[3];
 	Oid			types[3] = {TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
@@ -502,7 +534,7 @@ write_marked(const AmtStore *store, const char *query, Marked *marks, int n, boo
 	values[2] = PointerGetDatum(construct_array(columns[2], m, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	SPI_connect();
-	amt_store_execute(store, query, 3, types, values, NULL);
+	amt_store_execute(store, flags | AMT_EXECUTE_RESTRICTED, query, 3, types, values, NULL);
 	noted = note_written(marks, n, written);
 	SPI_finish();
 	return noted;
@@ -555,8 +587,13 @@ flush_batch(const AmtStore *store)
 		marked = &state.room[i];
 	}
 
-	if (write_marked(store, update_query, state.room, state.n, written) < state.n)
-		(void) write_marked(store, insert_query, state.room, state.n, written);
+	/*
+	 * The foreign key of a new row is checked with the transaction's
+	 * snapshot.
+	 */
+	if (write_marked(store, 0, update_query, state.room, state.n, written) < state.n)
+		(void) write_marked(store, AMT_EXECUTE_XACT_SNAPSHOT, insert_query,
+							state.room, state.n, written);
 	for (int i = 0; i < state.n; i++)
 	{
 		if (written[i])
@@ -575,7 +612,7 @@ typedef struct Removal
 	bool		idle_only;
 	AmtTag		tags[256];
 	int			n;
-} Removal;
+}			Removal;
 
 static bool
 is_idle(const AmtSlot *slot)
@@ -745,7 +782,7 @@ amt_usage_flush_last(void)
 		before = exits;
 		if (amt_usage_pending_here() == 0 || flush_alone() == 0)
 			break;
-		exits = pg_atomic_fetch_add_u64(&amt_shared->exits, 0);	/* a full barrier */
+		exits = pg_atomic_fetch_add_u64(&amt_shared->exits, 0); /* a full barrier */
 	} while (exits != before);
 }
 
@@ -761,6 +798,8 @@ flush_at_exit(int code, Datum arg)
 
 	/* First give up what our own transaction locks and keeps others from. */
 	AbortOutOfAnyTransaction();
+	/* Nobody can cancel us any more, so wait for no standby. */
+	synchronous_commit = SYNCHRONOUS_COMMIT_LOCAL_FLUSH;
 	if (!amt_worker_is_there())
 		amt_usage_flush_last();
 }
@@ -781,7 +820,7 @@ commit_counts(void)
 		change_mark(mark, InvalidTransactionId, 0, mark->calls);
 		amt_stat_add(AMT_CALLS_FLUSHED, mark->calls);
 	}
-	for (OwnCalls *own = own_calls; own != NULL; own = own->next)
+	for (OwnCalls * own = own_calls; own != NULL; own = own->next)
 	{
 		if (!TransactionIdDidCommit(own->creator))
 			continue;			/* in a subtransaction that failed */
@@ -796,6 +835,17 @@ static void
 remove_marks(void)
 {
 	for (Marked *mark = marked; mark != NULL; mark = mark->next)
+		change_mark(mark, InvalidTransactionId, 0, 0);
+}
+
+/* Those of a subtransaction that failed. */
+static void
+remove_failed(void)
+{
+	Marked	   *mark = failed;
+
+	failed = NULL;
+	for (; mark != NULL; mark = mark->next)
 		change_mark(mark, InvalidTransactionId, 0, 0);
 }
 
@@ -849,14 +899,17 @@ end_subtransaction(SubXactEvent event, SubTransactionId subid,
 
 		if (mark->subid == subid && abort)
 		{
-			change_mark(mark, InvalidTransactionId, 0, 0);
 			*at = mark->next;
+			mark->next = failed;
+			failed = mark;
 			continue;
 		}
 		if (mark->subid == subid)
 			mark->subid = parent;
 		at = &mark->next;
 	}
+	if (failed != NULL)
+		amt_shield(remove_failed);
 }
 
 void

@@ -19,6 +19,7 @@
 
 #include <openssl/crypto.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -79,6 +80,7 @@ typedef struct Look
 {
 	AmtVerdict	verdict;		/* AMT_GOOD, AMT_UNKNOWN or AMT_WRONG_SECRET */
 	bool		undecided;		/* scrypt has to be asked */
+	bool		no_mac;			/* the cache cannot: OpenSSL fails */
 	AmtTag		key_tag;		/* these only with shared memory */
 	AmtTag		hash_tag;
 	AmtRowHint	hint;
@@ -122,7 +124,7 @@ ask_scrypt(const AmtStore *store, const AmtToken *token, const AmtKey *key,
 	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
 	AmtCacheEntry entry;
 
-	if (is_warm(seen, &entry))
+	if (!seen->no_mac && is_warm(seen, &entry))
 		return;
 	answer->hash_len = VARSIZE_ANY_EXHDR(hash);
 	answer->hash = pnstrdup(VARDATA_ANY(hash), answer->hash_len);
@@ -163,11 +165,13 @@ ask_cache(const AmtStore *store, const AmtToken *token, const char *hash, Size h
 {
 	uint8		mac[AMT_MAC_LEN];
 
-	seen->undecided = !AmtTagEquals(entry->hash_tag, seen->hash_tag) ||
-		!amt_cache_mac(store, token->id, token->id_len, hash, hash_len,
-					   token->secret, token->secret_len, mac);
-	if (seen->undecided)
+	if (!AmtTagEquals(entry->hash_tag, seen->hash_tag))
 		return;
+	seen->no_mac = !amt_cache_mac(store, token->id, token->id_len, hash, hash_len,
+								  token->secret, token->secret_len, mac);
+	if (seen->no_mac)
+		return;
+	seen->undecided = false;
 	amt_stat_add(AMT_CACHE_HITS, 1);
 	seen->verdict = CRYPTO_memcmp(mac, entry->mac, sizeof(mac)) == 0 ?
 		AMT_GOOD : AMT_WRONG_SECRET;
@@ -272,6 +276,11 @@ amt_verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
 {
 	AmtVerdict	verdict;
 
+	/* There is no newest snapshot to be had, so a function must not say so. */
+	if (IsInParallelMode())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot verify a key during a parallel operation")));
 	(void) amt_shmem_attach();
 	verdict = verify_text(store, s, len, key);
 

@@ -234,6 +234,7 @@ write_pending(void (*flush) (void))
 {
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
 	flush();
+	(void) pgstat_report_stat(true);	/* for autovacuum */
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
@@ -298,6 +299,7 @@ connect_and_attach(Oid database)
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	amt_no_transaction_timeout();
 
 	StartTransactionCommand();
 	if (!amt_shmem_attach())
