@@ -33,7 +33,7 @@ END
 $$;
 CREATE FUNCTION tap.identity() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT identity FROM public.identity';
 
-SELECT plan(121);
+SELECT plan(128);
 
 -- 1. Every statement that sets something, on each of the four settings
 CREATE TABLE tap.way (n serial, what text, statement text);
@@ -200,6 +200,17 @@ SELECT is(identity(), 'acme/viewer/vic/-', 'changes nothing');
 SELECT is(amt_revoke(:'globex_key'), false, 'another organization''s key cannot be revoked');
 SELECT throws_ok(format('SELECT amt_revoke(%L)', :'acme_key'), '42501', NULL, 'nor the own organization''s, by a viewer');
 SELECT is((SELECT string_agg(DISTINCT org_id, ',') FROM amt_keys), 'acme', 'the list is that of the web user');
+SAVEPOINT r;
+RESET amt_keys.actor;
+SELECT is(identity(), '-/-/-/-', 'RESET of one part leaves nothing of the others');
+SELECT throws_ok('SELECT amt_create_key(''k'')', '42501', NULL, 'with which a key without a creator could be made');
+SELECT is((SELECT count(*) FROM amt_keys), 0::bigint, 'or the list be seen');
+SET amt_keys.role TO DEFAULT;
+SELECT is(identity(), '-/-/-/-', 'nor does SET TO DEFAULT');
+SELECT lives_ok('SELECT amt_authenticate()', 'and the call once more');
+SELECT is(identity(), '-/-/-/-', 'finds no identity to leave alone');
+ROLLBACK TO r;
+SELECT is(identity(), 'acme/viewer/vic/-', 'until a savepoint brings all parts back');
 SAVEPOINT s;
 SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"garbage"}', true) $$, 'PT401', NULL, 'a bad key');
 SELECT set_config('request.headers', '{}', true) \gset
