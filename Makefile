@@ -64,8 +64,9 @@ demo:
 test:
 	test/run
 
+# make test-versions VERSIONS="17 18", or all
 test-versions:
-	test/versions
+	test/versions $(VERSIONS)
 
 valgrind:
 	test/valgrind
