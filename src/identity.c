@@ -203,8 +203,9 @@ add_sealed(void)
 void
 amt_identity_seal(void)
 {
-	if (sealed_transaction != amt_local_transaction_id())
-		sealed = NULL;
+	if (sealed_transaction == amt_local_transaction_id())
+		return;
+	sealed = NULL;
 	add_sealed();
 	sealed_transaction = amt_local_transaction_id();
 }

@@ -31,7 +31,7 @@ sub written
 
 # Under steady load
 {
-	my $run = load(9);
+	my $run = load(20);
 	ok(wait_until(sub { worker_pids($node) }), 'a worker comes with the load');
 	my ($worker) = worker_pids($node);
 	ok(wait_until(sub { written() > 0 }), 'what it writes is known to the statistics while it is there');
