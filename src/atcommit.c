@@ -68,7 +68,7 @@ will_be_warm(AmtTag key_tag, const AmtCacheEntry *entry)
 
 	for (Item *item = first; item != NULL; item = item->next)
 		if (AmtTagEquals(item->key_tag, key_tag))
-			found = !item->forget && AmtTagEquals(item->entry.hash_tag, entry->hash_tag);
+			found = !item->forget && item->entry.hash_tag == entry->hash_tag;
 	return found;
 }
 

@@ -164,12 +164,12 @@ amt_cache_warm(AmtTag key_tag, const AmtCacheEntry *entry)
 }
 
 void
-amt_cache_move(AmtTag key_tag, AmtTag hash_tag, const AmtRowHint *hint)
+amt_cache_move(AmtTag key_tag, uint64 hash_tag, const AmtRowHint *hint)
 {
 	AmtTable   *table = &amt_shared->cache;
 	CacheSlot  *slot = (CacheSlot *) amt_table_lock(table, amt_area, key_tag, LW_EXCLUSIVE);
 
-	if (slot != NULL && AmtTagEquals(slot->entry.hash_tag, hash_tag))
+	if (slot != NULL && slot->entry.hash_tag == hash_tag)
 		slot->entry.hint = *hint;
 	amt_table_unlock(table, key_tag);
 }

@@ -13,7 +13,7 @@
 /* What is known of a key's secret; nothing of the secret itself. */
 typedef struct AmtCacheEntry
 {
-	AmtTag		hash_tag;		/* the stored hash that it belongs to */
+	uint64		hash_tag;		/* the stored hash that it belongs to */
 	uint8		mac[AMT_MAC_LEN];	/* of the key, the stored hash and the
 									 * secret */
 	AmtRowHint	hint;			/* where the row was seen last */
@@ -42,7 +42,7 @@ extern void amt_cache_make_room(uint32 more);
 extern void amt_cache_enter(AmtTag key_tag, const AmtCacheEntry *entry);
 
 /* The row has moved. */
-extern void amt_cache_move(AmtTag key_tag, AmtTag hash_tag, const AmtRowHint *hint);
+extern void amt_cache_move(AmtTag key_tag, uint64 hash_tag, const AmtRowHint *hint);
 
 extern void amt_cache_forget(AmtTag key_tag);
 

@@ -79,10 +79,10 @@ static bool
 hash_in_queue(const AmtToken *token, AmtPhc *phc)
 {
 	bool		done;
-	AmtTag		tag = {0};
+	uint64		tag = 0;
 
 	if (amt_shmem_attach())
-		tag = amt_shmem_tag(phc->salt, phc->salt_len);
+		tag = amt_shmem_hash(phc->salt, phc->salt_len);
 	while (!amt_scrypt_enter(tag))
 		CHECK_FOR_INTERRUPTS();
 	/* Nothing in between can raise an error. */

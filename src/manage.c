@@ -268,7 +268,7 @@ warm_key(const AmtStore *store, const NewKey *key)
 		!amt_cache_mac(store, part->id, part->id_len, key->phc, strlen(key->phc),
 					   part->secret, part->secret_len, entry.mac))
 		return;
-	entry.hash_tag = amt_shmem_tag(key->phc, strlen(key->phc));
+	entry.hash_tag = amt_shmem_hash(key->phc, strlen(key->phc));
 	amt_at_commit_warm(amt_shmem_key_tag(store->key, part->id, part->id_len), &entry);
 }
 

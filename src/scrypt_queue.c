@@ -52,7 +52,7 @@ amt_scrypt_queue_init(AmtScryptQueue *queue, int tranche)
 
 /* Take a free place, unless somebody runs for the tag or too many run. */
 static bool
-take_place(AmtScryptQueue *queue, AmtTag tag)
+take_place(AmtScryptQueue *queue, uint64 tag)
 {
 	int			running = 0;
 	int			free_place = -1;
@@ -70,7 +70,7 @@ take_place(AmtScryptQueue *queue, AmtTag tag)
 			continue;
 		}
 		running++;
-		if (AmtTagEquals(place->tag, tag))
+		if (place->tag == tag)
 			running = AMT_SCRYPT_PLACES;
 	}
 	if (running < max_concurrent_scrypt && free_place >= 0)
@@ -85,7 +85,7 @@ take_place(AmtScryptQueue *queue, AmtTag tag)
 }
 
 bool
-amt_scrypt_enter(AmtTag tag)
+amt_scrypt_enter(uint64 tag)
 {
 	static uint32 wait_event = 0;
 	AmtScryptQueue *queue;

@@ -15,7 +15,7 @@
 typedef struct AmtScryptPlace
 {
 	int			pid;			/* who runs, or 0 */
-	AmtTag		tag;			/* for which key and stored hash */
+	uint64		tag;			/* for which key and stored hash */
 } AmtScryptPlace;
 
 typedef struct AmtScryptQueue
@@ -33,7 +33,7 @@ extern void amt_scrypt_queue_init(AmtScryptQueue *queue, int tranche);
  * somebody has left; what the caller knew may be old, so it should look again
  * and, if need be, call again.  Without shared memory there is no queue.
  */
-extern bool amt_scrypt_enter(AmtTag tag);
+extern bool amt_scrypt_enter(uint64 tag);
 
 /* Leave the place, if this process has one.  Never fails. */
 extern void amt_scrypt_leave(void);

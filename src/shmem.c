@@ -183,14 +183,10 @@ amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 	return false;
 }
 
-AmtTag
-amt_shmem_tag(const void *bytes, Size len)
+uint64
+amt_shmem_hash(const void *bytes, Size len)
 {
-	AmtTag		tag;
-
-	tag.lo = hash_bytes_extended(bytes, len, amt_shared->seed[0]);
-	tag.hi = hash_bytes_extended(bytes, len, amt_shared->seed[1]);
-	return tag;
+	return hash_bytes_extended(bytes, len, amt_shared->seed[0]);
 }
 
 AmtTag
@@ -202,12 +198,17 @@ amt_shmem_key_tag(Oid table, const char *id, Size id_len)
 		Oid			table;
 		char		id[AMT_ID_MAX];
 	}			key;
+	Size		len;
+	AmtTag		tag;
 
 	Assert(id_len <= AMT_ID_MAX);
 	key.database = MyDatabaseId;
 	key.table = table;
 	memcpy(key.id, id, id_len);
-	return amt_shmem_tag(&key, 2 * sizeof(Oid) + id_len);
+	len = 2 * sizeof(Oid) + id_len;
+	tag.lo = hash_bytes_extended((unsigned char *) &key, len, amt_shared->seed[0]);
+	tag.hi = hash_bytes_extended((unsigned char *) &key, len, amt_shared->seed[1]);
+	return tag;
 }
 
 #ifndef AMT_HAVE_DSM_REGISTRY

@@ -58,8 +58,8 @@ extern bool amt_shmem_attach(void);
 /* Let the table have room for so many more; false if memory runs out. */
 extern bool amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more);
 
-/* A tag for these bytes. */
-extern AmtTag amt_shmem_tag(const void *bytes, Size len);
+/* A seeded hash of these bytes, for what need not be told apart for sure. */
+extern uint64 amt_shmem_hash(const void *bytes, Size len);
 
 /* The tag that a key's slots are found by, in any of the tables. */
 extern AmtTag amt_shmem_key_tag(Oid table, const char *id, Size id_len);

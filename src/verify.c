@@ -82,7 +82,7 @@ typedef struct Look
 	bool		undecided;		/* scrypt has to be asked */
 	bool		no_mac;			/* the cache cannot: OpenSSL fails */
 	AmtTag		key_tag;		/* these only with shared memory */
-	AmtTag		hash_tag;
+	uint64		hash_tag;
 	AmtRowHint	hint;
 } Look;
 
@@ -91,7 +91,7 @@ static bool
 is_warm(const Look *seen, AmtCacheEntry *entry)
 {
 	return amt_cache_is_on() && amt_cache_find(seen->key_tag, entry) &&
-		AmtTagEquals(entry->hash_tag, seen->hash_tag);
+		entry->hash_tag == seen->hash_tag;
 }
 
 static void
@@ -165,7 +165,7 @@ ask_cache(const AmtStore *store, const AmtToken *token, const char *hash, Size h
 {
 	uint8		mac[AMT_MAC_LEN];
 
-	if (!AmtTagEquals(entry->hash_tag, seen->hash_tag))
+	if (entry->hash_tag != seen->hash_tag)
 		return;
 	seen->no_mac = !amt_cache_mac(store, token->id, token->id_len, hash, hash_len,
 								  token->secret, token->secret_len, mac);
@@ -210,7 +210,7 @@ look(const AmtStore *store, const AmtToken *token, const ScryptAnswer *answer,
 
 	seen->undecided = true;
 	if (amt_shared != NULL)
-		seen->hash_tag = amt_shmem_tag(hash, hash_len);
+		seen->hash_tag = amt_shmem_hash(hash, hash_len);
 	if (cached)
 		ask_cache(store, token, hash, hash_len, &entry, seen);
 }

@@ -4,6 +4,7 @@ The text of doc/benchmark.md is written by people; only what stands between its
 two markers is ours.
 """
 
+import json
 import os
 import platform
 import re
@@ -26,6 +27,11 @@ def cpu_model():
     return names[0] if names else platform.machine()
 
 
+def peer_version():
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "node", "package.json")) as file:
+        return json.load(file)["dependencies"]["@better-auth/api-key"]
+
+
 def machine(bench, load_average):
     psql = bench.server.psql
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2 ** 30
@@ -35,6 +41,8 @@ def machine(bench, load_average):
         "Kernel": f"{platform.system()} {platform.release()}",
         "PostgreSQL": psql("keys", "SHOW server_version")[0],
         "OpenSSL": bench.run(bench.server.compile("cold")).split()[1],
+        "Node": bench.run("node", "--version").strip().lstrip("v"),
+        "@better-auth/api-key": peer_version(),
         "amt_keys": psql("keys", "SELECT extversion FROM pg_extension WHERE extname = 'amt_keys'")[0],
         "Date": time.strftime("%Y-%m-%d"),
         "Load before the start": f"{load_average:.2f}",
