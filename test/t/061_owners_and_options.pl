@@ -56,6 +56,9 @@ $super->query(q{ALTER SYSTEM SET amt_keys.scrypt_ln = 5}, 'SELECT pg_reload_conf
 	is(Session->new($node, user => 'acme_app')->query(@parallel, 'SELECT amt_org_id()', $count), "acme\n5000", 'loaded before, the workers see all');
 	$super->query('ALTER ROLE acme_app SET session_preload_libraries = amt_keys');
 	is(Session->new($node, user => 'acme_app')->query(@parallel, $count), '5000', 'as they do with session_preload_libraries');
+	is(Session->new($node, user => 'acme_app', options => '-c amt_keys.manager_role=admin -c amt_keys.role=owner -c amt_keys.cache_size=1')
+			->query('SHOW amt_keys.manager_role', 'SHOW amt_keys.cache_size', 'SELECT amt_role()') =~ s/^WARNING.*\n//mgr,
+		"owner\n100000\nadmin", 'which bring options nothing either');
 	$super->query('ALTER ROLE acme_app RESET session_preload_libraries');
 }
 
