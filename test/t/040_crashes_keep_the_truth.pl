@@ -1,8 +1,9 @@
 # Whatever is killed at whatever moment: afterwards every committed key works, no revoked one does, none exists that was not
 # committed, nobody waits for the dead, and no call is counted that was not made.
 #
-# Each round lets sessions create, revoke and verify keys, some of them cold, and kills something at a random moment.
-# AMT_ROUNDS is the number of rounds, AMT_SEED repeats those of a seed that was printed.
+# Each round lets sessions create, revoke and verify keys, some of them cold and one of them slow, and kills something at a
+# random moment: each kind of victim once in six rounds.  AMT_ROUNDS is the number of rounds; AMT_SEED, a seed that was
+# printed, repeats the order of the victims.
 #
 # slow test
 
@@ -14,15 +15,15 @@ use lib "$FindBin::RealBin/../perl";
 
 use AmtKeys;
 use Session;
+use List::Util qw(shuffle);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $rounds = $ENV{AMT_ROUNDS} || 10;
+my $rounds = $ENV{AMT_ROUNDS} || 12;
 my $seed = $ENV{AMT_SEED} || int(rand(1 << 30));
 srand($seed);
-note("AMT_SEED=$seed");
-diag("AMT_SEED=$seed") if $rounds > 10;
+diag("AMT_SEED=$seed");
 
 my $node = new_cluster(conf => <<'CONF');
 restart_after_crash = on
@@ -73,53 +74,83 @@ my @deeds = (
 	sub { $_[0]->send('SELECT amt_flush_usage()'); return $nothing; },
 );
 
-# Whom to kill.
+# A key whose scrypt takes a tenth of a second and 64 MiB.  Several verify it all the time and make it cold again: one of
+# them runs scrypt, the others wait for it.
+my $slow_ln = 16;
+my $slow = $node->safe_psql('postgres', "SET amt_keys.scrypt_ln = $slow_ln; SELECT token FROM amt_create_key('slow', 'acme', 'editor')");
+
+# Whom to kill, as pg_stat_activity shows him.
 my %victims = (
-	postmaster => sub { $node->{_pid} },  
-	worker => sub { (worker_pids($node))[0] },
-	map({ my $where = $_->[1];
-		  $_->[0] => sub {
-			  $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'
-				  AND pid <> pg_backend_pid() AND $where ORDER BY random() LIMIT 1");
-		  } }
-		[ 'a backend' => 'true' ],
-		[ 'who runs scrypt' => q{query ~ 'amt_verify' AND state = 'active' AND wait_event_type IS NULL} ],
-		[ 'who waits for scrypt' => q{query ~ 'amt_verify' AND state = 'active' AND wait_event_type = 'Extension'} ],
-		[ 'who writes' => q{query ~ 'amt_(create_key|revoke|flush)' } ]),
+	'the postmaster' => undef,
+	'the worker' => q{backend_type = 'amt_keys usage writer'},
+	'a backend' => q{backend_type = 'client backend'},
+	'who runs scrypt' => q{query ~ 'AS slow' AND state = 'active' AND wait_event_type IS NULL},
+	'who waits for scrypt' => q{query ~ 'AS slow' AND state = 'active' AND wait_event_type = 'Extension'},
+	'who writes' => q{query ~ 'amt_(create_key|revoke|flush)|DELETE' AND backend_xid IS NOT NULL},
 );
+my @order = map { shuffle(sort keys %victims) } 0 .. $rounds / keys %victims;
+
+# Whether a process has the memory that a run of the slow key takes, where that can be seen.
+sub has_memory_of_scrypt
+{
+	my ($pid) = @_;
+	return 1 unless -r '/proc/self/status';
+	open my $status, '<', "/proc/$pid/status" or return 0;
+	local $/;
+	return readline($status) =~ /^VmData:\s+(\d+) kB/m && $1 >= 1 << $slow_ln;
+}
+
+# Kill a victim if it is there just now.
+sub kill_victim
+{
+	my ($victim, $observer) = @_;
+	return kill_postmaster($node) if $victim eq 'the postmaster';
+	my $pid = $observer->query(
+		"SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND $victims{$victim} ORDER BY random() LIMIT 1");
+	return 0 if $pid eq '' || $victim eq 'who runs scrypt' && !has_memory_of_scrypt($pid);
+	return kill 'KILL', $pid;
+}
 
 my %killed;
 for my $round (1 .. $rounds)
 {
+	my $victim = $order[ $round - 1 ];
+
 	# Committed before the round, and cold in it again and again.
-	my @hot = map { create_key($node) } 1 .. 4;
-	@key{@hot} = ('hot') x 4;
+	my @hot = split /\n/, $node->safe_psql('postgres',
+		q{SELECT (amt_create_key('a key', 'acme', 'editor')).token FROM generate_series(1, 4)});
+	@key{ @hot, $slow } = ('hot') x 5;
 	my $load = start_pgbench($node, [ map { "SELECT count(*) FROM amt_verify('$_');\n" } @hot ],
 		'-c', 6, '-j', 1, '-T', 600);
+	my $slow_load = start_pgbench($node, ["SELECT amt_cache_clear();\nSELECT count(*) AS slow FROM amt_verify('$slow');\n"],
+		'-c', 3, '-j', 1, '-T', 600);
+	my $observer = Session->new($node);
 	my @sessions = map { Session->new($node) } 1 .. 4;
 	my @then;
-	my $until = time + 0.2 + rand 0.6;
-
-	while (time < $until)
-	{
+	my $work = sub {
 		for my $i (0 .. $#sessions)
 		{
 			next if $then[$i] && !$sessions[$i]->answers_within(0);
 			$then[$i]->($sessions[$i]->receive) if $then[$i];
 			$then[$i] = $deeds[ rand @deeds ]->($sessions[$i]);
 		}
+	};
+	my $until = time + 0.2 + rand 0.6;
+	while (time < $until)
+	{
+		$work->();
 		sleep rand 0.01;
 	}
 	my $ids = join ',', map { "'" . id_of($_) . "'" } @hot;
-	my $stored = $node->safe_psql('postgres', "SELECT coalesce(sum(calls), 0) FROM amt_key_usage WHERE key_id IN ($ids)");
+	my $stored = $observer->query("SELECT coalesce(sum(calls), 0) FROM amt_key_usage WHERE key_id IN ($ids)");
 
-	# A victim that is there just now; the one that was there may be gone already.
-	my ($victim, $pid);
-	wait_until(sub {
-		$victim = (sort keys %victims)[ rand keys %victims ];
-		$pid = $victims{$victim}->();
-		return $victim eq 'postmaster' ? kill_postmaster($node) : $pid && kill 'KILL', $pid;
-	}) or die 'nobody to kill';
+	# They go on until there is a victim.
+	$until = time + $PostgreSQL::Test::Utils::timeout_default;
+	until (kill_victim($victim, $observer))
+	{
+		die "nobody to kill: $victim" if time > $until;
+		$work->();
+	}
 	$killed{$victim}++;
 
 	# Everybody loses the connection; what was on its way may have an answer or not.
@@ -133,8 +164,9 @@ for my $round (1 .. $rounds)
 		$then[$i]->($answer) if defined $answer && $then[$i];
 		$sessions[$i]->quit;
 	}
-	$load->{harness}->finish;
-	if ($victim eq 'postmaster')
+	$observer->quit;
+	$_->{harness}->finish for $load, $slow_load;
+	if ($victim eq 'the postmaster')
 	{
 		start_again($node);
 	}
@@ -145,8 +177,8 @@ for my $round (1 .. $rounds)
 
 	# What is true now.
 	my ($answered) = $load->{out} =~ /^number of transactions actually processed: (\d+)/m or die $load->{out};
-	my $calls = $node->safe_psql('postgres', "SELECT sum(calls) FROM amt_keys WHERE key_id IN ($ids)");
 	my $check = Session->new($node);
+	my $calls = $check->query("SELECT sum(calls) FROM amt_keys WHERE key_id IN ($ids)");
 	my %ids = map { $_ => 1 } split /\n/, $check->query('SELECT key_id FROM amt_key');
 	my %wanted = (created => 1, hot => 1, revoked => 0, undone => 0);
 	my @wrong;
@@ -176,11 +208,12 @@ for my $round (1 .. $rounds)
 	note(sprintf '%d keys, %d calls answered, %d not counted', scalar(keys %key), $answered, $answered - $calls);
 
 	# Start the next round small.
-	$check->query("DELETE FROM amt_key");
+	$check->query("DELETE FROM amt_key WHERE name <> 'slow'");
 	%key = ();
 	$check->quit;
 }
 note(join ', ', map { "$_: $killed{$_}" } sort keys %killed);
+is(join(', ', grep { ($killed{$_} // 0) < int($rounds / keys %victims) } sort keys %victims), '', 'no kind of victim was spared');
 
 # Terminated politely, nobody leaves a place in the queue behind either.
 is($node->safe_psql('postgres', q{SELECT count(pg_terminate_backend(pid)) >= 0 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()}),
