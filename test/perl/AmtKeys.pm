@@ -73,12 +73,13 @@ sub worker_pids
 	  $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' $where");
 }
 
-# pgbench in the background, in the database postgres or the one given as an option { dbname => ... }.  The scripts are SQL
-# texts, each as likely as the others.
+# pgbench in the background, in the database postgres or the one given as an option { dbname => ... }, or wherever
+# { connstr => ... } leads.  The scripts are SQL texts, each as likely as the others.
 sub start_pgbench
 {
 	my ($node, $scripts, @options) = @_;
-	my $dbname = ref $options[0] ? (shift @options)->{dbname} : 'postgres';
+	my $opt = ref $options[0] ? shift @options : {};
+	my $connstr = $opt->{connstr} // $node->connstr($opt->{dbname} // 'postgres');
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $n = 0;
 	my @files = map {
@@ -89,7 +90,7 @@ sub start_pgbench
 	my %run = (out => '', err => '');
 
 	$run{harness} = IPC::Run::start(
-		[ $node->installed_command('pgbench'), '-n', @files, @options, $node->connstr($dbname) . ' application_name=pgbench' ],
+		[ $node->installed_command('pgbench'), '-n', @files, @options, "$connstr application_name=pgbench" ],
 		'<', \undef, '>', \$run{out}, '2>', \$run{err},
 		IPC::Run::timeout(10 * $PostgreSQL::Test::Utils::timeout_default));
 	return \%run;
