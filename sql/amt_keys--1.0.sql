@@ -220,9 +220,34 @@ COMMENT ON FUNCTION amt_whoami() IS
 -- Verifying (contract, section 6)
 -- ---------------------------------------------------------------------------
 
+CREATE TYPE amt_verified AS (
+    key_id     text,
+    org_id     text,
+    role       text,
+    name       text,
+    created_by text,
+    expires_at timestamptz
+);
+COMMENT ON TYPE amt_verified IS 'a row of amt_verify(), as amt_verify_row() returns it (contract, section 6)';
+COMMENT ON COLUMN amt_verified.key_id IS 'public id of the key';
+COMMENT ON COLUMN amt_verified.org_id IS 'the organization that the key belongs to';
+COMMENT ON COLUMN amt_verified.role IS 'what the key may do';
+COMMENT ON COLUMN amt_verified.name IS 'what people call the key';
+COMMENT ON COLUMN amt_verified.created_by IS 'who created it; null if not known';
+COMMENT ON COLUMN amt_verified.expires_at IS 'from then on the key does not verify; null for never';
+
+CREATE FUNCTION amt_verify_row(token text, identify boolean) RETURNS SETOF amt_verified
+LANGUAGE C VOLATILE COST 10 ROWS 1 AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION amt_verify_row(text, boolean) IS
+'what the planner puts in the place of amt_verify() in FROM; call that. 42501 for who may not execute it (contract, section 6)';
+
+CREATE FUNCTION amt_verify_support(request internal) RETURNS internal
+LANGUAGE C STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION amt_verify_support(internal) IS 'planner support of amt_verify(): amt_verify_row() in its place (contract, section 6)';
+
 CREATE FUNCTION amt_verify(token text, identify boolean DEFAULT false)
 RETURNS TABLE (key_id text, org_id text, role text, name text, created_by text, expires_at timestamptz)
-LANGUAGE C VOLATILE COST 10 ROWS 1 AS 'MODULE_PATHNAME';
+LANGUAGE C VOLATILE COST 10 ROWS 1 SUPPORT amt_verify_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION amt_verify(text, boolean) IS
 'one row if the token is good, none otherwise; with identify, the identity becomes the key''s until the end of the transaction, or empty. A leading "Bearer " is accepted. No input raises an error (contract, section 6)';
 
@@ -380,7 +405,7 @@ BEGIN
             FROM pg_catalog.pg_type AS t
             WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
               AND t.oid OPERATOR(pg_catalog.=) d.objid
-              AND t.typname OPERATOR(pg_catalog.=) 'amt_new_key'
+              AND t.typname OPERATOR(pg_catalog.=) ANY (ARRAY['amt_new_key', 'amt_verified'])
         ) AS o ON true
         JOIN LATERAL (
             SELECT DISTINCT x.grantee FROM pg_catalog.aclexplode(o.acl) AS x
@@ -398,12 +423,13 @@ $$;
 GRANT SELECT (key_id, org_id, name, role, created_at, created_by, expires_at), DELETE
     ON amt_key TO PUBLIC;
 GRANT SELECT ON amt_key_usage, amt_key_event, amt_keys TO PUBLIC;
-GRANT USAGE ON TYPE amt_new_key TO PUBLIC;
+GRANT USAGE ON TYPE amt_new_key, amt_verified TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
     amt_org_id(), amt_role(), amt_actor(), amt_key_id(),
     amt_has_role(text), amt_require_role(text), amt_whoami(),
     amt_create_key(text, text, text, timestamptz), amt_revoke(text), amt_may_revoke(text, text, text),
-    amt_authenticate(), amt_check_token(text), amt_find_tokens(text), amt_usage(text)
+    amt_authenticate(), amt_check_token(text), amt_find_tokens(text), amt_usage(text),
+    amt_verify_row(text, boolean) -- which asks for EXECUTE on amt_verify()
     TO PUBLIC;
 
 -- Statistics are about the whole server.
@@ -412,4 +438,4 @@ GRANT EXECUTE ON FUNCTION amt_stat_get() TO pg_monitor;
 
 -- For superusers, and whom they grant it: amt_verify(), amt_flush_usage(),
 -- amt_cache_clear(), amt_stat_reset(). For triggers: amt_key_guard(),
--- amt_key_record(), amt_key_no_truncate().
+-- amt_key_record(), amt_key_no_truncate(). For the planner: amt_verify_support().

@@ -6,10 +6,12 @@
 #ifndef AMT_COMPAT_H
 #define AMT_COMPAT_H
 
+#include "catalog/pg_proc.h"
 #include "storage/bufmgr.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/rel.h"
@@ -58,6 +60,17 @@ amt_all_settings(int *n)
 #else
 	*n = GetNumConfigOptions();
 	return get_guc_variables();
+#endif
+}
+
+/* May the role execute the function? */
+static inline AclResult
+amt_function_aclcheck(Oid function, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ProcedureRelationId, function, roleid, ACL_EXECUTE);
+#else
+	return pg_proc_aclcheck(function, roleid, ACL_EXECUTE);
 #endif
 }
 

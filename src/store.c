@@ -74,6 +74,19 @@ get_relation(Oid schema, const char *name)
 	return relid;
 }
 
+Oid
+amt_get_function(Oid schema, const char *name)
+{
+	static const Oid types[2] = {TEXTOID, BOOLOID};
+	oidvector  *args = buildoidvector(types, lengthof(types));
+	Oid			function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+										   CStringGetDatum(name), PointerGetDatum(args),
+										   ObjectIdGetDatum(schema));
+
+	pfree(args);
+	return function;
+}
+
 static Oid
 get_owner(Oid relid)
 {
@@ -115,6 +128,7 @@ find_store(Oid schema)
 	found.usage = get_relation(schema, "amt_key_usage");
 	found.usage_pkey = get_relation(schema, "amt_key_usage_pkey");
 	found.event = get_relation(schema, "amt_key_event");
+	found.verify = amt_get_function(schema, "amt_verify");
 	found.owner = get_owner(found.key);
 	check_columns(found.key, key_types, Natts_amt_key);
 	check_columns(found.usage, usage_types, Natts_amt_key_usage);

@@ -41,6 +41,7 @@ typedef struct AmtStore
 	Oid			usage;			/* table amt_key_usage */
 	Oid			usage_pkey;
 	Oid			event;			/* table amt_key_event */
+	Oid			verify;			/* function amt_verify() */
 } AmtStore;
 
 /*
@@ -79,6 +80,9 @@ extern const AmtStore *amt_store(FunctionCallInfo fcinfo);
 
 /* The store whose table amt_key this is, or NULL. */
 extern const AmtStore *amt_store_of_table(Oid key);
+
+/* A function of amt_verify()'s arguments by its name, or InvalidOid. */
+extern Oid	amt_get_function(Oid schema, const char *name);
 
 /* The columns of a row of amt_key, as they are in the tuple. */
 extern void amt_store_read_key(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);

@@ -332,11 +332,9 @@ make_result_set(FunctionCallInfo fcinfo)
 
 #define VERIFY_COLUMNS	6
 
-PG_FUNCTION_INFO_V1(amt_verify);
-Datum
-amt_verify(PG_FUNCTION_ARGS)
+static Datum
+verify_call(FunctionCallInfo fcinfo, const AmtStore *store)
 {
-	const AmtStore *store = amt_store(fcinfo);
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	bool		identify = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	AmtVerdict	verdict = AMT_MALFORMED;
@@ -378,4 +376,24 @@ amt_verify(PG_FUNCTION_ARGS)
 			amt_identity_set(NULL, NULL, NULL, NULL);
 	}
 	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(amt_verify);
+Datum
+amt_verify(PG_FUNCTION_ARGS)
+{
+	return verify_call(fcinfo, amt_store(fcinfo));
+}
+
+/* Its twin (verify_plan.c), for those who may execute it. */
+PG_FUNCTION_INFO_V1(amt_verify_row);
+Datum
+amt_verify_row(PG_FUNCTION_ARGS)
+{
+	const AmtStore *store = amt_store(fcinfo);
+	AclResult	allowed = amt_function_aclcheck(store->verify, GetUserId());
+
+	if (allowed != ACLCHECK_OK)
+		aclcheck_error(allowed, OBJECT_FUNCTION, "amt_verify");
+	return verify_call(fcinfo, store);
 }

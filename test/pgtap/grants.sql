@@ -8,7 +8,7 @@ CREATE EXTENSION amt_keys;
 SET search_path = public, tap;
 
 -- Row types and array types, which are members since version 17, belong to
--- their tables; "type amt_new_key" is the one that stands for itself.
+-- their tables; "type amt_new_key" and "type amt_verified" stand for themselves.
 CREATE TEMP VIEW member AS
 	SELECT d.classid, d.objid, pg_describe_object(d.classid, d.objid, 0) AS object
 	FROM pg_depend AS d
@@ -41,6 +41,11 @@ INSERT INTO decided VALUES
 	('function amt_find_tokens(text)', '{PUBLIC EXECUTE}'),
 	-- for the applications that are granted it
 	('function amt_verify(text,boolean)', '{}'),
+	-- in its place, for the same applications: it asks for the right to that
+	('function amt_verify_row(text,boolean)', '{PUBLIC EXECUTE}'),
+	('type amt_verified', '{PUBLIC USAGE}'),
+	-- for the planner
+	('function amt_verify_support(internal)', '{}'),
 	-- for operations
 	('function amt_flush_usage()', '{}'),
 	('function amt_cache_clear()', '{}'),
