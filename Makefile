@@ -54,7 +54,7 @@ endif
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 
-.PHONY: demo test test-versions valgrind check-unit fuzz bench indent typedefs dist
+.PHONY: demo test test-long test-versions valgrind check-unit fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
 demo:
@@ -63,6 +63,10 @@ demo:
 
 test:
 	test/run
+
+# What takes longer than "make test" may: a hundred crashes, millions of calls.
+test-long:
+	AMT_ROUNDS=100 AMT_LONG=1 test/run t 031_memory_is_flat 040_crashes_keep_the_truth
 
 # make test-versions VERSIONS="17 18", or all
 test-versions:
