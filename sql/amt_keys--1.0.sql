@@ -135,8 +135,8 @@ COMMENT ON FUNCTION amt_key_no_truncate() IS
 
 CREATE TRIGGER amt_key_guard BEFORE INSERT OR UPDATE ON amt_key
     FOR EACH ROW EXECUTE FUNCTION amt_key_guard();
--- Fires before the foreign key's trigger (RI_...) deletes the key's usage, which
--- the event records: triggers fire in the order of their names' bytes.
+-- Fires before the foreign key's trigger (RI_...) deletes the key's usage:
+-- triggers fire in the order of their names' bytes.
 CREATE TRIGGER "AMT_key_record" AFTER INSERT OR DELETE ON amt_key
     FOR EACH ROW EXECUTE FUNCTION amt_key_record();
 CREATE TRIGGER amt_key_no_truncate BEFORE TRUNCATE ON amt_key

@@ -29,11 +29,9 @@ PG_MODULE_MAGIC;
 
 PGDLLEXPORT void _PG_init(void);
 
-void
-_PG_init(void)
+static void
+define_all(void)
 {
-	amt_reapply_prepare();
-
 	amt_identity_init();
 	amt_kdf_init();
 	amt_authenticate_init();
@@ -46,5 +44,17 @@ _PG_init(void)
 	amt_store_init();
 	amt_shmem_init();
 	MarkGUCPrefixReserved("amt_keys");
+}
+
+void
+_PG_init(void)
+{
+	static bool defined = false;
+
+	/* If an error ended the first try, the server calls us again. */
+	amt_reapply_prepare();
+	if (!defined)
+		define_all();
+	defined = true;
 	amt_reapply();
 }

@@ -152,9 +152,9 @@ typedef struct Sealed
 {
 	struct Sealed *next;
 	char	   *part[4];
-}			Sealed;
+} Sealed;
 
-static Sealed * sealed = NULL;	/* in the sealed transaction's memory */
+static Sealed *sealed = NULL;	/* in the sealed transaction's memory */
 
 /* Is amt_identity_set() at work? */
 static bool setting = false;
@@ -177,7 +177,7 @@ same_part(const char *a, const char *b)
 static bool
 is_among_sealed(void)
 {
-	for (Sealed * s = sealed; s != NULL; s = s->next)
+	for (Sealed *s = sealed; s != NULL; s = s->next)
 		if (same_part(s->part[0], org_id_setting) && same_part(s->part[1], role_setting) &&
 			same_part(s->part[2], actor_setting) && same_part(s->part[3], key_id_setting))
 			return true;

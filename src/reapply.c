@@ -66,15 +66,28 @@ apply_files(void)
 {
 	ConfigVariable *head = NULL;
 	ConfigVariable *tail = NULL;
+	int			save_client_min_messages = client_min_messages;
+	bool		parsed;
 
-	if (!ParseConfigFile(ConfigFileName, true, NULL, 0, 0, LOG, &head, &tail) ||
-		!ParseConfigFile(PG_AUTOCONF_FILENAME, false, NULL, 0, 0, LOG, &head, &tail))
+	/* Where these files are and what is wrong in them is not for the client. */
+	client_min_messages = WARNING;
+	PG_TRY();
+	{
+		parsed = ParseConfigFile(ConfigFileName, true, NULL, 0, 0, LOG, &head, &tail) &&
+			ParseConfigFile(PG_AUTOCONF_FILENAME, false, NULL, 0, 0, LOG, &head, &tail);
+	}
+	PG_FINALLY();
+	{
+		client_min_messages = save_client_min_messages;
+	}
+	PG_END_TRY();
+	if (!parsed)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("could not read the configuration files"),
 				 errdetail("The connection's options name a setting of amt_keys, so those of the server have to be read again."),
 				 errhint("Connect without such options.")));
-	for (ConfigVariable * item = head; item != NULL; item = item->next)
+	for (ConfigVariable *item = head; item != NULL; item = item->next)
 		if (is_ours(item->name) && !item->ignore)
 			(void) set_config_option(item->name, item->value, PGC_SIGHUP, PGC_S_FILE,
 									 GUC_ACTION_SET, true, WARNING, false);
@@ -133,7 +146,7 @@ amt_reapply_prepare(void)
 		"amt_keys.roles", "amt_keys.manager_role"
 	};
 
-	named_by_client = is_named_by_client();
+	named_by_client = named_by_client || is_named_by_client();
 	if (!IsInParallelMode())
 		return;
 	for (int i = 0; i < (int) lengthof(names); i++)

@@ -184,7 +184,7 @@ typedef struct UsageToDelete
 {
 	const AmtStore *store;
 	Datum		key_id;
-}			UsageToDelete;
+} UsageToDelete;
 
 static void
 delete_usage_once(void *arg)
@@ -255,7 +255,13 @@ amt_key_record(PG_FUNCTION_ARGS)
 		int64		calls;
 		TimestampTz last_used_at;
 
-		amt_usage_read(store, VARDATA_ANY(id), id_len, &calls, &last_used_at);
+		/*
+		 * The foreign key's trigger may have been faster: it is the order of
+		 * names only as long as the server reads the catalog by its index.
+		 */
+		amt_usage_read(store, VARDATA_ANY(id), id_len,
+					   HeapTupleHeaderGetCmax(trigdata->tg_trigtuple->t_data) + 1,
+					   &calls, &last_used_at);
 		write_event(store, &key, "revoked", calls);
 		delete_usage(store, &key);
 		amt_usage_take_care();

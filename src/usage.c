@@ -97,12 +97,12 @@ typedef struct OwnCalls
 	TimestampTz last_used_at;
 	uint32		id_len;
 	char		id[AMT_ID_MAX];
-}			OwnCalls;
+} OwnCalls;
 
 static Marked *marked = NULL;
 static Marked *failed = NULL;	/* to be unmarked, and forgotten */
 static TransactionId marked_by = InvalidTransactionId;	/* our transaction */
-static OwnCalls * own_calls = NULL;
+static OwnCalls *own_calls = NULL;
 static uint32 n_own_keys = 0;
 static bool has_counted = false;
 
@@ -184,7 +184,7 @@ count(Oid table, const char *id, Size id_len, AmtTag tag, uint64 calls, Timestam
 }
 
 static bool
-is_of_key(const OwnCalls * own, Oid table, const char *id, Size id_len)
+is_of_key(const OwnCalls *own, Oid table, const char *id, Size id_len)
 {
 	return own->table == table && own->id_len == id_len && memcmp(own->id, id, id_len) == 0;
 }
@@ -228,7 +228,15 @@ amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampT
 	if (AmtTagEquals(tag, none))	/* there was no shared memory then */
 		tag = amt_shmem_key_tag(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id));
 	if (unlikely(key->own))
-		count_own(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key->xmin, at);
+	{
+		/*
+		 * A later version of the row may go with its subtransaction; the key
+		 * stays.
+		 */
+		TransactionId creator = key->updated ? GetTopTransactionIdIfAny() : key->xmin;
+
+		count_own(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), creator, at);
+	}
 	else
 		count(store->key, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), tag, 1, at, true);
 	amt_worker_want(at);
@@ -248,7 +256,7 @@ static void
 add_own_calls(const AmtStore *store, const char *id, Size id_len,
 			  int64 *calls, TimestampTz *last_used_at)
 {
-	for (OwnCalls * own = own_calls; own != NULL; own = own->next)
+	for (OwnCalls *own = own_calls; own != NULL; own = own->next)
 	{
 		if (!is_of_key(own, store->key, id, id_len) ||
 			!TransactionIdIsCurrentTransactionId(own->creator))
@@ -260,7 +268,7 @@ add_own_calls(const AmtStore *store, const char *id, Size id_len,
 
 void
 amt_usage_read(const AmtStore *store, const char *id, Size id_len,
-			   int64 *calls, TimestampTz *last_used_at)
+			   CommandId before, int64 *calls, TimestampTz *last_used_at)
 {
 	bool		shared = id_len <= AMT_ID_MAX && amt_shmem_attach();
 	AmtTag		tag;
@@ -277,8 +285,14 @@ amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 		if (shared)
 			flushes = pg_atomic_read_u64(&amt_shared->flushes);
 		pg_memory_barrier();
+
+		/* Who rewrites the table hides its rows from snapshots of before. */
+		LockRelationOid(store->usage, AccessShareLock);
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		if (before != InvalidCommandId)
+			snapshot->curcid = before;
 		amt_store_get_usage(store, id, id_len, snapshot, calls, last_used_at);
+		UnlockRelationOid(store->usage, AccessShareLock);
 
 		if (shared)
 		{
@@ -612,7 +626,7 @@ typedef struct Removal
 	bool		idle_only;
 	AmtTag		tags[256];
 	int			n;
-}			Removal;
+} Removal;
 
 static bool
 is_idle(const AmtSlot *slot)
@@ -820,7 +834,7 @@ commit_counts(void)
 		change_mark(mark, InvalidTransactionId, 0, mark->calls);
 		amt_stat_add(AMT_CALLS_FLUSHED, mark->calls);
 	}
-	for (OwnCalls * own = own_calls; own != NULL; own = own->next)
+	for (OwnCalls *own = own_calls; own != NULL; own = own->next)
 	{
 		if (!TransactionIdDidCommit(own->creator))
 			continue;			/* in a subtransaction that failed */
@@ -967,7 +981,8 @@ amt_usage(PG_FUNCTION_ARGS)
 	{
 		text	   *id = PG_GETARG_TEXT_PP(0);
 
-		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &calls, &last_used_at);
+		amt_usage_read(store, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), InvalidCommandId,
+					   &calls, &last_used_at);
 	}
 
 	values[0] = Int64GetDatum(calls);

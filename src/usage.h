@@ -40,9 +40,12 @@ extern void amt_usage_attached(void);
  */
 extern void amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampTz at);
 
-/* All calls up to now, exactly. */
+/*
+ * All calls up to now, exactly.  With a command of the current transaction, what
+ * the table has is taken as it was before that, otherwise InvalidCommandId.
+ */
 extern void amt_usage_read(const AmtStore *store, const char *id, Size id_len,
-						   int64 *calls, TimestampTz *last_used_at);
+						   CommandId before, int64 *calls, TimestampTz *last_used_at);
 
 /*
  * This process keeps others from writing something, or hides it from them: when

@@ -40,7 +40,7 @@
 
 /* Is there a call of the function left in FROM? */
 static bool
-is_in_from(PlannerInfo * root, Oid function)
+is_in_from(PlannerInfo *root, Oid function)
 {
 	ListCell   *rte_cell;
 	ListCell   *cell;

@@ -140,4 +140,35 @@ for my $level ('REPEATABLE READ', 'SERIALIZABLE')
 	}
 }
 
+# A table that is rewritten hides its rows from snapshots of before; who has waited for it sees them all the same.
+{
+	my $key = create_key($node);
+	my $key_id = id_of($key);
+	my ($a, $b, $c) = map { Session->new($node) } 1 .. 3;
+	$a->query(("SELECT FROM amt_verify('$key')") x 5, 'SELECT amt_flush_usage()',
+		'BEGIN', 'ALTER TABLE amt_key_usage ADD COLUMN note float8 DEFAULT random()');
+	$_->query('SELECT amt_org_id()') for $b, $c;
+	my $pids = join ',', map { $_->backend } $b, $c;
+	$b->send("SELECT calls FROM amt_keys WHERE key_id = '$key_id'");
+	$c->send("SELECT amt_revoke('$key_id')");
+	ok(wait_until(sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid IN ($pids) AND wait_event_type = 'Lock'") == 2 }),
+		'a reader and a revocation wait for a table that is rewritten');
+	$a->query('COMMIT');
+	is($c->receive, 't', 'the key is revoked then');
+	is($a->query("SELECT calls FROM amt_key_event WHERE key_id = '$key_id' AND event = 'revoked'"), '5', 'with all its calls on record');
+	like($b->receive, qr/\A(5|0|)\z/, 'the reader has seen it before or after');
+	$_->quit for $a, $b, $c;
+}
+
+# A call of a key of one's own, found in a version of its row that a subtransaction took back, is a call.
+{
+	my $s = Session->new($node);
+	my $answer = $s->query('BEGIN', q{SELECT token FROM amt_create_key('own', 'acme', 'editor')});
+	my $key_id = id_of($answer);
+	is($s->query("SELECT count(*) FROM amt_verify('$answer')", 'SAVEPOINT s', "UPDATE amt_key SET name = 'm' WHERE key_id = '$key_id'",
+			"SELECT count(*) FROM amt_verify('$answer')", 'ROLLBACK TO s', 'COMMIT', "SELECT calls FROM amt_keys WHERE key_id = '$key_id'"),
+		"1\n1\n2", 'verified before and after its row was changed in a savepoint');
+	$s->quit;
+}
+
 done_testing();

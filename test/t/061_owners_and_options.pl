@@ -43,6 +43,35 @@ $super->query(q{ALTER SYSTEM SET amt_keys.scrypt_ln = 5}, 'SELECT pg_reload_conf
 	is(Session->new($node, user => 'evil')->query($load, 'SHOW amt_keys.cache_size'), "f\n100000", 'and for others all is as it was');
 }
 
+# Reading the files again tells nothing of them.
+$node->append_conf('postgresql.conf', "include_if_exists 'not/for/you.conf'");
+unlike(Session->new($node, user => 'evil', options => '-c amt_keys.roles=x -c client_min_messages=log', verbosity => 'default')->query(q{SELECT amt_check_token('x')}),
+	qr/LOG|not.for.you/, 'where the files are is not told to a client that wants the log');
+
+# A call that is cancelled while the library is being loaded leaves a session that works.
+{
+	my $s = Session->new($node, user => 'acme_app');
+	$s->query('SELECT 1');
+	$super->query('BEGIN', 'LOCK TABLE pg_db_role_setting IN ACCESS EXCLUSIVE MODE');
+	is($s->query(q{SET statement_timeout = '300ms'}, 'SELECT amt_org_id()'), 'ERROR:  57014', 'a first call that is cancelled');
+	$super->query('ROLLBACK');
+	is($s->query('RESET statement_timeout', 'SELECT amt_org_id()', 'SHOW amt_keys.manager_role'), "acme\nowner", 'and the next one works');
+}
+
+# The order in which triggers fire can be chosen by a client.
+{
+	my $key = create_key($node);
+	my $key_id = id_of($key);
+	$super->query(("SELECT FROM amt_verify('$key')") x 5, 'SELECT amt_flush_usage()');
+	my $s = Session->new($node, user => 'acme_app', options => '-c ignore_system_indexes=on');
+	is($s->query("DELETE FROM amt_key WHERE key_id = '$key_id' RETURNING 'gone'"), '', 'who is no manager deletes no key');
+	$super->query(q{ALTER ROLE acme_app SET amt_keys.role = 'owner'});
+	$s = Session->new($node, user => 'acme_app', options => '-c ignore_system_indexes=on');
+	is($s->query("DELETE FROM amt_key WHERE key_id = '$key_id' RETURNING 'gone'"), 'gone', 'a manager does, without the order of indexes');
+	is($super->query("SELECT calls FROM amt_key_event WHERE key_id = '$key_id' AND event = 'revoked'"), '5', 'and its calls are in the record');
+	$super->query(q{ALTER ROLE acme_app SET amt_keys.role = 'admin'});
+}
+
 ## Loading in the midst of a parallel operation would lose the identity, so it fails
 
 {
