@@ -77,6 +77,13 @@ set_interval('1h');
 {
 	verify($token);
 	ok(wait_until(sub { worker_pids($node) }, 10), 'with an interval of one hour the worker comes');
+	# Since version 17 extensions can name what they wait for.
+	my $waits = $node->safe_psql('postgres', 'SHOW server_version_num') >= 170000 ? 'AmtKeysWriter' : 'Extension';
+	ok( wait_until(
+			sub {
+				$node->safe_psql('postgres', q{SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer'}) eq $waits;
+			}, 2),
+		"and waits, as $waits in pg_stat_activity");
 	ok(no_worker(), 'leaves when nothing is counted any more');
 	is(stored_calls($node, $id), 3, 'and has written what was counted');
 }
@@ -187,8 +194,8 @@ set_interval('20ms');
 	  for "default_transaction_isolation = 'serializable'", 'default_transaction_read_only = on', 'default_transaction_deferrable = on',
 	  'statement_timeout = 1', 'row_security = off', "search_path = ''", "session_replication_role = 'replica'",
 	  "role = 'pg_monitor'", "client_encoding = 'latin1'";
-	my $session = Session->new($node, dbname => 'configured');
-	$session->query('SET statement_timeout = 0', 'SET ROLE NONE');
+	my $session = Session->new($node, dbname => 'configured', options => '-c statement_timeout=0');
+	$session->query('SET ROLE NONE');
 	is($session->query("SELECT count(*) FROM public.amt_verify('$other')"), 1, 'a call in a database with unusual settings');
 	ok(wait_until(sub { $session->query('SELECT calls FROM public.amt_key_usage') eq '1' }, 10), 'is written');
 }

@@ -14,6 +14,8 @@ use Time::HiRes qw(sleep time);
 
 my $node = new_cluster();
 my $s = Session->new($node);
+# Since version 17 extensions can name what they wait for.
+my $wait_event = $s->query('SHOW server_version_num') >= 170000 ? 'AmtKeysScrypt' : 'Extension';
 
 # A key whose scrypt takes some tenths of a second (and 128 MiB), or some seconds (512 MiB).
 sub slow_key
@@ -115,6 +117,8 @@ note(sprintf 'a slow run takes %.1f s', $duration);
 		$waiters[2]->send(verify_sql($very_slow));
 		$waiters[3]->send(verify_sql($very_slow));
 		ok(wait_until(sub { waiting() >= 3 }, 10), 'and others wait for it');
+		is($s->query(q{SELECT DISTINCT wait_event FROM pg_stat_activity WHERE query ~ 'amt_verify' AND wait_event_type = 'Extension'}),
+			$wait_event, 'which pg_stat_activity shows by name');
 		is($s->query('SELECT pg_cancel_backend(' . $waiters[0]->backend . ')'), 't', 'one of them is cancelled');
 		is($waiters[0]->receive, 'ERROR:  57014', 'and stops to wait');
 		is($waiters[1]->receive, 'ERROR:  57014', 'as does one that has run into its timeout');
