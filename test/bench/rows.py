@@ -15,6 +15,10 @@ from statistics import median
 VERIFY = "SELECT * FROM amt_verify($1)"
 SELECT = "SELECT key_id, org_id, role, name, created_by, expires_at FROM amt_key WHERE key_id = $1"
 WORK = "SELECT pg_sleep(0.02)"
+# Rounds of each client before the clock starts, until its process has seen most
+# pages of the shared memory that it needs. The first touch of each costs it a
+# page fault, which a pool's connections have behind them.
+WARM_UP = 2000
 # The common pattern in as few statements as it can have.
 PATTERN = """UPDATE common SET last_used_at = now(), calls = calls + 1
  WHERE key_id = $1 AND secret_hash = digest($2, 'sha256')
@@ -29,12 +33,13 @@ Result = namedtuple("Result", "row ours theirs ratios note")
 class Side:
     """One side of a comparison: a load that can be run again and again."""
 
-    def __init__(self, bench, database, params, statements, clients, rows):
+    def __init__(self, bench, database, params, statements, clients, rows, warm_up=WARM_UP):
         self.bench, self.args, self.rows = bench, (database, params, statements, clients), rows
+        self.warm_up = warm_up
 
     def run(self):
         """Rounds a second."""
-        load = self.bench.server.load(*self.args, "-t", self.bench.seconds)
+        load = self.bench.server.load(*self.args, "-t", self.bench.seconds, "-w", self.warm_up)
         if load.rounds == 0 or load.rows != load.rounds * self.rows:
             raise SystemExit(f"{load.rows} rows from {load.rounds} rounds of {self.args[2]}, "
                              f"{self.rows} each expected")
@@ -88,7 +93,7 @@ def hot(bench):
 
 def in_transaction(bench, statements, params="hot"):
     return Side(bench, "keys", bench.server.file(params), ["BEGIN", *statements, WORK, "COMMIT"],
-                16, len(statements))
+                16, len(statements), 10)
 
 
 def work(bench):
