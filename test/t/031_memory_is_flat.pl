@@ -128,6 +128,7 @@ my %calls = (
 		"PERFORM amt_verify(repeat('amt_x_', 20000))", "PERFORM amt_cache_clear(); PERFORM amt_verify('$token')",
 		"PERFORM amt_verify('$token'); RAISE 'undone'"
 	],
+	amt_verify_row => [ "PERFORM * FROM amt_verify('$token')", "PERFORM amt_verify_row('$token', true)", "PERFORM * FROM amt_verify('x')" ],
 	amt_authenticate => [
 		"PERFORM set_config('request.headers', '$headers', true); PERFORM amt_authenticate()",
 		q{PERFORM set_config('request.headers', '{"x-api-key": "nobody"}', true); PERFORM amt_authenticate()},
@@ -147,7 +148,7 @@ my %calls = (
 my @functions = split /\n/, $s->query(q{
 	SELECT DISTINCT proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
 	JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
-	WHERE extname = 'amt_keys' AND prorettype <> 'trigger'::regtype ORDER BY 1});
+	WHERE extname = 'amt_keys' AND prorettype NOT IN ('trigger'::regtype, 'internal'::regtype) ORDER BY 1});
 is(join(' ', sort keys %calls), join(' ', @functions), 'every function of the extension is called');
 
 for my $function (@functions)
@@ -203,6 +204,7 @@ SKIP:
 		[ 'amt_revoke(arg)', 3, \@all ],
 		[ 'amt_verify(arg)', 3, \@all ],
 		[ 'amt_verify(arg, true)', 3 ],
+		[ 'amt_verify_row(arg, true)', 3 ],
 		[ 'amt_authenticate()', 4, [ 'noise', 'bearer' ], $setting->('headers', '{"x-api-key": "%s"}') ],
 		[ 'amt_authenticate()', 4, [ 'noise', 'bearer' ], $setting->('headers', '{"authorization": "%s"}') ],
 		[ 'amt_authenticate()', 5, ['noise'], $setting->('headers', '{%s') ],
