@@ -185,7 +185,8 @@ SKIP:
 					next;
 				}
 				cmp_ok($n, '>', 0, "$mode: $what, $when: the search finds the statement");
-				cmp_ok($n, '<=', $left{amt_nolook}{$when}, "$mode: $what, $when: there are no more copies than after any function");
+				# The planner may have copied the constant once more, for the twin that it puts in the function's place.
+				cmp_ok($n, '<=', $left{amt_nolook}{$when} + 1, "$mode: $what, $when: there are no more copies than after any function");
 				is(join(' ', grep { !/_\z/ } values %$found), '', "$mode: $what, $when: none without the token's beginning");
 			}
 		}
