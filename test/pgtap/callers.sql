@@ -80,7 +80,7 @@ INSERT INTO tap.expected (function, statement, nobody, viewer, editor, admin, ow
 	('amt_verify', 'SELECT org_id FROM amt_verify(''amt_foreign_0123456789abcdef'')', '42501', '42501', '42501', '42501', '42501', 'globex', '42501', 'globex'),
 	('amt_verify', 'SELECT org_id FROM amt_verify(''amt_foreign_0123456789abcdeX'', true)', '42501', '42501', '42501', '42501', '42501', '-', '42501', '-'),
 	('amt_verify_row', 'SELECT org_id FROM amt_verify_row(''amt_foreign_0123456789abcdef'', false)', '42501', '42501', '42501', '42501', '42501', 'globex', '42501', 'globex'),
-	('amt_verify_support', 'SELECT amt_verify_support(NULL)', '0A000', '0A000', '0A000', '0A000', '0A000', '0A000', '0A000', '0A000'),
+	('amt_verify_support', 'SELECT amt_verify_support(1)', '42883', '42883', '42883', '42883', '42883', '42883', '42883', '42883'),
 	('amt_authenticate', 'SELECT amt_authenticate() FROM set_config(''request.headers'', ''{"x-api-key":"amt_foreign_0123456789abcdef"}'', true)', '', '', '', '', '', '', '', ''),
 	('amt_authenticate', 'SELECT amt_authenticate() FROM set_config(''request.headers'', ''{"x-api-key":"amt_foreign_0123456789abcdeX"}'', true)', 'PT401', 'PT401', 'PT401', 'PT401', 'PT401', 'PT401', 'PT401', 'PT401'),
 	('amt_check_token', 'SELECT amt_check_token(''amt_000000000000_00000000000000000000000000000000000000000000OJlLF'')', 'true', 'true', 'true', 'true', 'true', 'true', 'true', 'true'),

@@ -44,7 +44,6 @@ SELECT * FROM amt_verify('x');
 SELECT * FROM amt_verify_row('x', false);
 SELECT amt_verify_row(:'token', true);
 SELECT * FROM verified;
-SELECT amt_verify_support(NULL);
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION amt_verify TO amt_plan_app;
 SET ROLE amt_plan_app;
