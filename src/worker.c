@@ -28,6 +28,10 @@
  */
 #include "postgres.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
@@ -49,6 +53,9 @@
 #define POLL_MS			500
 #define ASK_AGAIN_MS	5000
 #define TIDY_MS			10000
+
+/* What a write of the largest batch allocates, and a little more. */
+#define KEEP_MEMORY		(16 * 1024 * 1024)
 
 PGDLLEXPORT void amt_worker_main(Datum arg);
 
@@ -290,6 +297,21 @@ write_until_idle(void)
 	}
 }
 
+/*
+ * Each write allocates the same megabytes and frees them.  If they went back to
+ * the kernel, the next one would pay a page fault for each page, which costs a
+ * third of its time in a virtual machine.  This process does not live long when
+ * it is idle.
+ */
+static void
+keep_freed_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, KEEP_MEMORY);
+	(void) mallopt(M_TRIM_THRESHOLD, KEEP_MEMORY);
+#endif
+}
+
 static void
 connect_and_attach(Oid database)
 {
@@ -314,6 +336,7 @@ amt_worker_main(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 
+	keep_freed_memory();
 	connect_and_attach(DatumGetObjectId(arg));
 	if (!claim_slot())
 		proc_exit(0);

@@ -2,7 +2,7 @@
  * load.c
  *	  Prepared statements from many connections: how many rounds a second?
  *
- *		load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w WARM-UP] [-b BEFORE] PARAMS STATEMENT...
+ *		load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w SECONDS] [-b BEFORE] PARAMS STATEMENT...
  *
  * Each client is a process with one connection, as libpq's environment says.
  * A round executes the statements one after the other, all prepared.  PARAMS is
@@ -11,11 +11,12 @@
  * without computing them in SQL, which would weigh on both sides of a
  * comparison.
  *
- * WARM-UP rounds come before the clock starts, by default more than the five
- * after which the server decides between custom and generic plans.  Only rounds
- * that end within the time count; with -n, each client does so many and the
- * time is what the last one needed.  BEFORE is a statement for the moment when
- * all clients are ready and none has begun.  SIGTERM ends the time early.
+ * Each client runs rounds for the -w seconds before the clock starts; these
+ * should be more than the five after which the server decides between custom
+ * and generic plans.  Only rounds that end within the time count; with -n, each
+ * client does so many and the time is what the last one needed.  BEFORE is a
+ * statement for the moment when all clients are ready and none has begun.
+ * SIGTERM ends the time early.
  *
  * Prints rounds, seconds, and the rows that statements with parameters
  * returned in those rounds; any error ends it with exit code 1.
@@ -154,6 +155,15 @@ run_round(PGconn *conn, unsigned *seed)
 	return rows;
 }
 
+static double
+now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
 static PGconn *
 connect_as_environment_says(void)
 {
@@ -168,7 +178,7 @@ connect_as_environment_says(void)
 }
 
 static void
-run_client(int n, long limit, int warm_up)
+run_client(int n, long limit, double warm_up)
 {
 	PGconn	   *conn = connect_as_environment_says();
 	unsigned	seed = (unsigned) getpid() * 2654435761u;
@@ -181,7 +191,7 @@ run_client(int n, long limit, int warm_up)
 
 		PQclear(check(conn, PQprepare(conn, name, statements[i], 0, NULL)));
 	}
-	for (int i = 0; i < warm_up; i++)
+	for (double end = now() + warm_up; now() < end;)
 		run_round(conn, &seed);
 
 	__atomic_add_fetch(&shared->ready, 1, __ATOMIC_SEQ_CST);
@@ -201,15 +211,6 @@ run_client(int n, long limit, int warm_up)
 	PQfinish(conn);
 }
 
-static double
-now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec / 1e9;
-}
-
 static void
 stop_early(int signum)
 {
@@ -218,7 +219,7 @@ stop_early(int signum)
 }
 
 static void
-start_clients(int clients, long limit, int warm_up)
+start_clients(int clients, long limit, double warm_up)
 {
 	for (int i = 0; i < clients; i++)
 	{
@@ -248,7 +249,7 @@ main(int argc, char **argv)
 	int			clients = 1;
 	double		seconds = 1;
 	long		limit = 0;
-	int			warm_up = 10;
+	double		warm_up = 0.1;
 	const char *before = NULL;
 	int			failed = 0;
 	long		rounds = 0;
@@ -266,7 +267,7 @@ main(int argc, char **argv)
 		else if (option == 'n')
 			limit = atol(optarg);
 		else if (option == 'w')
-			warm_up = atoi(optarg);
+			warm_up = atof(optarg);
 		else if (option == 'b')
 			before = optarg;
 		else
@@ -275,7 +276,7 @@ main(int argc, char **argv)
 	nstatements = argc - optind - 1;
 	if (clients < 1 || clients > MAX_CLIENTS || nstatements < 1 || nstatements > MAX_STATEMENTS)
 	{
-		fprintf(stderr, "usage: load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w WARM-UP] [-b BEFORE] PARAMS STATEMENT...\n");
+		fprintf(stderr, "usage: load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w SECONDS] [-b BEFORE] PARAMS STATEMENT...\n");
 		return 1;
 	}
 	read_lines(argv[optind]);

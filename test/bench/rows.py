@@ -15,10 +15,10 @@ from statistics import median
 VERIFY = "SELECT * FROM amt_verify($1)"
 SELECT = "SELECT key_id, org_id, role, name, created_by, expires_at FROM amt_key WHERE key_id = $1"
 WORK = "SELECT pg_sleep(0.02)"
-# Rounds of each client before the clock starts, until its process has seen most
-# pages of the shared memory that it needs. The first touch of each costs it a
-# page fault, which a pool's connections have behind them.
-WARM_UP = 2000
+# Seconds before the clock starts, until each process has seen the pages of shared
+# memory that it needs (the first touch of each costs it a page fault, which a pool's
+# connections have behind them), and the worker has been started and has written once.
+WARM_UP = 1.5
 # The common pattern in as few statements as it can have.
 PATTERN = """UPDATE common SET last_used_at = now(), calls = calls + 1
  WHERE key_id = $1 AND secret_hash = digest($2, 'sha256')
@@ -93,7 +93,7 @@ def hot(bench):
 
 def in_transaction(bench, statements, params="hot"):
     return Side(bench, "keys", bench.server.file(params), ["BEGIN", *statements, WORK, "COMMIT"],
-                16, len(statements), 10)
+                16, len(statements), 0.5)
 
 
 def work(bench):

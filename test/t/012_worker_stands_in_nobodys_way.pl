@@ -212,6 +212,22 @@ set_interval('100ms');
 	ok(wait_until(sub { stored_calls($node, $id) == $before + 1 }, 10), 'when the lock is gone they are written');
 }
 
+# Nor does it wait for a revocation, or a revocation for it.
+{
+	my ($second, $third) = (create_key($node), create_key($node));
+	my $revoker = Session->new($node);
+	verify($second);
+	ok(wait_until(sub { stored_calls($node, id_of($second)) eq '1' }, 10), 'a key that is called');
+	is($revoker->query('BEGIN', "SELECT amt_revoke('" . id_of($second) . "')"), 't', 'is being revoked');
+	verify($second);
+	verify($third);
+	ok(wait_until(sub { stored_calls($node, id_of($third)) eq '1' }, 10), 'calls of another key are written meanwhile');
+	is($revoker->query("SELECT amt_revoke('" . id_of($third) . "')"), 't', 'which can be revoked in the same transaction');
+	$revoker->query('ROLLBACK');
+	ok(wait_until(sub { stored_calls($node, id_of($second)) eq '2' }, 10), 'rolled back, all is written');
+	is(calls_of($node, id_of($third)), 1, 'once');
+}
+
 # Somebody else's flush in an open transaction hides what it writes until it ends, either way.
 {
 	set_interval('1h');

@@ -68,6 +68,23 @@ sub written
 	is(stat_of($node, 'calls_dropped'), 0, 'and none dropped');
 }
 
+# Transactions that revoke several keys, under the writes
+{
+	my $make = "SELECT token AS t%d, key_id AS k%d FROM amt_create_key('short', 'acme', 'editor') \\gset\n";
+	my $script = join '', map({ sprintf $make, $_, $_ } 1, 2), (map { "SELECT FROM amt_verify(':t$_');\n" } 1, 2, 1, 2),
+	  "BEGIN;\n", (map { "SELECT FROM amt_verify(':t$_');\nSELECT amt_revoke(':k$_');\n" } 2, 1), "COMMIT;\n";
+	my $deadlocks = q{SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'};
+	$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = 10ms\namt_keys.scrypt_ln = 10\namt_keys.scrypt_r = 1");
+	$node->reload;
+	my $run = start_pgbench($node, [$script], '-c', 8, '-j', 2, '-t', 100);
+	ok(finish_pgbench($run), 'keys are made, called and revoked, two by two');
+	is($node->safe_psql('postgres', q{SELECT count(*), sum(calls) FROM amt_key_event WHERE event = 'revoked' AND name = 'short'}),
+		'1600|4800', 'with all their calls on record');
+	is($node->safe_psql('postgres', $deadlocks), 0, 'without a deadlock');
+	$node->append_conf('postgresql.conf', 'amt_keys.usage_flush_interval = 1s');
+	$node->reload;
+}
+
 # Without a place for a worker, who counted and leaves writes, and leaves in time, although others go on counting.
 {
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 0');
