@@ -19,9 +19,9 @@ CREATE TABLE notes (
 CREATE INDEX ON notes (org_id);
 ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
 CREATE POLICY read ON notes FOR SELECT
-    USING (org_id = amt_org_id());
+    USING (org_id = (SELECT amt_org_id()));
 CREATE POLICY write ON notes FOR INSERT
-    WITH CHECK (org_id = amt_org_id() AND amt_has_role('editor'));
+    WITH CHECK (org_id = (SELECT amt_org_id()) AND (SELECT amt_has_role('editor')));
 
 -- INSERT (body) alone: organization and author come from the identity, no statement can name others.
 GRANT SELECT, INSERT (body) ON notes TO notes_mcp;

@@ -29,7 +29,7 @@ describe('examples/postgrest/README.md', () => {
 	before(async () => {
 		server = await startServer({ extension: '' });
 		const [database, daemon, proxy] = steps(readme, 'Set up').map(({ commands }) => commands);
-		assert.equal(database, 'createdb app\npsql -d app -v password=change-me -f setup.sql\n');
+		assert.equal(database, 'createdb notes\npsql -d notes -v password=change-me -f setup.sql\n');
 		assert.match(daemon, /^postgrest postgrest.conf &$/m);
 		assert.match(proxy, /^sudo cp nginx.conf /m);
 
@@ -53,7 +53,7 @@ describe('examples/postgrest/README.md', () => {
 		await server?.stop();
 	});
 
-	follow(steps(readme, 'Try it'), () => shell, commands => commands.replace('http://localhost:8080', `http://127.0.0.1:${nginx.port}`));
+	follow(steps(readme, 'Try it'), () => shell, commands => commands.replace('http://localhost:8081', `http://127.0.0.1:${nginx.port}`));
 });
 
 describe('examples/nginx/README.md', () => {
@@ -63,13 +63,13 @@ describe('examples/nginx/README.md', () => {
 	before(async () => {
 		server = await startServer({ extension: '' });
 		const [database, key, daemons, proxy] = steps(readme, 'Set up').map(({ commands }) => commands);
-		assert.match(database, /^psql -d app -v password=change-me -f setup.sql$/m);
+		assert.match(database, /^psql -d orders -v password=change-me -f setup.sql$/m);
 		assert.match(daemons, /^npm ci\n.*node verify.js &\nnode backend.js &$/ms);
 		assert.match(proxy, /^sudo cp amt-auth.conf \/etc\/nginx\/snippets\/$/m);
 
 		shell = startShell({ cwd: `${examples}nginx` });
 		assert.doesNotMatch(await shell.run(`psql -Xqd '${server.connectionString()}' -v password=change-me -f setup.sql`), /ERROR|WARNING/);
-		assert.equal(await shell.run(key.replace('-d app', `-d '${server.connectionString()}'`)), '');
+		assert.equal(await shell.run(key.replace('-d orders', `-d '${server.connectionString()}'`)), '');
 
 		const [servicePort, backendPort] = [await freePort(), await freePort()];
 		const url = new URL(server.connectionString('amt_gateway'));
@@ -98,5 +98,5 @@ describe('examples/nginx/README.md', () => {
 
 	follow(steps(readme, 'Try it'), () => shell, commands => commands
 		.replaceAll('http://localhost:8080', `http://127.0.0.1:${nginx.port}`)
-		.replaceAll('psql -d app', `psql -d '${server.connectionString()}'`));
+		.replaceAll('psql -d orders', `psql -d '${server.connectionString()}'`));
 });

@@ -84,7 +84,7 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 	const port = await freePort();
 
 	let site = readFileSync(configuration, 'utf8');
-	for (const [from, to] of [...Object.entries(replace), ['listen 8080;', `listen 127.0.0.1:${port};`]]) {
+	for (const [from, to] of [...Object.entries(replace), [site.match(/listen \d+;/)?.[0] ?? 'listen', `listen 127.0.0.1:${port};`]]) {
 		if (!site.includes(from))
 			throw new Error(`${configuration} has no "${from}"`);
 		site = site.replaceAll(from, to);
