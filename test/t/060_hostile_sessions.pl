@@ -8,6 +8,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
 use AmtKeys;
+use IO::Socket::UNIX;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
@@ -23,7 +24,7 @@ $super->query(
 	q{ALTER ROLE acme_app SET amt_keys.org_id = 'acme'}, q{ALTER ROLE acme_app SET amt_keys.role = 'viewer'},
 	'CREATE SCHEMA evil AUTHORIZATION evil', 'CREATE DATABASE evil OWNER evil');
 my $acme = create_key($node);
-my $globex = $super->query(q{SELECT token FROM amt_create_key('a key', 'globex', 'owner')});
+my $globex = $super->query(q{SELECT token FROM amt_create_key('secret plan', 'globex', 'owner')});
 
 my $whoami = q{SELECT concat_ws('/', coalesce(amt_org_id(), '-'), coalesce(amt_role(), '-'), coalesce(amt_actor(), '-'), coalesce(amt_key_id(), '-'))};
 
@@ -40,6 +41,24 @@ sub as
 {
 	my ($user, @options) = @_;
 	return Session->new($node, user => $user, @options);
+}
+
+# The SQLSTATE of the error that a connection with such options ends with, or undef.  psql does not tell it.
+sub refused_with
+{
+	my ($user, $options) = @_;
+	my $socket = IO::Socket::UNIX->new(Peer => $node->host . '/.s.PGSQL.' . $node->port) or die "$!";
+	my $parameters = pack 'N (Z*)7', 3 << 16, user => $user, database => 'postgres', options => $options, '';
+	$socket->send(pack('N', 4 + length $parameters) . $parameters);
+	# Messages until there is an error or the server is ready: a type, a length that includes itself, a body.
+	while (read($socket, my $head, 5) == 5)
+	{
+		my ($type, $length) = unpack 'a N', $head;
+		read($socket, my $body, $length - 4);
+		return $body =~ /\0C([0-9A-Z]{5})\0/ ? $1 : die $body if $type eq 'E';
+		return undef if $type eq 'Z';
+	}
+	die 'the server has closed the connection';
 }
 
 ## Before the library is loaded
@@ -87,15 +106,50 @@ $node->append_conf('postgresql.conf', "session_preload_libraries = ''\nshared_pr
 $node->restart;
 for my $setting (qw(org_id=globex role=owner manager_role=viewer roles=viewer require_authentication=off redact_logs=off scrypt_ln=1))
 {
-	my ($status, $out, $err) = do {
-		local $ENV{PGOPTIONS} = "-c amt_keys.$setting";
-		$node->psql('postgres', 'SELECT 1', connstr => $node->connstr('postgres') . ' user=evil');
-	};
-	like($err, qr/permission denied to set parameter/, "preloaded: $setting is refused with the connection");
+	is(refused_with('evil', "-c amt_keys.$setting"), '42501', "preloaded: $setting is refused with the connection");
 }
+is(refused_with('evil', '-c work_mem=1MB'), undef, 'others are not');
+is(refused_with('gateway', '-c amt_keys.org_id=globex'), undef, 'nor what one may set');
+is(refused_with('gateway', '-c amt_keys.key_id=x'), '42501', 'which is not the key');
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;
 $super = Session->new($node);
+
+## COPY and EXPLAIN ANALYZE, of the table itself
+
+{
+	my ($acme_id, $globex_id) = map { id_of($_) } $acme, $globex;
+	my $hash = $super->query("SELECT scrypt_hash FROM amt_key WHERE key_id = '$globex_id'");
+	my $member = as('acme_app');
+	is($member->query("COPY $_ TO STDOUT"), 'ERROR:  42501', "COPY $_") for 'amt_key', 'amt_key (scrypt_hash)', 'amt_key (key_id, scrypt_hash)', '(SELECT * FROM amt_key)';
+	is($member->query('COPY amt_key (key_id, name) TO STDOUT'), "$acme_id\ta key", 'COPY of some columns has the own organization\'s rows');
+	is($member->query('COPY amt_key_event (key_id, name) TO STDOUT'), "$acme_id\ta key", 'of the events, too');
+	is($member->query('COPY amt_key_usage (key_id) TO STDOUT'), $super->query("SELECT key_id FROM amt_key_usage WHERE key_id = '$acme_id'"), 'and of the usage');
+	is($member->query('SET row_security = off', 'COPY amt_key (key_id, name) TO STDOUT', 'RESET row_security'), 'ERROR:  42501', 'without row security it is refused');
+	is(as('evil')->query('COPY amt_key (key_id, name) TO STDOUT', 'COPY amt_key_event TO STDOUT', 'COPY amt_key_usage TO STDOUT'), '', 'without identity there are none');
+
+	# What is removed by the policy is counted, and nothing else of it is shown.
+	$super->query(q{INSERT INTO amt_key SELECT 'globex' || i, org_id, name, role, scrypt_hash, now() FROM amt_key, generate_series(1, 5) AS i WHERE org_id = 'globex'}, 'ANALYZE amt_key');
+	my $explain = sub { return $member->query("EXPLAIN (ANALYZE, VERBOSE, BUFFERS, SETTINGS, TIMING off, FORMAT $_[0]) SELECT count(*) FROM amt_key WHERE $_[1]") };
+	$member->query('SET enable_bitmapscan = off');
+	for my $where ('true', q{name = 'secret plan'}, q{org_id = 'globex'}, q{key_id >= 'globex' AND key_id < 'globey'})
+	{
+		for my $method ('index scans', 'sequential scans')
+		{
+			$member->query('SET enable_indexscan = ' . ($method =~ /index/ ? 'on' : 'off'), 'SET enable_indexonlyscan = off', 'SET enable_seqscan = ' . ($method =~ /index/ ? 'off' : 'on'));
+			my $plan = join "\n", map { $explain->($_, $where) =~ s/\Q$where\E|\w+ = '(?:globex|secret plan)'::text|key_id [<>]=? 'globe[xy]'::text//gr } 'text', 'json';
+			like($plan, qr/amt_key/, "a plan of a count WHERE $where, by $method");
+			unlike($plan, qr/globex|secret plan|\Q$globex_id\E|\Q$hash\E|\$scrypt/, 'shows nothing that other organizations have');
+		}
+	}
+	like($explain->('text', 'true'), qr/Rows Removed by Filter: 6\n/, 'but the number of their rows can be seen');
+	like($explain->('text', q{org_id = 'globex'}), qr/rows=6 .*\(never executed\)/, 'an estimate of how many an organization has');
+	$member->query('SET enable_indexscan = on', 'SET enable_seqscan = off');
+	like($explain->('text', q{key_id >= 'globex' AND key_id < 'globey'}), qr/Rows Removed by Filter: 5\n/, 'how many have an id in some range');
+	is($member->query(q{SELECT reltuples FROM pg_class WHERE oid = 'amt_key'::regclass}), '7', 'and how many there are, in pg_class');
+	$super->query(q{DELETE FROM amt_key WHERE key_id ~ '^globex'});
+	$member->quit;
+}
 
 ## What outlives the transaction that had the identity
 
@@ -144,7 +198,7 @@ as('evil')->query(
 	'CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = text, RIGHTARG = text)',
 	'CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = text, RIGHTARG = text[])',
 	'CREATE OPERATOR evil.+ (FUNCTION = evil.plus, LEFTARG = bigint, RIGHTARG = bigint)');
-my $calls = calls_of($node, id_of($acme));
+my ($calls, $globex_calls) = map { calls_of($node, id_of($_)) } $acme, $globex;
 is($super->query('SET search_path = evil, pg_catalog', "SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0',
 		"SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0', 'RESET search_path'),
 	"acme\nt\nacme\nt", 'calls are written under a hostile search_path');
@@ -154,14 +208,21 @@ ok(wait_until(sub { stored_calls($node, id_of($acme)) == $calls + 2 }), 'all of 
 $super->query(q{ALTER DATABASE postgres SET search_path = evil, pg_catalog}, q{ALTER DATABASE postgres SET default_transaction_read_only = on},
 	q{ALTER DATABASE postgres SET default_transaction_isolation = serializable}, q{ALTER DATABASE postgres SET row_security = off},
 	q{ALTER DATABASE postgres SET session_replication_role = replica}, q{ALTER DATABASE postgres SET statement_timeout = '1ms'});
+# So does a superuser, whose settings for the database and for the role that the writer begins as give it an identity, too.
+my ($owner) = $super->query('SELECT quote_ident(rolname) FROM pg_roles WHERE oid = 10');
+$super->query(q{ALTER DATABASE postgres SET amt_keys.org_id = 'globex'}, q{ALTER DATABASE postgres SET amt_keys.role = 'viewer'},
+	"ALTER ROLE $owner SET amt_keys.org_id = 'acme'", "ALTER ROLE $owner SET amt_keys.key_id = '" . id_of($globex) . "'");
 ok(wait_until(sub { !worker_pids($node, 'postgres') }), 'the usage writer leaves');
-$app->query("SELECT count(*) FROM amt_verify('$acme')") for 1 .. 3;
-ok( wait_until(
-		sub {
-			$super->query('SELECT calls FROM public.amt_key_usage WHERE key_id = ' . "'" . id_of($acme) . "'") == $calls + 5;
-		}),
-	'and its successor writes, whatever the database\'s settings');
-$super->query("ALTER DATABASE postgres RESET $_") for qw(search_path default_transaction_read_only default_transaction_isolation row_security session_replication_role statement_timeout);
+$app->query("SELECT count(*) FROM amt_verify('$acme') AS a, amt_verify('$globex') AS g") for 1 .. 3;
+for ([ 'one organization', $acme, $calls + 5 ], [ 'another', $globex, $globex_calls + 3 ])
+{
+	my ($what, $token, $wanted) = @$_;
+	ok(wait_until(sub { $super->query("SELECT calls FROM public.amt_key_usage WHERE key_id = '" . id_of($token) . "'") == $wanted }),
+		"and its successor writes, whatever the settings: calls of $what");
+}
+$super->query("ALTER DATABASE postgres RESET $_")
+  for qw(search_path default_transaction_read_only default_transaction_isolation row_security session_replication_role statement_timeout amt_keys.org_id amt_keys.role);
+$super->query("ALTER ROLE $owner RESET ALL");
 is($super->query('SELECT count(*) FROM evil.trapped'), '0', 'no trap was run');
 is($super->query('SET search_path = evil, pg_catalog', q{SELECT 'a'::text = 'b'::text}, 'RESET search_path', 'SELECT count(*) FROM evil.trapped'), "t\n1", 'though they are traps');
 
