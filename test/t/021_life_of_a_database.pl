@@ -206,6 +206,34 @@ like($fresh, qr/^$_ /m, "the description has its $_")
 	$node->safe_psql('postgres', 'DROP DATABASE restored WITH (FORCE)');
 	PostgreSQL::Test::Utils::system_log('rm', '-r', $file);
 
+	# Where the extension is in another schema, that takes the name of the dump's for the transaction of the restore.
+	for my $format ('plain', 'custom')
+	{
+		my $what = "another schema, $format";
+		$node->safe_psql('postgres', 'CREATE DATABASE restored');
+		$node->safe_psql('restored', 'CREATE SCHEMA keys; CREATE EXTENSION amt_keys SCHEMA keys; CREATE TABLE keys.other ()');
+		my $before = describe($node, 'restored');
+		if ($format eq 'plain')
+		{
+			$node->command_ok([ 'pg_dump', '--data-only', '-e', 'amt_keys', '-f', "$file.sql", 'original' ], "$what: dumped");
+		}
+		else
+		{
+			$node->command_ok([ 'pg_dump', '-Fc', '-f', $file, 'original' ], "$what: dumped");
+			$node->command_ok([ 'pg_restore', '--data-only', '-n', $schema, '-f', "$file.sql", $file ], "$what: its rows as SQL");
+		}
+		$node->command_ok([ @psql, '-1', '-c', "ALTER SCHEMA keys RENAME TO $schema", '-f', "$file.sql", '-c', "ALTER SCHEMA $schema RENAME TO keys", 'restored' ],
+			"$what: restored");
+		is(describe($node, 'restored'), $before, "$what: the extension is as it was");
+		{
+			my $dumped = $schema;
+			$schema = 'keys';
+			goes_on($node, 'restored', $rows, $keys, $what);
+			$schema = $dumped;
+		}
+		$node->safe_psql('postgres', 'DROP DATABASE restored WITH (FORCE)');
+	}
+
 	# Whoever owns the tables can dump and restore their rows, superuser or not.
 	my $give = "ALTER TABLE $schema.amt_key OWNER TO keeper; ALTER TABLE $schema.amt_key_usage OWNER TO keeper;
 		ALTER TABLE $schema.amt_key_event OWNER TO keeper; GRANT USAGE, CREATE ON SCHEMA $schema TO keeper";
