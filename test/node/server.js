@@ -3,7 +3,7 @@
 // Each test file gets a server (or at least a database) of its own, because the examples create login roles, and roles
 // belong to the whole cluster.  By default the server is thrown away: made by initdb in a temporary directory, trusting
 // whoever reaches its socket, which lives in that directory, and listening nowhere else.  PostgreSQL refuses to run as
-// root, so root starts it as the user postgres.
+// root, so root starts it as the user postgres.  AMT_LOG_DIRECTORY, where that user can write, keeps its log.
 //
 // With AMT_TEST_URL (a superuser's connection string), or with PGHOST, PGPORT, PGUSER and so on, an existing server is
 // used instead: a database is made there, and dropped at the end together with the roles that appeared meanwhile.
@@ -13,7 +13,7 @@ import { execFile, execFileSync, spawn } from 'node:child_process';
 import { chownSync, mkdtempSync, rmSync } from 'node:fs';
 import { appendFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 
 const run = promisify(execFile);
@@ -46,7 +46,7 @@ async function startOwn(settings) {
 	const bin = execFileSync(process.env.PG_CONFIG || 'pg_config', ['--bindir'], { encoding: 'utf8' }).trim();
 	const directory = mkdtempSync(join(tmpdir(), 'amt-node-'));
 	const data = join(directory, 'data');
-	const log = join(directory, 'log');
+	const log = process.env.AMT_LOG_DIRECTORY ? join(process.env.AMT_LOG_DIRECTORY, `${basename(directory)}.log`) : join(directory, 'log');
 
 	const asPostgres = (program, ...args) => root
 		? ['runuser', ['-u', 'postgres', '--', join(bin, program), ...args]]
