@@ -54,7 +54,7 @@ endif
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 
-.PHONY: demo test test-long test-versions valgrind check-unit fuzz bench indent typedefs dist
+.PHONY: demo test test-long test-versions test-assertions valgrind check-unit fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
 demo:
@@ -71,6 +71,9 @@ test-long:
 # make test-versions VERSIONS="17 18", or all
 test-versions:
 	test/versions $(VERSIONS)
+
+test-assertions:
+	test/assertions
 
 valgrind:
 	test/valgrind
