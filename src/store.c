@@ -31,6 +31,7 @@
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/buf_internals.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "utils/builtins.h"
@@ -265,10 +266,33 @@ get_by_index(Relation rel, Oid index, const char *id, Size id_len, Snapshot snap
 			hint->buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
 			hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
 			hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
+			hint->byte = (char *) tuple->t_data - BufferGetPage(hint->buffer);
 		}
 	}
 	systable_endscan(scan);
 	return HeapTupleIsValid(tuple);
+}
+
+/*
+ * With many keys, each row is on a page that no processor has in its caches, and
+ * the buffer's descriptor, the page's line pointer and the row would be waited
+ * for one after the other.
+ */
+void
+amt_store_prefetch(const AmtRowHint *hint)
+{
+#ifdef __GNUC__
+	char	   *page;
+
+	if (!BufferIsValid(hint->buffer) || BufferIsLocal(hint->buffer))
+		return;
+	page = BufferGetPage(hint->buffer);
+	__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1));
+	__builtin_prefetch(page);
+	__builtin_prefetch(page + SizeOfPageHeaderData + hint->offset * sizeof(ItemIdData));
+	for (int i = 0; i < 4; i++)
+		__builtin_prefetch(page + hint->byte + i * 64);
+#endif
 }
 
 /* The row at the hint's place, if there is a visible one; buffer locked. */

@@ -53,6 +53,7 @@ typedef struct AmtRowHint
 	Buffer		buffer;
 	BlockNumber block;
 	OffsetNumber offset;
+	uint16		byte;			/* of the page, where it was then */
 } AmtRowHint;
 
 #define AmtRowHintEquals(a, b) \
@@ -93,6 +94,9 @@ extern void amt_store_read_key(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
  */
 extern bool amt_store_get_key(const AmtStore *store, const char *id, Size id_len,
 							  AmtRowHint *hint, AmtKey *key);
+
+/* Have the memory of the row at hand in a moment. */
+extern void amt_store_prefetch(const AmtRowHint *hint);
 
 /* Its usage as written to the table, seen with the snapshot. */
 extern void amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,

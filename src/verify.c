@@ -194,7 +194,10 @@ look(const AmtStore *store, const AmtToken *token, const ScryptAnswer *answer,
 		seen->key_tag = amt_shmem_key_tag(store->key, token->id, token->id_len);
 	cached = amt_cache_is_on() && amt_cache_find(seen->key_tag, &entry);
 	if (cached)
+	{
 		seen->hint = entry.hint;
+		amt_store_prefetch(&seen->hint);
+	}
 
 	seen->verdict = AMT_UNKNOWN;
 	if (!amt_store_get_key(store, token->id, token->id_len, &seen->hint, key))
