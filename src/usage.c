@@ -15,7 +15,11 @@
  * and removes the mark; if it fails, it just removes the marks.  A marked slot
  * is left alone by other flushers, and goes on counting.  Keys that are gone
  * have their calls dropped; keys whose row somebody has locked wait, so a
- * flusher never waits for a revocation and none can deadlock with it.
+ * flusher never waits for a revocation and none can deadlock with it.  Where a
+ * transaction writes nothing else and one batch is enough, it takes the whole
+ * table if nobody else has written to it (ExclusiveLock, only if that can be
+ * had at once), and need not lock each row before it changes it.  Who revokes
+ * meanwhile waits for that transaction, which waits for nobody.
  *
  * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
  * If the slot is marked and the snapshot already sees the flusher, the marked
@@ -583,11 +587,7 @@ leave_unwritten(const AmtStore *store, Marked *mark)
 	change_mark(mark, marked_by, 0, gone);
 }
 
-/*
- * Keep the table to this transaction if nobody else has written to it or locked
- * a row of it.  Nobody waits for the transaction's end longer than he must:
- * only a transaction that writes one batch and ends does so.
- */
+/* Keep the table to this transaction, if nobody else has locked a row of it. */
 static bool
 lock_all_rows(const AmtStore *store)
 {
