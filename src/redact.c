@@ -25,6 +25,7 @@
 
 #include "mask.h"
 #include "redact.h"
+#include "token.h"
 
 static bool redact_logs = true;
 static emit_log_hook_type prev_emit_log_hook = NULL;
@@ -46,18 +47,44 @@ mask_text(const char *s, MemoryContext context)
 	return masked;
 }
 
-static void
+/* Was there something to mask? */
+static bool
 mask_field(char **field, MemoryContext context)
 {
 	char	   *masked;
 
 	if (*field == NULL)
-		return;
+		return false;
 	masked = mask_text(*field, context);
 	if (masked == NULL)
-		return;
+		return false;
 	pfree(*field);
 	*field = masked;
+	return true;
+}
+
+/*
+ * What is cast to a date or a time is taken apart first, and one message then
+ * quotes the part that might be a time zone.  No part of a zone's name, between
+ * slashes, is as long as a secret.
+ */
+static void
+mask_time_zone(char *message)
+{
+	static const char mark[] = "[redacted]";
+
+	for (char *at = message; *at != '\0'; at++)
+	{
+		size_t		len = strspn(at, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-");
+
+		if (len >= AMT_SECRET_MIN)
+		{
+			memcpy(at, mark, strlen(mark));
+			memmove(at + strlen(mark), at + len, strlen(at + len) + 1);
+		}
+		else if (len > 0)
+			at += len - 1;
+	}
 }
 
 static void
@@ -93,7 +120,10 @@ redact(ErrorData *edata)
 	{
 		MemoryContext context = edata->assoc_context != NULL ? edata->assoc_context : ErrorContext;
 
-		mask_field(&edata->message, context);
+		if (!mask_field(&edata->message, context) && edata->message != NULL &&
+			edata->message_id != NULL &&
+			strcmp(edata->message_id, "time zone \"%s\" not recognized") == 0)
+			mask_time_zone(edata->message);
 		mask_field(&edata->detail, context);
 		mask_field(&edata->detail_log, context);
 		mask_field(&edata->hint, context);

@@ -68,19 +68,32 @@ sub answers_within
 
 	while ($self->{buffer} !~ /^\Q$marker\E\n/m)
 	{
-		my $left = $until - time;
-		return 0 unless IO::Select->new($self->{out})->can_read($left > 0 ? $left : 0);
+		return 0 unless $self->can_read($until - time);
 		return 1 unless $self->read_more(1);
 	}
 	return 1;
+}
+
+# Is there something to read, or the end, within so many seconds?  A signal, as when a child ends, only interrupts the wait.
+sub can_read
+{
+	my ($self, $seconds) = @_;
+	my $select = IO::Select->new($self->{out});
+	my $until = time + $seconds;
+
+	do
+	{
+		my $left = $until - time;
+		return 1 if $select->can_read($left > 0 ? $left : 0);
+	} while (time < $until);
+	return 0;
 }
 
 # False at the end.
 sub read_more
 {
 	my ($self, $seconds) = @_;
-	die "no answer in time; so far: $self->{buffer}\n"
-	  if $seconds <= 0 || !IO::Select->new($self->{out})->can_read($seconds);
+	die "no answer in time; so far: $self->{buffer}\n" unless $self->can_read($seconds);
 	return sysread $self->{out}, $self->{buffer}, 65536, length $self->{buffer};
 }
 

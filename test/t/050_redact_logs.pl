@@ -45,6 +45,9 @@ my ($token, $second) = map {
 # A key made elsewhere: any length of id, and - and _ in the secret.
 my $imported = 'amt_Old7_Zq3_vT9-wX1bR5_nM8-kL2pD6';
 
+# What dates are read from is taken apart before it is found to be none.
+my $in_parts = $second =~ s/^amt_[^_]+/amt_J0YzejYl2aGY/r;
+
 my ($id, $second_id) = map { /^amt_(.{12})_/ or die; $1 } $token, $second;
 my @secrets = map { /^amt_[0-9A-Za-z]+_(.*)/ or die; $1 } $token, $second, $imported;
 
@@ -158,6 +161,8 @@ for my $mode (qw(extended prepared))
 
 scenario "errors that quote their input: $_", "SELECT '$token'::$_;", @fields_only
   for qw(int bigint numeric float8 uuid boolean date timestamptz interval inet json jsonb point regclass);
+scenario "errors that quote a part of their input: $_", "SELECT '$in_parts'::$_;", @fields_only
+  for qw(date time timestamp timestamptz timetz);
 scenario 'errors that quote their input: imported key', "SELECT '$imported'::int;", @fields_only;
 scenario 'a syntax error at a token', "SELECT 1 '$token';", @fields_only;
 scenario 'a string without an end', "SELECT 'x $token", @fields_only;
