@@ -54,7 +54,7 @@ endif
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
 
-.PHONY: demo test test-long test-versions test-assertions valgrind check-unit fuzz bench indent typedefs dist
+.PHONY: demo test test-long test-versions test-assertions test-mutants valgrind check-unit fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
 demo:
@@ -74,6 +74,10 @@ test-versions:
 
 test-assertions:
 	test/assertions
+
+# make test-mutants MUTANTS="trigger-guard ...", or all
+test-mutants:
+	test/mutants $(MUTANTS)
 
 valgrind:
 	test/valgrind

@@ -121,7 +121,7 @@ INSERT INTO tap.expected (function, statement, nobody, viewer, editor, admin, ow
 	(NULL, 'SELECT set_config(''amt_keys.key_id'', ''foreign'', true)', '42501', '42501', '42501', '42501', '42501', '42501', '42501', 'foreign'),
 	(NULL, 'SELECT set_config(''amt_keys.manager_role'', ''viewer'', true)', '42501', '42501', '42501', '42501', '42501', '42501', '42501', 'viewer');
 
-SELECT plan((SELECT count(*)::int FROM tap.caller, tap.expected) + 1);
+SELECT plan((SELECT count(*)::int FROM tap.caller, tap.expected) + 2);
 
 SELECT is_empty($$
 	SELECT p.proname FROM pg_depend AS d JOIN pg_proc AS p ON p.oid = d.objid
@@ -133,6 +133,11 @@ $$, 'every function is asked');
 SELECT is(tap.ask(c, e.statement), to_jsonb(e) ->> c.caller, c.caller || ': ' || e.statement)
 FROM tap.expected AS e, tap.caller AS c
 ORDER BY e.n, c.n;
+
+-- an identity that only a superuser can put together
+SET LOCAL amt_keys.org_id = 'acme';
+SET LOCAL amt_keys.key_id = 'foreign';
+SELECT is((SELECT key_name FROM amt_whoami()), NULL, 'amt_whoami() does not name a key of another organization');
 
 SELECT * FROM finish();
 ROLLBACK;

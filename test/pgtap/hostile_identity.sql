@@ -33,7 +33,7 @@ END
 $$;
 CREATE FUNCTION tap.identity() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT identity FROM public.identity';
 
-SELECT plan(128);
+SELECT plan(131);
 
 -- 1. Every statement that sets something, on each of the four settings
 CREATE TABLE tap.way (n serial, what text, statement text);
@@ -76,7 +76,7 @@ FROM unnest(array['amt_keys.org_id', 'amt_keys.key_id']) WITH ORDINALITY AS u (s
 ORDER BY i, n;
 SELECT throws_ok(format('SELECT set_config(%L, ''owner'', false)', s), '42501', NULL, s)
 FROM unnest(array['amt_keys.role', 'amt_keys.actor', 'amt_keys.roles', 'amt_keys.manager_role', 'amt_keys.header', 'amt_keys.org_claim', 'amt_keys.role_claim',
-                  'amt_keys.actor_claim', 'amt_keys.db_role', 'amt_keys.require_authentication', 'amt_keys.redact_logs', 'amt_keys.scrypt_ln']) AS s;
+                  'amt_keys.actor_claim', 'amt_keys.db_role', 'amt_keys.require_authentication', 'amt_keys.redact_logs', 'amt_keys.scrypt_ln', 'amt_keys.scrypt_r', 'amt_keys.scrypt_p']) AS s;
 SELECT is(identity(), '-/-/-/-', 'no identity came of it');
 RESET SESSION AUTHORIZATION;
 
@@ -164,6 +164,9 @@ SELECT ok(plan_of('SELECT count(*) FROM note') ~ 'Workers Planned: 2', 'a plan w
 SELECT is((SELECT count(*) FROM note), 10003::bigint, 'whose policies see the identity');
 SELECT ok(plan_of('SELECT count(*) FROM note WHERE org_id = (amt_whoami()).org_id AND (amt_whoami()).key_name = text') ~ 'Workers Planned: 2', 'a plan with amt_whoami() in the workers');
 SELECT is((SELECT count(*) FROM note WHERE org_id = (amt_whoami()).org_id AND (amt_whoami()).key_name <> text), 10003::bigint, 'which read the key''s name');
+CREATE FUNCTION pg_temp.is_own(token text, text) RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN (SELECT org_id = $2 FROM public.amt_verify(token)); END';
+SELECT throws_ok(format('SELECT count(*) FROM note WHERE text <> ''x'' AND pg_temp.is_own(%L, org_id)', :'acme_token'), '25000', NULL,
+                 'who says that verifying is parallel safe is told that it is not');
 SET LOCAL max_parallel_workers_per_gather = 0;
 SELECT is((SELECT count(*) FROM note), 10003::bigint, 'and the same without workers');
 RESET ROLE;

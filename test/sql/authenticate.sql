@@ -139,6 +139,15 @@ BEGIN;
 SET LOCAL amt_keys.org_id = 'globex';
 SELECT amt_org_id();
 COMMIT;
+-- an identity that was there before the first call stays
+BEGIN;
+SET LOCAL amt_keys.org_id = 'acme';
+SET LOCAL amt_keys.role = 'viewer';
+SET LOCAL ROLE regress_amt_user;
+SET LOCAL request.jwt.claims = '{"org_id":"globex","org_role":"owner","sub":"gus"}';
+SELECT amt_authenticate();
+SELECT org_id, role, actor FROM amt_whoami();
+ROLLBACK;
 
 -- claims are believed of a trusted session user only, keys of anybody
 \c - regress_amt_plain

@@ -169,7 +169,8 @@ FROM (VALUES
 	(23, 'U+0080', U&'a\0080'),
 	(24, 'U+0085, next line', U&'a\0085b'),
 	(25, 'U+009F', U&'a\009F'),
-	(26, 'U+00A0, no control', U&'a\00A0')) AS v (n, what, name)
+	(26, 'U+00A0, no control', U&'a\00A0'),
+	(27, 'a token', 'not amt_000000000000_00000000000000000000000000000000000000000000OJlLF')) AS v (n, what, name)
 ORDER BY n;
 
 -- expiry: in the future, or never
