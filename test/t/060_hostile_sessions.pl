@@ -198,6 +198,17 @@ as('evil')->query(
 	'CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = text, RIGHTARG = text)',
 	'CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = text, RIGHTARG = text[])',
 	'CREATE OPERATOR evil.+ (FUNCTION = evil.plus, LEFTARG = bigint, RIGHTARG = bigint)');
+# Temporary tables come before all others in the path: one named as ours, with the row of a key in it.
+{
+	my ($acme_id, $fresh) = (id_of($acme), create_key($node));
+	my @count = ("SELECT FROM public.amt_verify('$acme')", "SELECT FROM public.amt_verify('$fresh')", 'SELECT public.amt_flush_usage() >= 0');
+	my $before = calls_of($node, $acme_id);
+	$super->query('CREATE TEMP TABLE amt_key_usage (LIKE public.amt_key_usage INCLUDING ALL)', "INSERT INTO amt_key_usage VALUES ('$acme_id', 0, now())");
+	$super->query('SET search_path = evil, pg_catalog', @count, @count, 'RESET search_path');
+	is($super->query('SELECT key_id, calls FROM pg_temp.amt_key_usage'), "$acme_id|0", 'calls are not written into a temporary table');
+	ok(wait_until(sub { stored_calls($node, $acme_id) == $before + 2 && (stored_calls($node, id_of($fresh)) || 0) == 2 }), 'but into the true one');
+	$super->query('DROP TABLE pg_temp.amt_key_usage', "SELECT amt_revoke('" . id_of($fresh) . "')");
+}
 my ($calls, $globex_calls) = map { calls_of($node, id_of($_)) } $acme, $globex;
 is($super->query('SET search_path = evil, pg_catalog', "SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0',
 		"SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0', 'RESET search_path'),
