@@ -193,6 +193,20 @@ SKIP:
 	}
 }
 
+# The session that has created a key, whose token only its answer has.
+SKIP:
+{
+	skip 'there is no /proc to read a process by', 1 unless $supports_memory;
+	my $creator = Session->new($node, options => $unlogged);
+	my $pid = $creator->query('SELECT pg_backend_pid()');
+	my $secret = secret_of($creator->query(q{SELECT token FROM amt_create_key('created', 'acme', 'editor')}));
+	my $found = copies($pid, $secret);
+	skip 'the memory of a process of the same user cannot be read here', 1 unless defined $found;
+	cmp_ok(keys %$found, '>', 0, 'a new key: the search finds the answer');
+	is(join(' ', grep { /\Astack|[^_]\z/ } values %$found), '', 'a new key: none on the stack, none without the token\'s beginning');
+	$creator->quit;
+}
+
 # On disk.
 for my $token (@keys[ 0 .. 2 ])
 {

@@ -186,6 +186,10 @@ scenario 'messages, details and hints of PL/pgSQL', qq(
 	DO \$\$ BEGIN
 		RAISE WARNING 'message $token' USING DETAIL = 'detail $second', HINT = 'hint $imported';
 	END \$\$;), @fields_only;
+scenario 'the detail that only the log has', qq(CREATE TABLE base (n int);
+CREATE VIEW "$token" AS TABLE base;
+DROP TABLE base;
+DROP TABLE base CASCADE;), @fields_only;
 scenario 'the context and the internal query of PL/pgSQL', qq(
 	DO \$\$ BEGIN EXECUTE 'SELECT 1/0, ''$token'''; END \$\$;
 	DO \$\$ BEGIN EXECUTE 'SELECT nothing, ''$token'''; END \$\$;), @fields_only;
