@@ -14,12 +14,13 @@
  * of calls it is about to write, writes, and at commit subtracts the number
  * and removes the mark; if it fails, it just removes the marks.  A marked slot
  * is left alone by other flushers, and goes on counting.  Keys that are gone
- * have their calls dropped; keys whose row somebody has locked wait, so a
- * flusher never waits for a revocation and none can deadlock with it.  Where a
- * transaction writes nothing else and one batch is enough, it takes the whole
- * table if nobody else has written to it (ExclusiveLock, only if that can be
- * had at once), and need not lock each row before it changes it.  Who revokes
- * meanwhile waits for that transaction, which waits for nobody.
+ * have their calls dropped; keys whose row somebody has locked wait, so that a
+ * flusher does not wait for a revocation.  In a transaction of its own, a
+ * flusher with one batch takes the whole table for the update if nobody else
+ * has written to it (ExclusiveLock, only if that can be had at once), and need
+ * not lock each row before.  It waits for nobody meanwhile, and lets the table
+ * go before it looks at a key's row: one that was updated, and then locked, by
+ * a transaction still open is waited for all the same (heap_lock_tuple()).
  *
  * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
  * If the slot is marked and the snapshot already sees the flusher, the marked
@@ -109,6 +110,7 @@ static TransactionId marked_by = InvalidTransactionId;	/* our transaction */
 static OwnCalls *own_calls = NULL;
 static uint32 n_own_keys = 0;
 static bool has_counted = false;
+static bool kept_out = false;	/* did we have the table to ourselves? */
 
 /* The later of two times, atomically. */
 static void
@@ -587,11 +589,14 @@ leave_unwritten(const AmtStore *store, Marked *mark)
 	change_mark(mark, marked_by, 0, gone);
 }
 
-/* Keep the table to this transaction, if nobody else has locked a row of it. */
+/* Keep others from the table, if nobody has locked a row of it. */
 static bool
 lock_all_rows(const AmtStore *store)
 {
-	return ConditionalLockRelationOid(store->usage, ExclusiveLock);
+	if (!ConditionalLockRelationOid(store->usage, ExclusiveLock))
+		return false;
+	kept_out = true;
+	return true;
 }
 
 /*
@@ -601,7 +606,8 @@ lock_all_rows(const AmtStore *store)
 static int64
 flush_batch(const AmtStore *store, bool alone)
 {
-	const char *update;
+	bool		whole;
+	int			noted;
 	MarkState	state = {0};
 	bool	   *written;
 	int64		calls = 0;
@@ -627,9 +633,12 @@ flush_batch(const AmtStore *store, bool alone)
 	 * The foreign key of a new row is checked with the transaction's
 	 * snapshot.
 	 */
-	update = alone && state.n < state.limit && lock_all_rows(store) ?
-		update_query : update_unlocked_query;
-	if (write_marked(store, 0, update, state.room, state.n, written) < state.n)
+	whole = alone && state.n < state.limit && lock_all_rows(store);
+	noted = write_marked(store, 0, whole ? update_query : update_unlocked_query,
+						 state.room, state.n, written);
+	if (whole)
+		UnlockRelationOid(store->usage, ExclusiveLock);
+	if (noted < state.n)
 		(void) write_marked(store, AMT_EXECUTE_XACT_SNAPSHOT, insert_query,
 							state.room, state.n, written);
 	for (int i = 0; i < state.n; i++)
@@ -807,7 +816,7 @@ amt_usage_flush_once(void)
  * marked.  So if somebody has announced it since we set our marks, we look
  * again once they are gone: what was counted meanwhile is nobody else's.  (Not
  * as long as there is something: while others count, there always is.)  What
- * cannot be written now is left.
+ * cannot be written now is left, unless we may have kept others from writing it.
  */
 void
 amt_usage_flush_last(void)
@@ -818,7 +827,8 @@ amt_usage_flush_last(void)
 	do
 	{
 		before = exits;
-		if (amt_usage_pending_here() == 0 || flush_alone() == 0)
+		kept_out = false;
+		if (amt_usage_pending_here() == 0 || (flush_alone() == 0 && !kept_out))
 			break;
 		exits = pg_atomic_fetch_add_u64(&amt_shared->exits, 0); /* a full barrier */
 	} while (exits != before);
