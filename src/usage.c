@@ -16,9 +16,9 @@
  * is left alone by other flushers, and goes on counting.  Keys that are gone
  * have their calls dropped; keys whose row somebody has locked wait, so that a
  * flusher does not wait for a revocation.  In a transaction of its own, a
- * flusher with one batch takes the whole table for the update if nobody else
- * has written to it (ExclusiveLock, only if that can be had at once), and need
- * not lock each row before.  It waits for nobody meanwhile, and lets the table
+ * flusher takes the whole table for the update of its last batch, mostly the
+ * only one, if nobody else has written to it (ExclusiveLock, only if that can
+ * be had at once), and need not lock each row before.  It waits for nobody meanwhile, and lets the table
  * go before it looks at a key's row: one that was updated, and then locked, by
  * a transaction still open is waited for all the same (heap_lock_tuple()).
  *
@@ -481,7 +481,7 @@ PENDING
 " WHERE u.key_id OPERATOR(pg_catalog.=) p.key_id"
 " RETURNING u.key_id";
 
-static const char update_unlocked_query[] =
+static const char update_skipping_query[] =
 "WITH l AS MATERIALIZED ("
 " SELECT u.ctid AS place, p.calls, p.last_used_at"
 PENDING
@@ -634,7 +634,7 @@ flush_batch(const AmtStore *store, bool alone)
 	 * snapshot.
 	 */
 	whole = alone && state.n < state.limit && lock_all_rows(store);
-	noted = write_marked(store, 0, whole ? update_query : update_unlocked_query,
+	noted = write_marked(store, 0, whole ? update_query : update_skipping_query,
 						 state.room, state.n, written);
 	if (whole)
 		UnlockRelationOid(store->usage, ExclusiveLock);
