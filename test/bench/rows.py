@@ -21,6 +21,10 @@ WORK = "SELECT pg_sleep(0.02)"
 WARM_UP = 1.5
 # Where each of 10,000 keys has a page of the table of its own.
 WARM_UP_PAGES = 10
+# Rounds, for each one that is asked for, of the rows that are nearest to what they
+# shall reach: where the machine makes a round 10 % faster or slower, a median of
+# eleven is good to some 4 %.
+TIMES_NEAR = 2
 # The common pattern in as few statements as it can have.
 PATTERN = """UPDATE common SET last_used_at = now(), calls = calls + 1
  WHERE key_id = $1 AND secret_hash = digest($2, 'sha256')
@@ -77,20 +81,21 @@ def on_warm_keys(bench, measure):
     return result
 
 
-def warm_loads(bench, ours, theirs):
-    pairs = on_warm_keys(bench, lambda: interleave(bench.rounds, ours.run, theirs.run))
+def warm_loads(bench, ours, theirs, times=1):
+    pairs = on_warm_keys(bench, lambda: interleave(times * bench.rounds, ours.run, theirs.run))
     return pairs, ""
 
 
 def warm(clients):
     def measure(bench):
         theirs = Side(bench, "keys", bench.server.file("ids"), [SELECT], clients, 1)
-        return warm_loads(bench, verify(bench, clients=clients), theirs)
+        return warm_loads(bench, verify(bench, clients=clients), theirs, TIMES_NEAR)
     return measure
 
 
 def hot(bench):
-    return warm_loads(bench, verify(bench, params="hot", clients=16), verify(bench, clients=16))
+    return warm_loads(bench, verify(bench, params="hot", clients=16), verify(bench, clients=16),
+                      TIMES_NEAR)
 
 
 def in_transaction(bench, statements, params="hot"):
