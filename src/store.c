@@ -24,6 +24,7 @@
 #include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
@@ -414,6 +415,65 @@ amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,
 	table_close(rel, AccessShareLock);
 	*calls = usage.calls;
 	*last_used_at = usage.last_used_at;
+}
+
+bool
+amt_store_may_have_usage(const AmtStore *store, const char *id, Size id_len)
+{
+	SnapshotData dirty;
+	Relation	rel = table_open(store->usage, AccessShareLock);
+	bool		found;
+
+	InitDirtySnapshot(dirty);
+	found = get_by_index(rel, store->usage_pkey, id, id_len, &dirty, NULL, copy_nothing, NULL);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+static void
+copy_place(HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	*(ItemPointer) arg = tuple->t_self;
+}
+
+/*
+ * The row was locked as it is in this version.  A later version, made by a
+ * transaction that has not ended, is not: who has that may delete it, with no
+ * regard for us.
+ */
+static bool
+is_last_version(TupleTableSlot *slot)
+{
+	Buffer		buffer = ((BufferHeapTupleTableSlot *) slot)->buffer;
+	bool		last;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	last = HeapTupleHeaderIsOnlyLocked(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	return last;
+}
+
+/*
+ * SELECT ... FOR KEY SHARE SKIP LOCKED would wait for a transaction that has
+ * updated the row and then locked the new version; so the new version is not
+ * looked for here.
+ */
+bool
+amt_store_lock_key(const AmtStore *store, const char *id, Size id_len, Snapshot snapshot)
+{
+	Relation	rel = table_open(store->key, RowShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ItemPointerData place;
+	TM_FailureData failure;
+	bool		locked;
+
+	locked = get_by_index(rel, store->key_pkey, id, id_len, snapshot, NULL, copy_place, &place) &&
+		table_tuple_lock(rel, &place, snapshot, slot, GetCurrentCommandId(false),
+						 LockTupleKeyShare, LockWaitSkip, 0, &failure) == TM_Ok &&
+		(rel->rd_rel->relam != HEAP_TABLE_AM_OID || is_last_version(slot));
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+	return locked;
 }
 
 int

@@ -102,6 +102,17 @@ extern void amt_store_prefetch(const AmtRowHint *hint);
 extern void amt_store_get_usage(const AmtStore *store, const char *id, Size id_len,
 								Snapshot snapshot, int64 *calls, TimestampTz *last_used_at);
 
+/* Does a row of its usage exist, or will it if another transaction commits? */
+extern bool amt_store_may_have_usage(const AmtStore *store, const char *id, Size id_len);
+
+/*
+ * Lock the key's row as the check of a foreign key does, but wait for nobody:
+ * false if the snapshot does not see the row, or another transaction has locked,
+ * deleted or updated it.
+ */
+extern bool amt_store_lock_key(const AmtStore *store, const char *id, Size id_len,
+							   Snapshot snapshot);
+
 /*
  * Nothing that the tables' owner has attached to them may wait for the end of
  * the transaction, when it would run with the rights of this process.

@@ -18,9 +18,11 @@
  * flusher does not wait for a revocation.  In a transaction of its own, a
  * flusher takes the whole table for the update of its last batch, mostly the
  * only one, if nobody else has written to it (ExclusiveLock, only if that can
- * be had at once), and need not lock each row before.  It waits for nobody meanwhile, and lets the table
- * go before it looks at a key's row: one that was updated, and then locked, by
- * a transaction still open is waited for all the same (heap_lock_tuple()).
+ * be had at once), and need not lock each row before.  The row of a key that
+ * has none yet is inserted with the key's row locked before, so that the check
+ * of the foreign key finds that lock and need not wait for another.  What is
+ * left to be waited for is a row of amt_key_usage that its owner inserts by
+ * hand between our look for it and our own insertion of it.
  *
  * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
  * If the slot is marked and the snapshot already sees the flusher, the marked
@@ -88,6 +90,8 @@ typedef struct Marked
 	uint64		calls;			/* 0 once it is known that they are not
 								 * written */
 	TimestampTz last_used_at;
+	bool		wanted;			/* by the next query */
+	bool		written;
 	uint32		id_len;
 	char		id[AMT_ID_MAX];
 } Marked;
@@ -424,6 +428,8 @@ mark_slot(AmtSlot *base, void *arg)
 		slot->flushing = pg_atomic_read_u64(&slot->pending);
 		mark->tag = base->tag;
 		mark->calls = slot->flushing;
+		mark->wanted = true;
+		mark->written = false;
 		mark->last_used_at = (TimestampTz) pg_atomic_read_u64(&slot->last_used_at);
 		mark->id_len = slot->id_len;
 		memcpy(mark->id, slot->id, slot->id_len);
@@ -494,24 +500,16 @@ PENDING
 " RETURNING u.key_id";
 
 static const char insert_query[] =
-"WITH l AS MATERIALIZED ("
-" SELECT k.key_id, p.calls, p.last_used_at"
+"INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
+" SELECT p.key_id, p.calls, p.last_used_at"
 PENDING
-" JOIN %s.amt_key AS k ON k.key_id OPERATOR(pg_catalog.=) p.key_id"
-" WHERE NOT EXISTS (SELECT FROM %s.amt_key_usage AS u"
-"  WHERE u.key_id OPERATOR(pg_catalog.=) p.key_id)"
-" ORDER BY k.key_id FOR KEY SHARE OF k SKIP LOCKED)"
-" INSERT INTO %s.amt_key_usage AS u (key_id, calls, last_used_at)"
-" SELECT l.key_id, l.calls, l.last_used_at FROM l"
 " ON CONFLICT (key_id) DO NOTHING"
 " RETURNING u.key_id";
 
 /* Note which of the sorted marks the query that has just run has written. */
-static int
-note_written(Marked *marks, int n, bool *written)
+static void
+note_written(Marked *marks, int n)
 {
-	int			noted = 0;
-
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		Marked		wanted;
@@ -529,45 +527,65 @@ note_written(Marked *marks, int n, bool *written)
 			continue;			/* a trigger of the owner's */
 		memcpy(wanted.id, VARDATA_ANY(id), wanted.id_len);
 		mark = bsearch(&wanted, marks, n, sizeof(Marked), compare_marked);
-		if (mark == NULL)
-			continue;
-		written[mark - marks] = true;
-		noted++;
+		if (mark != NULL)
+			mark->written = true;
 	}
-	return noted;
 }
 
-/* Execute a query for those of the sorted marks that are not written yet. */
-static int
-write_marked(const AmtStore *store, int flags, const char *query, Marked *marks, int n,
-			 bool *written)
+/* Execute a query for those of the sorted marks that it is wanted for. */
+static void
+write_marked(const AmtStore *store, int flags, const char *query, Marked *marks, int n)
 {
 	Datum	   *columns[3];
 	Oid			types[3] = {TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID};
 	Datum		values[3];
 	int			m = 0;
-	int			noted;
 
 	for (int c = 0; c < 3; c++)
 		columns[c] = palloc(sizeof(Datum) * n);
 	for (int i = 0; i < n; i++)
 	{
-		if (written[i])
+		if (!marks[i].wanted)
 			continue;
 		columns[0][m] = PointerGetDatum(cstring_to_text_with_len(marks[i].id, marks[i].id_len));
 		columns[1][m] = Int64GetDatum((int64) marks[i].calls);
 		columns[2][m] = TimestampTzGetDatum(marks[i].last_used_at);
 		m++;
 	}
+	if (m == 0)
+		return;
 	values[0] = PointerGetDatum(construct_array(columns[0], m, TEXTOID, -1, false, TYPALIGN_INT));
 	values[1] = PointerGetDatum(construct_array(columns[1], m, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[2] = PointerGetDatum(construct_array(columns[2], m, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	SPI_connect();
 	amt_store_execute(store, flags | AMT_EXECUTE_RESTRICTED, query, 3, types, values, NULL);
-	noted = note_written(marks, n, written);
+	note_written(marks, n);
 	SPI_finish();
-	return noted;
+}
+
+/*
+ * Want the next query for the keys that have no row yet, with their own rows
+ * locked: not for one that somebody has locked, or is updating, or that is
+ * gone; nor if somebody is inserting the row.  The foreign key is checked with
+ * the transaction's snapshot, so it must be the one that sees the key here.
+ */
+static void
+want_first_calls(const AmtStore *store, Marked *marks, int n)
+{
+	Snapshot	snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ?
+											GetTransactionSnapshot() : GetLatestSnapshot());
+
+	for (int i = 0; i < n; i++)
+	{
+		Marked	   *mark = &marks[i];
+
+		CHECK_FOR_INTERRUPTS();
+		mark->wanted = !mark->written &&
+			!amt_store_may_have_usage(store, mark->id, mark->id_len) &&
+			amt_store_lock_key(store, mark->id, mark->id_len, snapshot);
+	}
+	UnregisterSnapshot(snapshot);
 }
 
 /*
@@ -607,16 +625,13 @@ static int64
 flush_batch(const AmtStore *store, bool alone)
 {
 	bool		whole;
-	int			noted;
 	MarkState	state = {0};
-	bool	   *written;
 	int64		calls = 0;
 
 	state.table = store->key;
 	state.xid = marked_by = GetTopTransactionId();
 	state.limit = Min(BATCH, amt_table_used(&amt_shared->usage) + 1);
 	state.room = MemoryContextAlloc(TopTransactionContext, sizeof(Marked) * state.limit);
-	written = palloc0(sizeof(bool) * state.limit);
 	amt_table_scan(&amt_shared->usage, amt_area, mark_slot, &state);
 	if (state.n == 0)
 		return -1;
@@ -629,21 +644,15 @@ flush_batch(const AmtStore *store, bool alone)
 		marked = &state.room[i];
 	}
 
-	/*
-	 * The foreign key of a new row is checked with the transaction's
-	 * snapshot.
-	 */
 	whole = alone && state.n < state.limit && lock_all_rows(store);
-	noted = write_marked(store, 0, whole ? update_query : update_skipping_query,
-						 state.room, state.n, written);
+	write_marked(store, 0, whole ? update_query : update_skipping_query, state.room, state.n);
 	if (whole)
 		UnlockRelationOid(store->usage, ExclusiveLock);
-	if (noted < state.n)
-		(void) write_marked(store, AMT_EXECUTE_XACT_SNAPSHOT, insert_query,
-							state.room, state.n, written);
+	want_first_calls(store, state.room, state.n);
+	write_marked(store, AMT_EXECUTE_XACT_SNAPSHOT, insert_query, state.room, state.n);
 	for (int i = 0; i < state.n; i++)
 	{
-		if (written[i])
+		if (state.room[i].written)
 			calls += state.room[i].calls;
 		else
 			leave_unwritten(store, &state.room[i]);

@@ -228,6 +228,26 @@ set_interval('100ms');
 	is(calls_of($node, id_of($third)), 1, 'once');
 }
 
+# Nor for who has changed a key that was never called before, and has locked it then; in the end it is as they leave it.
+for my $end ('COMMIT', 'ROLLBACK')
+{
+	my ($changed, $deleted, $other) = map { create_key($node) } 1 .. 3;
+	my $owner = Session->new($node);
+	my $failures = stat_of($node, 'worker_failures');
+	is( $owner->query('BEGIN', (map { "UPDATE amt_key SET name = 'renamed' WHERE key_id = '" . id_of($_) . "'" } $changed, $deleted),
+			"SELECT 1 FROM amt_key WHERE key_id = '" . id_of($changed) . "' FOR UPDATE",
+			"DELETE FROM amt_key WHERE key_id = '" . id_of($deleted) . "'"), 1, 'a key is changed and locked, another changed and deleted');
+	verify($_) for $changed, $deleted, $other;
+	ok(wait_until(sub { stored_calls($node, id_of($other)) eq '1' }, 10), 'the first call of a third is written meanwhile');
+	is(stored_calls($node, id_of($changed)) . stored_calls($node, id_of($deleted)), '', 'theirs wait');
+	is(calls_of($node, id_of($changed)) . calls_of($node, id_of($deleted)), '11', 'and are in the view');
+	is(stat_of($node, 'worker_failures'), $failures, 'no worker has failed');
+	is($owner->query($end), '', $end);
+	ok(wait_until(sub { stored_calls($node, id_of($changed)) eq '1' }, 10), 'the call is written');
+	is( $node->safe_psql('postgres', "SELECT count(*) FROM amt_key_usage WHERE key_id NOT IN (SELECT key_id FROM amt_key)"), 0,
+		'no row is left of a key that is gone');
+}
+
 # Somebody else's flush in an open transaction hides what it writes until it ends, either way.
 {
 	set_interval('1h');

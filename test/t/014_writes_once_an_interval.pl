@@ -109,6 +109,25 @@ sub written
 	ok(wait_until(sub { stored_calls($node, $id) == calls_of($node, $id) }, 10), 'the last one to leave has written all');
 }
 
+# Nor does it wait for what the owner is doing, however unusual, to a key that was called for the first time.
+{
+	my ($changed, $inserted, $other) = map { create_key($node) } 1 .. 3;
+	my ($owner, $s) = map { Session->new($node) } 1 .. 2;
+	my $pid = $s->backend;
+	$s->query(map { "SELECT FROM amt_verify('$_')" } $changed, $inserted, $other);
+	my ($key, $row) = map { id_of($_) } $changed, $inserted;
+	is( $owner->query('BEGIN', "UPDATE amt_key SET name = 'renamed' WHERE key_id = '$key'",
+			"SELECT 1 FROM amt_key WHERE key_id = '$key' FOR UPDATE",
+			"INSERT INTO amt_key_usage VALUES ('$row', 0, now())"), 1, 'the owner changes a key and locks it, and makes a row for another');
+	$s->quit;
+	ok(wait_until(sub { !kill 0, $pid }, 5), 'who called them leaves at once');
+	is(stored_calls($node, id_of($other)), 1, 'and has written the call of a third');
+	is(calls_of($node, $_), 1, 'the others are in the view') for $key, $row;
+	$owner->query('ROLLBACK', $verify);
+	$owner->quit;
+	ok(wait_until(sub { stored_calls($node, $key) eq '1' && stored_calls($node, $row) eq '1' }, 10), 'until the next one who leaves writes them');
+}
+
 # Nor does who leaves wait for a standby that is not there.
 {
 	my $s = Session->new($node);
