@@ -120,7 +120,10 @@ do_items(void)
 	}
 }
 
-/* What others must not find when they see a new key. */
+/*
+ * What others must not find when they see a new key.  The commit may still
+ * fail: then the old key is cold, and has its calls.
+ */
 static void
 prepare_items(void)
 {
@@ -131,7 +134,7 @@ prepare_items(void)
 		if (!item->is_new)
 			continue;
 		amt_cache_forget(item->key_tag);
-		amt_usage_forget(item->key_tag);
+		amt_usage_give_up(item->key_tag);
 	}
 }
 

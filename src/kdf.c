@@ -6,6 +6,9 @@
  * the library is being loaded each gets its value before the others have
  * theirs, so the check waits for the first use then; a change later on is
  * checked against the other two as they are.
+ *
+ * Of shared memory only the queue is used (scrypt_queue.c), whose place is held
+ * without a lock while scrypt runs.
  */
 #include "postgres.h"
 

@@ -14,6 +14,9 @@
  * Everybody who leaves wakes all sleepers, who look afresh at the row, the
  * cache and the places.
  *
+ * The lock of the queue is the last that is taken, as a run that has failed may
+ * leave its place with a lock of a table still held.
+ *
  * Nobody waits for the dead: a place is left when the run is over, in the
  * caller's PG_FINALLY() when it fails, and by an exit callback when the process
  * is terminated; a process that is killed takes the server's shared memory with

@@ -9,10 +9,11 @@
  * header's name carries a layout number and sizes, so a library of another
  * layout, loaded after a package upgrade, never shares it.
  *
- * Whoever comes first initializes the header under the lock of the facility
- * that it comes from, and creates the area under the header's own lock.  Both
- * stay until the server stops; after a crash the postmaster starts without
- * them.
+ * Locks.  Whoever comes first initializes the header under the lock of the
+ * facility that it comes from, where nothing may fail.  The area is created, or
+ * attached to, under the header's own lock; that allocates and may fail, and
+ * the subtransaction around it (attempt.c) then releases the lock.  Both stay
+ * until the server stops; after a crash the postmaster starts without them.
  *
  * Getting the memory can fail at any step.  Then the caller does without, which
  * is slower but right, the log says so once per process, and later calls try
@@ -149,6 +150,7 @@ amt_shmem_attach(void)
 typedef struct ResizeRequest
 {
 	AmtTable   *table;
+	uint32		before;
 	uint32		nslots;
 } ResizeRequest;
 
@@ -157,7 +159,7 @@ resize(void *arg)
 {
 	ResizeRequest *request = arg;
 
-	amt_table_resize(request->table, amt_area, request->nslots);
+	amt_table_resize(request->table, amt_area, request->before, request->nslots);
 }
 
 bool
@@ -169,7 +171,7 @@ amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 	ErrorData  *error;
 
 	request.table = table;
-	request.nslots = amt_table_wants(table, limit, more);
+	request.nslots = amt_table_wants(table, limit, more, &request.before);
 	if (request.nslots == 0)
 		return true;
 	if (*retry_at != 0 && GetCurrentTimestamp() < *retry_at)

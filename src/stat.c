@@ -5,7 +5,9 @@
  * Every process adds to one of several stripes without a lock; reading sums
  * them up, which is exact once the adders have stopped, and a moment's
  * approximation before.  A reset racing with an addition may keep or lose that
- * addition.  Without shared memory each process counts for itself.
+ * addition.  Without shared memory each process counts for itself.  Of the
+ * tables, the view shows the numbers of slots in use at a glance, without a lock,
+ * and sums up the pending calls by a scan, with theirs (table.c).
  */
 #include "postgres.h"
 

@@ -16,8 +16,11 @@
  * "nbuckets" and "nslots".  At most one partition's lock is held at a time
  * otherwise, and never a partition's lock before the control lock: no
  * deadlock.  Nothing is allocated, waited for or raised while a lock is held,
- * but for mapping a segment that another process made (dsa_get_address()),
- * whose failure aborts the transaction and so releases the locks.
+ * but for what dsa_get_address() does: it takes the area's own lock when a
+ * segment was freed, and maps a segment that another process made, under the
+ * server's lock for those.  Both come after ours, always.  Where mapping fails,
+ * the abort of the transaction releases our locks, or the end of the process,
+ * where there is none; amt_shield() does so in a transaction's end callbacks.
  *
  * Every step leaves the chains in order; a process that dies by an error
  * releases its locks in the abort, and one that is killed makes the
@@ -152,11 +155,12 @@ unlock_all(AmtTable *table)
 
 /* Doubling keeps the cost of growth proportional. */
 uint32
-amt_table_wants(AmtTable *table, uint32 limit, uint32 more)
+amt_table_wants(AmtTable *table, uint32 limit, uint32 more, uint32 *now)
 {
 	uint32		nslots = *(volatile uint32 *) &table->nslots;
 	uint64		needed = (uint64) amt_table_used(table) + more;
 
+	*now = nslots;
 	if (nslots > limit)
 		return limit;
 	if (nslots < limit && needed > nslots)
@@ -188,15 +192,15 @@ move_slots(TableView *from, uint32 nfrom, TableView *to, uint32 nto)
 }
 
 void
-amt_table_resize(AmtTable *table, dsa_area *area, uint32 nslots)
+amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots)
 {
 	uint32		nbuckets = pg_nextpower2_32(Max(nslots, AMT_TABLE_PARTITIONS));
 	Size		size = slots_offset(nbuckets) + (Size) nslots * table->slot_size;
-	uint32		before = *(volatile uint32 *) &table->nslots;
 	dsa_pointer memory;
 	dsa_pointer old;
 	TableView	to;
 
+	amt_table_map(table, area);	/* so that nothing fails under the locks */
 	memory = dsa_allocate_extended(area, size, DSA_ALLOC_HUGE | DSA_ALLOC_ZERO);
 	to = view_memory(dsa_get_address(area, memory), nbuckets, table->slot_size);
 

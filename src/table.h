@@ -50,8 +50,11 @@ typedef struct AmtTable
 
 extern void amt_table_init(AmtTable *table, uint32 slot_size, int tranche);
 
-/* May raise an error; call through amt_attempt(), without locks. */
-extern void amt_table_resize(AmtTable *table, dsa_area *area, uint32 nslots);
+/*
+ * Unless somebody has done so since it had "before" slots.  May raise an error;
+ * call through amt_attempt(), without locks.
+ */
+extern void amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots);
 
 /* Map the memory into this process, which may raise an error. */
 extern void amt_table_map(AmtTable *table, dsa_area *area);
@@ -87,9 +90,9 @@ extern void amt_table_scan(AmtTable *table, dsa_area *area,
 
 /*
  * The number of slots that the table should have before so many can be added,
- * or 0 if it is right as it is.
+ * instead of those that it has now; or 0 if it is right as it is.
  */
-extern uint32 amt_table_wants(AmtTable *table, uint32 limit, uint32 more);
+extern uint32 amt_table_wants(AmtTable *table, uint32 limit, uint32 more, uint32 *now);
 
 /* A glance without locks, for statistics and decisions that are checked later. */
 static inline uint32

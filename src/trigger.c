@@ -141,6 +141,8 @@ amt_key_guard(PG_FUNCTION_ARGS)
 	{
 		amt_store_read_key(trigdata->tg_trigtuple, tupdesc, &old);
 		check_frozen(&old, &new, tupdesc);
+		if (amt_shmem_attach())
+			amt_usage_take_care();
 	}
 	check_row(&new);
 	return PointerGetDatum(result);

@@ -13,16 +13,24 @@
  * Writing.  The flusher marks each slot with its transaction id and the number
  * of calls it is about to write, writes, and at commit subtracts the number
  * and removes the mark; if it fails, it just removes the marks.  A marked slot
- * is left alone by other flushers, and goes on counting.  Keys that are gone
- * have their calls dropped; keys whose row somebody has locked wait, so that a
- * flusher does not wait for a revocation.  In a transaction of its own, a
- * flusher takes the whole table for the update of its last batch, mostly the
- * only one, if nobody else has written to it (ExclusiveLock, only if that can
- * be had at once), and need not lock each row before.  The row of a key that
- * has none yet is inserted with the key's row locked before, so that the check
- * of the foreign key finds that lock and need not wait for another.  What is
- * left to be waited for is a row of amt_key_usage that its owner inserts by
- * hand between our look for it and our own insertion of it.
+ * is left alone by other flushers, and goes on counting.  The calls of keys
+ * that are gone are subtracted as if they were written.  A mark whose
+ * transaction has ended without removing it (amt_shield()) is removed by the
+ * worker, in the same way.
+ *
+ * What a flusher writes without waiting for anybody, unless it is called in
+ * somebody's transaction, which can be cancelled:
+ * - It locks amt_key, amt_key_usage and their indexes as writing to them will,
+ *   in this order, or leaves them for later.
+ * - It skips rows that somebody has locked, of amt_key_usage for an update, of
+ *   amt_key for the first row of a key.  That is inserted with the key's row
+ *   locked before, so that the check of the foreign key finds that lock and
+ *   waits for no other.
+ * - The worker takes all of amt_key_usage for the update of its last batch,
+ *   mostly the only one, if nobody else has written to it (ExclusiveLock), and
+ *   need not lock each row before.  It lets go of it after that update.
+ * What is left to be waited for is a row of amt_key_usage that its owner
+ * inserts by hand between our look for it and our own insertion of it.
  *
  * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
  * If the slot is marked and the snapshot already sees the flusher, the marked
@@ -33,20 +41,23 @@
  * snapshot starts again.  If the value had already advanced when the reader
  * came, its snapshot sees that flusher.
  *
- * Locks: the table's (table.c).  Counting holds a partition's lock shared and
- * adds atomically; marking and subtracting hold it exclusively.
+ * Locks in shared memory: the table's (table.c).  Counting holds a partition's
+ * lock shared and adds atomically; marking and subtracting hold it exclusively.
  *
  * Calls of a key that only the current transaction can see are kept aside until
  * it commits: a flusher would take the key for gone.  PREPARE TRANSACTION loses
  * them.
  *
- * A clean shutdown loses nothing: the worker writes before it leaves, and a
- * process that exits when there is no worker writes itself.  A crash loses
- * what was not written, at most what the last interval saw.
+ * A clean shutdown loses nothing: the worker writes before it leaves, and for
+ * two seconds tries again what others have locked; a process that exits when
+ * there is no worker writes itself.  (Without a worker, who had a row locked by
+ * hand and has not counted himself does not.)  A crash loses what was not
+ * written, at most what the last interval saw.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -57,11 +68,13 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -92,6 +105,7 @@ typedef struct Marked
 	TimestampTz last_used_at;
 	bool		wanted;			/* by the next query */
 	bool		written;
+	int			counter;		/* of these calls, at commit; or -1 */
 	uint32		id_len;
 	char		id[AMT_ID_MAX];
 } Marked;
@@ -114,7 +128,6 @@ static TransactionId marked_by = InvalidTransactionId;	/* our transaction */
 static OwnCalls *own_calls = NULL;
 static uint32 n_own_keys = 0;
 static bool has_counted = false;
-static bool kept_out = false;	/* did we have the table to ourselves? */
 
 /* The later of two times, atomically. */
 static void
@@ -355,6 +368,35 @@ amt_usage_forget(AmtTag key_tag)
 	amt_table_remove(&amt_shared->usage, amt_area, key_tag, NULL);
 }
 
+/*
+ * The calls are marked as if this transaction had written them, so that they
+ * are subtracted when it commits, and stay when it does not.
+ */
+void
+amt_usage_give_up(AmtTag key_tag)
+{
+	Marked	   *mark;
+	AmtUsageSlot *slot;
+
+	if (!amt_usage_has(key_tag))
+		return;
+	mark = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked));
+	mark->subid = GetCurrentSubTransactionId();
+	mark->tag = key_tag;
+	mark->counter = -1;
+	marked_by = GetTopTransactionId();
+
+	slot = (AmtUsageSlot *) amt_table_lock(&amt_shared->usage, amt_area, key_tag, LW_EXCLUSIVE);
+	if (slot != NULL && !TransactionIdIsValid(slot->flusher))
+	{
+		slot->flusher = marked_by;
+		slot->flushing = mark->calls = pg_atomic_read_u64(&slot->pending);
+		mark->next = marked;
+		marked = mark;
+	}
+	amt_table_unlock(&amt_shared->usage, key_tag);
+}
+
 static bool
 sum_pending(AmtSlot *slot, void *arg)
 {
@@ -430,6 +472,7 @@ mark_slot(AmtSlot *base, void *arg)
 		mark->calls = slot->flushing;
 		mark->wanted = true;
 		mark->written = false;
+		mark->counter = AMT_CALLS_FLUSHED;
 		mark->last_used_at = (TimestampTz) pg_atomic_read_u64(&slot->last_used_at);
 		mark->id_len = slot->id_len;
 		memcpy(mark->id, slot->id, slot->id_len);
@@ -589,32 +632,22 @@ want_first_calls(const AmtStore *store, Marked *marks, int n)
 }
 
 /*
- * The calls were not written.  If the key is gone, they go, too; if its row is
- * locked, they stay, marked until the transaction ends so that it does not try
- * them again.
+ * The calls were not written.  If the key is gone, they go, too, when the
+ * transaction commits: it may have deleted the key itself.  If its row is
+ * locked, they stay, marked until then so that it does not try them again.
  */
 static void
 leave_unwritten(const AmtStore *store, Marked *mark)
 {
 	AmtKey		key;
-	uint64		gone = mark->calls;
 
-	if (amt_store_get_key(store, mark->id, mark->id_len, NULL, &key))
-		gone = 0;
-	else
-		amt_stat_add(AMT_CALLS_DROPPED, gone);
+	if (!amt_store_get_key(store, mark->id, mark->id_len, NULL, &key))
+	{
+		mark->counter = AMT_CALLS_DROPPED;
+		return;
+	}
 	mark->calls = 0;
-	change_mark(mark, marked_by, 0, gone);
-}
-
-/* Keep others from the table, if nobody has locked a row of it. */
-static bool
-lock_all_rows(const AmtStore *store)
-{
-	if (!ConditionalLockRelationOid(store->usage, ExclusiveLock))
-		return false;
-	kept_out = true;
-	return true;
+	change_mark(mark, marked_by, 0, 0);
 }
 
 /*
@@ -644,7 +677,8 @@ flush_batch(const AmtStore *store, bool alone)
 		marked = &state.room[i];
 	}
 
-	whole = alone && state.n < state.limit && lock_all_rows(store);
+	whole = alone && state.n < state.limit &&
+		ConditionalLockRelationOid(store->usage, ExclusiveLock);
 	write_marked(store, 0, whole ? update_query : update_skipping_query, state.room, state.n);
 	if (whole)
 		UnlockRelationOid(store->usage, ExclusiveLock);
@@ -713,9 +747,70 @@ remove_slots(Oid database, Oid table, bool idle_only)
 	} while (removal.n == (int) lengthof(removal.tags));
 }
 
-void
-amt_usage_remove_idle(void)
+/* Marks of others. */
+typedef struct OthersMarks
 {
+	struct
+	{
+		AmtTag		tag;
+		TransactionId flusher;
+	}			mark[256];
+	int			n;
+} OthersMarks;
+
+static bool
+find_marked(AmtSlot *base, void *arg)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *) base;
+	OthersMarks *marks = arg;
+
+	if (slot->database == MyDatabaseId && TransactionIdIsValid(slot->flusher))
+	{
+		marks->mark[marks->n].tag = base->tag;
+		marks->mark[marks->n++].flusher = slot->flusher;
+	}
+	return marks->n < (int) lengthof(marks->mark);
+}
+
+/*
+ * Remove the marks of transactions that have ended, in their place.  They are
+ * about to do it themselves, or could not.
+ */
+static void
+settle_marks(void)
+{
+	OthersMarks marks;
+
+	marks.n = 0;
+	amt_table_scan(&amt_shared->usage, amt_area, find_marked, &marks);
+	for (int i = 0; i < marks.n; i++)
+	{
+		TransactionId flusher = marks.mark[i].flusher;
+		bool		committed;
+		AmtUsageSlot *slot;
+
+		if (TransactionIdIsInProgress(flusher))
+			continue;
+		committed = TransactionIdDidCommit(flusher);
+		if (committed)
+			pg_atomic_fetch_add_u64(&amt_shared->flushes, 1);
+		slot = (AmtUsageSlot *)
+			amt_table_lock(&amt_shared->usage, amt_area, marks.mark[i].tag, LW_EXCLUSIVE);
+		if (slot != NULL && TransactionIdEquals(slot->flusher, flusher))
+		{
+			if (committed)
+				pg_atomic_fetch_sub_u64(&slot->pending, (int64) slot->flushing);
+			slot->flusher = InvalidTransactionId;
+			slot->flushing = 0;
+		}
+		amt_table_unlock(&amt_shared->usage, marks.mark[i].tag);
+	}
+}
+
+void
+amt_usage_tidy(void)
+{
+	settle_marks();
 	remove_slots(MyDatabaseId, InvalidOid, true);
 }
 
@@ -761,16 +856,39 @@ amt_usage_forget_databases(void)
 
 /* Lock a table as writing to it will; false if it would have to wait. */
 static bool
-lock_table(Oid table, LOCKMODE mode, bool wait)
+lock_table(Oid table, bool wait)
 {
 	if (!wait)
-		return ConditionalLockRelationOid(table, mode);
-	LockRelationOid(table, mode);
+		return ConditionalLockRelationOid(table, RowExclusiveLock);
+	LockRelationOid(table, RowExclusiveLock);
 	return true;
 }
 
-int64
-amt_usage_flush(bool wait)
+/* Likewise its indexes, all of which the planner opens. */
+static bool
+lock_indexes(Oid table)
+{
+	Relation	rel = table_open(table, NoLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *cell;
+	bool		locked = true;
+
+	foreach(cell, indexes)
+		locked = locked && ConditionalLockRelationOid(lfirst_oid(cell), RowExclusiveLock);
+	list_free(indexes);
+	table_close(rel, NoLock);
+	return locked;
+}
+
+/*
+ * Write what is pending in this database, as part of the current transaction;
+ * the number of calls written.  With "wait" unset, tables that somebody has
+ * locked are left for later; "alone" if all of a table may be locked.  For the
+ * foreign key alone, a weaker lock of amt_key would do, but it would let REINDEX
+ * lock the indexes.
+ */
+static int64
+flush(bool wait, bool alone)
 {
 	NextOid		next = {0};
 	int64		total = 0;
@@ -780,25 +898,30 @@ amt_usage_flush(bool wait)
 		const AmtStore *store;
 		int64		calls;
 
-		if (!lock_table(next.found, RowShareLock, wait))
+		if (!lock_table(next.found, wait))
 			continue;
 		store = amt_store_of_table(next.found);
 		if (store == NULL)
 		{
-			UnlockRelationOid(next.found, RowShareLock);
+			/* In somebody's transaction, which may bring it back. */
+			if (wait)
+				continue;
+			UnlockRelationOid(next.found, RowExclusiveLock);
 			remove_slots(MyDatabaseId, next.found, false);
 			continue;
 		}
-		if (!lock_table(store->usage, RowExclusiveLock, wait))
+		if (!lock_table(store->usage, wait) ||
+			(!wait && !(lock_indexes(store->key) && lock_indexes(store->usage))))
 			continue;
-		while ((calls = flush_batch(store, !wait)) >= 0)
+		while ((calls = flush_batch(store, alone)) >= 0)
 			total += calls;
 	}
 	return total;
 }
 
+/* In a transaction of its own. */
 static int64
-flush_alone(void)
+flush_by_itself(bool alone)
 {
 	int64		calls;
 
@@ -807,7 +930,7 @@ flush_alone(void)
 	XactReadOnly = false;
 	XactIsoLevel = XACT_READ_COMMITTED;
 	PushActiveSnapshot(GetTransactionSnapshot());
-	calls = amt_usage_flush(false);
+	calls = flush(false, alone);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return calls;
@@ -817,7 +940,7 @@ void
 amt_usage_flush_once(void)
 {
 	if (amt_usage_pending_here() > 0)
-		(void) flush_alone();
+		(void) flush_by_itself(true);
 }
 
 /*
@@ -825,7 +948,8 @@ amt_usage_flush_once(void)
  * marked.  So if somebody has announced it since we set our marks, we look
  * again once they are gone: what was counted meanwhile is nobody else's.  (Not
  * as long as there is something: while others count, there always is.)  What
- * cannot be written now is left, unless we may have kept others from writing it.
+ * cannot be written now is left.  No such process takes all of the table, which
+ * would keep the others from writing.
  */
 void
 amt_usage_flush_last(void)
@@ -836,8 +960,7 @@ amt_usage_flush_last(void)
 	do
 	{
 		before = exits;
-		kept_out = false;
-		if (amt_usage_pending_here() == 0 || (flush_alone() == 0 && !kept_out))
+		if (amt_usage_pending_here() == 0 || flush_by_itself(false) == 0)
 			break;
 		exits = pg_atomic_fetch_add_u64(&amt_shared->exits, 0); /* a full barrier */
 	} while (exits != before);
@@ -875,7 +998,8 @@ commit_counts(void)
 	for (Marked *mark = marked; mark != NULL; mark = mark->next)
 	{
 		change_mark(mark, InvalidTransactionId, 0, mark->calls);
-		amt_stat_add(AMT_CALLS_FLUSHED, mark->calls);
+		if (mark->counter >= 0)
+			amt_stat_add((AmtCounter) mark->counter, mark->calls);
 	}
 	for (OwnCalls *own = own_calls; own != NULL; own = own->next)
 	{
@@ -985,7 +1109,7 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 	if (!amt_shmem_attach())
 		PG_RETURN_INT64(0);
 	has_counted = true;			/* what our marks hide meanwhile is ours */
-	PG_RETURN_INT64(amt_usage_flush(true));
+	PG_RETURN_INT64(flush(true, false));
 }
 
 /* Is it a key whose row the policies let the caller see? */

@@ -57,6 +57,9 @@ extern void amt_usage_take_care(void);
 extern bool amt_usage_has(AmtTag key_tag);
 extern void amt_usage_forget(AmtTag key_tag);
 
+/* Forget them when the current transaction commits, which is about to. */
+extern void amt_usage_give_up(AmtTag key_tag);
+
 /* Calls of all databases that wait to be written. */
 extern int64 amt_usage_pending_calls(void);
 
@@ -64,15 +67,8 @@ extern int64 amt_usage_pending_calls(void);
 extern int64 amt_usage_pending_here(void);
 
 /*
- * Write what is pending in this database, as part of the current transaction;
- * the number of calls written.  With "wait" unset, tables that somebody has
- * locked are left for later.
- */
-extern int64 amt_usage_flush(bool wait);
-
-/*
- * The same without waiting, in a transaction of its own, for processes that are
- * in none: what can be written now.  The second is for a process that exits and
+ * Write what can be written now, without waiting, in a transaction of its own,
+ * for processes that are in none.  The second is for a process that exits and
  * leaves no worker behind.
  */
 extern void amt_usage_flush_once(void);
@@ -80,9 +76,10 @@ extern void amt_usage_flush_last(void);
 
 /*
  * Free the slots of keys of this database that have nothing pending.  They are
- * kept for a while, since most will be needed again.
+ * kept for a while, since most will be needed again.  Also what others could
+ * not remove, outside of a transaction.
  */
-extern void amt_usage_remove_idle(void);
+extern void amt_usage_tidy(void);
 
 /* Drop the calls of databases that are gone. */
 extern void amt_usage_forget_databases(void);

@@ -22,9 +22,12 @@
  * once, to be started by the postmaster when recovery has finished, so that
  * what a standby counted arrives with its promotion.
  *
- * The slots are guarded by the workers' lock; database and pid are also
- * glanced at without it.  A worker that fails or is terminated clears its slot
- * on exit.
+ * Locks.  The slots are guarded by the workers' lock, in which nothing can fail;
+ * database and pid are also glanced at without it, and who has asked in vain for
+ * a start at promotion takes his own request back without it.  A worker that
+ * fails or is terminated clears its slot on exit, after its transaction is gone.
+ * (The slot of a database that is dropped on a standby's primary before the
+ * promotion is taken until the standby's next start.)
  */
 #include "postgres.h"
 
@@ -53,6 +56,8 @@
 #define POLL_MS			500
 #define ASK_AGAIN_MS	5000
 #define TIDY_MS			10000
+#define LAST_MS			2000
+#define LAST_POLL_MS	100
 
 /* What a write of the largest batch allocates, and a little more. */
 #define KEEP_MEMORY		(16 * 1024 * 1024)
@@ -213,6 +218,8 @@ release_slot(TimestampTz asked_at)
 static void
 release_on_exit(int code, Datum arg)
 {
+	/* First give up what others would find marked. */
+	AbortOutOfAnyTransaction();
 	if (code != 0)
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
 	release_slot(code != 0 ? GetCurrentTimestamp() : 0);
@@ -289,11 +296,25 @@ write_until_idle(void)
 		pending = pending_now;
 		if (idle || TimestampDifferenceExceeds(tidied_at, now, TIDY_MS))
 		{
-			amt_usage_remove_idle();
+			amt_usage_tidy();
 			tidied_at = now;
 		}
 		if (idle && pending == 0 && try_to_leave())
 			return;
+	}
+}
+
+/*
+ * When the server stops, those who keep a row locked end with us, and have
+ * perhaps counted nothing themselves.
+ */
+static void
+write_what_was_locked(void)
+{
+	for (int waited = 0; waited < LAST_MS && amt_usage_pending_here() > 0; waited += LAST_POLL_MS)
+	{
+		wait_for_latch(LAST_POLL_MS);
+		write_pending(amt_usage_flush_last);
 	}
 }
 
@@ -353,5 +374,6 @@ amt_worker_main(Datum arg)
 	release_slot(0);
 	pg_memory_barrier();
 	write_pending(amt_usage_flush_last);
+	write_what_was_locked();
 	proc_exit(0);
 }

@@ -283,6 +283,27 @@ for my $end ('COMMIT', 'ROLLBACK')
 	is(stored_calls($node, $id), $before + 3, 'is made up for at the latest when the server stops');
 }
 
+# Who has a key's row locked when the server stops takes no calls along.
+set_interval('100ms');
+for my $sql ("UPDATE amt_key SET name = 'renamed' WHERE key_id = '%s'", "SELECT 1 FROM amt_key WHERE key_id = '%s' FOR UPDATE",
+	"SELECT 1 FROM amt_key_usage WHERE key_id = '%s' FOR UPDATE")
+{
+	my $new = create_key($node);
+	if ($sql =~ /amt_key_usage/)
+	{
+		verify($new);
+		$node->safe_psql('postgres', 'SELECT amt_flush_usage()');
+	}
+	my $calls = calls_of($node, id_of($new));
+	my $owner = Session->new($node);
+	$owner->query('BEGIN', sprintf $sql, id_of($new));
+	verify($new);
+	$node->stop('fast');
+	$node->start;
+	is(stored_calls($node, id_of($new)), $calls + 1, "a call is written although at the stop there was $sql");
+	$owner->quit;
+}
+
 # A write that cannot succeed makes no storm of workers, and loses nothing.
 {
 	set_interval('10ms');

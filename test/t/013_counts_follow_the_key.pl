@@ -104,6 +104,36 @@ sub insert_sql
 	is($s->query('SELECT (SELECT sum(calls) FROM amt_keys) = (SELECT sum(calls) FROM amt_key_usage)'), 't', 'all is written');
 }
 
+# They go with a key only when its end is committed.
+{
+	my $token = create($s);
+	my ($id, $row) = (id_of($token), row_of($token));
+	verify($s, $token) for 1 .. 2;
+	like($a->query('BEGIN', "SELECT amt_revoke('$id')", 'SELECT amt_flush_usage()'), qr/\At\n[0-9]+\z/, 'a key is revoked and then the calls are written');
+	is(calls_of($node, $id), 2, 'for others it is there, with its calls');
+	$a->query('ROLLBACK');
+	is(calls_of($node, $id), 2, 'and rolled back, it is');
+	$a->query('BEGIN', 'SAVEPOINT x', "SELECT amt_revoke('$id')", 'SELECT amt_flush_usage()', 'ROLLBACK TO x', 'COMMIT');
+	is(calls_of($node, $id), 2, 'or to a savepoint');
+	like($a->query('BEGIN', 'ALTER TABLE amt_key RENAME TO other', 'SELECT amt_flush_usage()', 'ROLLBACK'), qr/\A[0-9]+\z/,
+		'the calls are written after the table was renamed');
+	is(calls_of($node, $id), 2, 'and rolled back, they are there');
+
+	$s->query('CREATE TABLE skew (i int)');
+	$a->query('BEGIN ISOLATION LEVEL SERIALIZABLE', 'SELECT count(*) FROM skew', delete_sql($token), insert_sql($row), 'INSERT INTO skew VALUES (1)');
+	$b->query('BEGIN ISOLATION LEVEL SERIALIZABLE', 'SELECT count(*) FROM skew', 'INSERT INTO skew VALUES (1)', 'COMMIT');
+	is($a->query('COMMIT'), 'ERROR:  40001', 'a key that is put in its own place by a transaction whose commit fails');
+	is(calls_of($node, $id), 2, 'has its calls');
+	$s->query('SELECT amt_flush_usage()');
+	is(stored_calls($node, $id), 2, 'and they are written');
+
+	verify($s, $token);
+	my $dropped = stat_of($node, 'calls_dropped');
+	$a->query('BEGIN', "SELECT amt_revoke('$id')", 'SELECT amt_flush_usage()', 'COMMIT');
+	is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '$id'"), 3, 'its end committed, the event has them');
+	is(stat_of($node, 'calls_dropped'), $dropped + 1, 'and what was in memory is dropped');
+}
+
 # Under REPEATABLE READ and SERIALIZABLE a revocation does not stumble over calls that were written since its snapshot.
 for my $level ('REPEATABLE READ', 'SERIALIZABLE')
 {

@@ -96,8 +96,8 @@ sub written
 	{
 		my $s = Session->new($node);
 		my $pid = $s->backend;
-		$s->query($verify);
 		my $stored = stored_calls($node, $id);
+		$s->query($verify);
 		$s->quit;
 		ok(wait_until(sub { !kill 0, $pid }, 5), "a session that counted leaves under load, round $round");
 		cmp_ok(stored_calls($node, $id), '>', $stored, 'and has written');
@@ -126,6 +126,22 @@ sub written
 	$owner->query('ROLLBACK', $verify);
 	$owner->quit;
 	ok(wait_until(sub { stored_calls($node, $key) eq '1' && stored_calls($node, $row) eq '1' }, 10), 'until the next one who leaves writes them');
+}
+
+# Nor for who works on the indexes.
+for my $ddl ('REINDEX INDEX amt_key_org_idx', map { "ALTER INDEX $_ SET TABLESPACE pg_default" } 'amt_key_org_idx', 'amt_key_pkey', 'amt_key_usage_pkey')
+{
+	my $new = create_key($node);
+	my ($owner, $s) = map { Session->new($node) } 1 .. 2;
+	my $pid = $s->backend;
+	$s->query("SELECT FROM amt_verify('$new')");
+	is($owner->query('BEGIN', $ddl), '', "$ddl in an open transaction");
+	$s->quit;
+	ok(wait_until(sub { !kill 0, $pid }, 5), 'who has called a key leaves at once');
+	$owner->query('ROLLBACK', $verify);
+	is(calls_of($node, id_of($new)), 1, 'the call is in the view');
+	$owner->quit;
+	ok(wait_until(sub { stored_calls($node, id_of($new)) eq '1' }, 10), 'and is written later');
 }
 
 # Nor does who leaves wait for a standby that is not there.
