@@ -199,4 +199,24 @@ for my $max (1, 2, 3)
 	is($runner->query('COMMIT'), '', 'without an error');
 }
 
+# What a run proves is about the hash that it was made with, whatever has come in its place meanwhile.
+{
+	my $runner = Session->new($node);
+	my ($old, $new) = (slow_key(18), slow_key(4));
+	my $renewed = 'amt_' . id_of($old) . '_' . (split /_/, $new)[2];
+	my $pid = $runner->backend;
+	$s->query('SELECT amt_cache_clear()');
+	$runner->send(verify_sql($old));
+	held($pid, sub {
+		is( $s->query('CREATE TEMP TABLE k AS SELECT * FROM amt_key WHERE key_id = \'' . id_of($old) . q{'},
+				'UPDATE k SET scrypt_hash = (SELECT scrypt_hash FROM amt_key WHERE key_id = \'' . id_of($new) . q{')},
+				'BEGIN', 'DELETE FROM amt_key WHERE key_id IN (SELECT key_id FROM k)', 'INSERT INTO amt_key SELECT * FROM k', 'COMMIT'),
+			'', 'the key is replaced by one of the same id and another hash');
+		is($s->query(verify_sql($renewed)), 1, 'whose secret is right');
+	});
+	is($runner->receive, 0, 'who began with the old one is refused');
+	is($s->query(verify_sql($old)), 0, 'as is who begins now');
+	is($s->query(verify_sql($renewed)), 1, 'and the new one is as good as before');
+}
+
 done_testing();
