@@ -39,8 +39,8 @@ define_all(void)
 	amt_scrypt_queue_setup();
 	amt_worker_setup();
 	amt_cache_init();
-	amt_usage_init();
 	amt_at_commit_init();
+	amt_usage_init();			/* its callbacks come first then */
 	amt_store_init();
 	amt_shmem_init();
 	MarkGUCPrefixReserved("amt_keys");

@@ -12,9 +12,13 @@
  * The list belongs to the transaction's memory; a subtransaction that fails
  * takes its part of it along.  Nothing can be allocated, and nothing may fail,
  * once the transaction has committed: the tables get their room when an item is
- * added, and are mapped just before the commit.
+ * added, and are mapped just before the commit.  PREPARE TRANSACTION drops the
+ * list.
  *
  * Locks: the tables' (table.c), one item at a time; none is held between two.
+ * Before the commit, who is writing the calls of a key that is put back is
+ * waited for by his transaction's lock; that can be cancelled, and deadlocks are
+ * found.
  */
 #include "postgres.h"
 
@@ -33,6 +37,7 @@ typedef struct Item
 	AmtTag		key_tag;
 	bool		forget;
 	bool		is_new;			/* forget before others can see the key */
+	bool		given_up;		/* its calls are marked as going */
 	AmtCacheEntry entry;		/* if it is not to be forgotten */
 } Item;
 
@@ -115,14 +120,16 @@ do_items(void)
 		else if (!item->is_new && !comes_back(item))
 		{
 			amt_cache_forget(item->key_tag);
-			amt_usage_forget(item->key_tag);
+			if (!item->given_up)
+				amt_usage_forget(item->key_tag);
 		}
 	}
 }
 
 /*
- * What others must not find when they see a new key.  The commit may still
- * fail: then the old key is cold, and has its calls.
+ * What others must not find when they see a new key: its own calls are to be
+ * told from the old key's.  The commit may still fail: then that is cold, and
+ * has its calls.  Where no new key comes, nobody is waited for.
  */
 static void
 prepare_items(void)
@@ -131,10 +138,13 @@ prepare_items(void)
 	amt_table_map(&amt_shared->usage, amt_area);
 	for (Item *item = first; item != NULL; item = item->next)
 	{
-		if (!item->is_new)
-			continue;
-		amt_cache_forget(item->key_tag);
-		amt_usage_give_up(item->key_tag);
+		if (item->is_new)
+		{
+			amt_cache_forget(item->key_tag);
+			(void) amt_usage_give_up(item->key_tag, true);
+		}
+		else if (item->forget && !comes_back(item))
+			item->given_up = amt_usage_give_up(item->key_tag, false);
 	}
 }
 

@@ -7,8 +7,8 @@
  * theirs, so the check waits for the first use then; a change later on is
  * checked against the other two as they are.
  *
- * Of shared memory only the queue is used (scrypt_queue.c), whose place is held
- * without a lock while scrypt runs.
+ * Of shared memory, the seed is used, which never changes, and the queue
+ * (scrypt_queue.c), whose place is held without a lock while scrypt runs.
  */
 #include "postgres.h"
 

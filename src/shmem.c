@@ -10,10 +10,11 @@
  * layout, loaded after a package upgrade, never shares it.
  *
  * Locks.  Whoever comes first initializes the header under the lock of the
- * facility that it comes from, where nothing may fail.  The area is created, or
- * attached to, under the header's own lock; that allocates and may fail, and
- * the subtransaction around it (attempt.c) then releases the lock.  Both stay
- * until the server stops; after a crash the postmaster starts without them.
+ * facility that it comes from; once that has the memory, nothing of ours fails.
+ * The area is created, or attached to, under the header's own lock; that
+ * allocates and may fail, and the subtransaction around it (attempt.c) then
+ * releases the lock.  Both stay until the server stops; after a crash the
+ * postmaster starts without them.
  *
  * Getting the memory can fail at any step.  Then the caller does without, which
  * is slower but right, the log says so once per process, and later calls try

@@ -19,8 +19,9 @@
  * but for what dsa_get_address() does: it takes the area's own lock when a
  * segment was freed, and maps a segment that another process made, under the
  * server's lock for those.  Both come after ours, always.  Where mapping fails,
- * the abort of the transaction releases our locks, or the end of the process,
- * where there is none; amt_shield() does so in a transaction's end callbacks.
+ * the abort of the transaction releases our locks; amt_shield() does so in a
+ * transaction's end callbacks, and the worker, which looks at the tables in
+ * between, when it exits.
  *
  * Every step leaves the chains in order; a process that dies by an error
  * releases its locks in the abort, and one that is killed makes the
@@ -209,14 +210,16 @@ amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots)
 		old = memory;			/* somebody was faster */
 	else
 	{
+		uint32		nused = 0;
+
 		old = table->memory;
-		table->nused = 0;
 		if (DsaPointerIsValid(old))
 		{
 			TableView	from = view_table(table, area);
 
-			table->nused = move_slots(&from, table->nslots, &to, nslots);
+			nused = move_slots(&from, table->nslots, &to, nslots);
 		}
+		table->nused = nused;
 		table->memory = memory;
 		table->nbuckets = nbuckets;
 		table->nslots = nslots;

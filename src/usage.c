@@ -14,9 +14,10 @@
  * of calls it is about to write, writes, and at commit subtracts the number
  * and removes the mark; if it fails, it just removes the marks.  A marked slot
  * is left alone by other flushers, and goes on counting.  The calls of keys
- * that are gone are subtracted as if they were written.  A mark whose
- * transaction has ended without removing it (amt_shield()) is removed by the
- * worker, in the same way.
+ * that are gone are given up: subtracted as if they were written.  So are those
+ * of a key that the transaction deletes, shortly before its commit, which may
+ * fail (atcommit.c).  A mark whose transaction has ended without removing it
+ * (amt_shield()) is removed by the worker, in the same way.
  *
  * What a flusher writes without waiting for anybody, unless it is called in
  * somebody's transaction, which can be cancelled:
@@ -29,12 +30,14 @@
  * - The worker takes all of amt_key_usage for the update of its last batch,
  *   mostly the only one, if nobody else has written to it (ExclusiveLock), and
  *   need not lock each row before.  It lets go of it after that update.
- * What is left to be waited for is a row of amt_key_usage that its owner
- * inserts by hand between our look for it and our own insertion of it.
+ * What is left to be waited for is what owner and superuser have a hand in: a
+ * row of amt_key_usage inserted by hand between our look for it and our own
+ * insertion of it, their triggers and constraints, a locked system catalog.  The
+ * worker gives up after a second; a process that exits waits.
  *
  * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
  * If the slot is marked and the snapshot already sees the flusher, the marked
- * calls are in the row and are not added again.  A flusher that commits and
+ * calls are in the row, or given up, and are not added again.  A flusher that commits and
  * removes its mark between the snapshot and the look at the slot would make
  * calls vanish, so it advances "flushes" after the commit and before the first
  * subtraction; a reader that sees another value at the end than before its
@@ -50,9 +53,10 @@
  *
  * A clean shutdown loses nothing: the worker writes before it leaves, and for
  * two seconds tries again what others have locked; a process that exits when
- * there is no worker writes itself.  (Without a worker, who had a row locked by
- * hand and has not counted himself does not.)  A crash loses what was not
- * written, at most what the last interval saw.
+ * there is no worker writes itself.  (If the worker fails at that time, or there
+ * is none, and who had a row locked by hand has not counted himself, nobody
+ * does.)  A crash loses what was not written, at most what the last interval
+ * saw.
  */
 #include "postgres.h"
 
@@ -366,35 +370,6 @@ void
 amt_usage_forget(AmtTag key_tag)
 {
 	amt_table_remove(&amt_shared->usage, amt_area, key_tag, NULL);
-}
-
-/*
- * The calls are marked as if this transaction had written them, so that they
- * are subtracted when it commits, and stay when it does not.
- */
-void
-amt_usage_give_up(AmtTag key_tag)
-{
-	Marked	   *mark;
-	AmtUsageSlot *slot;
-
-	if (!amt_usage_has(key_tag))
-		return;
-	mark = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked));
-	mark->subid = GetCurrentSubTransactionId();
-	mark->tag = key_tag;
-	mark->counter = -1;
-	marked_by = GetTopTransactionId();
-
-	slot = (AmtUsageSlot *) amt_table_lock(&amt_shared->usage, amt_area, key_tag, LW_EXCLUSIVE);
-	if (slot != NULL && !TransactionIdIsValid(slot->flusher))
-	{
-		slot->flusher = marked_by;
-		slot->flushing = mark->calls = pg_atomic_read_u64(&slot->pending);
-		mark->next = marked;
-		marked = mark;
-	}
-	amt_table_unlock(&amt_shared->usage, key_tag);
 }
 
 static bool
@@ -773,9 +748,28 @@ find_marked(AmtSlot *base, void *arg)
 }
 
 /*
- * Remove the marks of transactions that have ended, in their place.  They are
- * about to do it themselves, or could not.
+ * Remove the mark of a transaction that has ended, in its place.  It is about to
+ * do it itself, or could not.
  */
+static void
+settle_mark(AmtTag tag, TransactionId flusher)
+{
+	bool		committed = TransactionIdDidCommit(flusher);
+	AmtUsageSlot *slot;
+
+	if (committed)
+		pg_atomic_fetch_add_u64(&amt_shared->flushes, 1);
+	slot = (AmtUsageSlot *) amt_table_lock(&amt_shared->usage, amt_area, tag, LW_EXCLUSIVE);
+	if (slot != NULL && TransactionIdEquals(slot->flusher, flusher))
+	{
+		if (committed)
+			pg_atomic_fetch_sub_u64(&slot->pending, (int64) slot->flushing);
+		slot->flusher = InvalidTransactionId;
+		slot->flushing = 0;
+	}
+	amt_table_unlock(&amt_shared->usage, tag);
+}
+
 static void
 settle_marks(void)
 {
@@ -784,27 +778,61 @@ settle_marks(void)
 	marks.n = 0;
 	amt_table_scan(&amt_shared->usage, amt_area, find_marked, &marks);
 	for (int i = 0; i < marks.n; i++)
-	{
-		TransactionId flusher = marks.mark[i].flusher;
-		bool		committed;
-		AmtUsageSlot *slot;
+		if (!TransactionIdIsInProgress(marks.mark[i].flusher))
+			settle_mark(marks.mark[i].tag, marks.mark[i].flusher);
+}
 
-		if (TransactionIdIsInProgress(flusher))
-			continue;
-		committed = TransactionIdDidCommit(flusher);
-		if (committed)
-			pg_atomic_fetch_add_u64(&amt_shared->flushes, 1);
-		slot = (AmtUsageSlot *)
-			amt_table_lock(&amt_shared->usage, amt_area, marks.mark[i].tag, LW_EXCLUSIVE);
-		if (slot != NULL && TransactionIdEquals(slot->flusher, flusher))
+/* Mark all calls as this transaction's, with the mark that it has or a new one. */
+static TransactionId
+mark_to_give_up(AmtTag tag, Marked *new)
+{
+	TransactionId other = InvalidTransactionId;
+	Marked	   *mark = marked;
+	AmtUsageSlot *slot;
+
+	while (mark != NULL && !AmtTagEquals(mark->tag, tag))
+		mark = mark->next;
+
+	slot = (AmtUsageSlot *) amt_table_lock(&amt_shared->usage, amt_area, tag, LW_EXCLUSIVE);
+	if (slot != NULL && TransactionIdIsValid(slot->flusher) &&
+		!TransactionIdEquals(slot->flusher, marked_by))
+		other = slot->flusher;
+	else if (slot != NULL)
+	{
+		if (mark == NULL || !TransactionIdIsValid(slot->flusher))
 		{
-			if (committed)
-				pg_atomic_fetch_sub_u64(&slot->pending, (int64) slot->flushing);
-			slot->flusher = InvalidTransactionId;
-			slot->flushing = 0;
+			mark = new;
+			mark->next = marked;
+			marked = mark;
 		}
-		amt_table_unlock(&amt_shared->usage, marks.mark[i].tag);
+		slot->flusher = marked_by;
+		slot->flushing = mark->calls = pg_atomic_read_u64(&slot->pending);
 	}
+	amt_table_unlock(&amt_shared->usage, tag);
+	return other;
+}
+
+bool
+amt_usage_give_up(AmtTag tag, bool wait)
+{
+	TransactionId other;
+	Marked	   *mark;
+
+	if (!amt_usage_has(tag))
+		return true;
+	mark = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked));
+	mark->subid = GetCurrentSubTransactionId();
+	mark->tag = tag;
+	mark->counter = -1;
+	marked_by = GetTopTransactionId();
+	while (TransactionIdIsValid(other = mark_to_give_up(tag, mark)))
+	{
+		if (!wait)
+			return false;
+		XactLockTableWait(other, NULL, NULL, XLTW_None);
+		settle_mark(tag, other);
+	}
+	return true;
 }
 
 void
@@ -923,15 +951,18 @@ flush(bool wait, bool alone)
 static int64
 flush_by_itself(bool alone)
 {
-	int64		calls;
+	int64		calls = 0;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	XactReadOnly = false;
 	XactIsoLevel = XACT_READ_COMMITTED;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	calls = flush(false, alone);
-	PopActiveSnapshot();
+	if (amt_usage_pending_here() > 0)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		calls = flush(false, alone);
+		PopActiveSnapshot();
+	}
 	CommitTransactionCommand();
 	return calls;
 }
@@ -939,8 +970,7 @@ flush_by_itself(bool alone)
 void
 amt_usage_flush_once(void)
 {
-	if (amt_usage_pending_here() > 0)
-		(void) flush_by_itself(true);
+	(void) flush_by_itself(true);
 }
 
 /*
@@ -948,22 +978,22 @@ amt_usage_flush_once(void)
  * marked.  So if somebody has announced it since we set our marks, we look
  * again once they are gone: what was counted meanwhile is nobody else's.  (Not
  * as long as there is something: while others count, there always is.)  What
- * cannot be written now is left.  No such process takes all of the table, which
- * would keep the others from writing.
+ * cannot be written now is left, after some tries if others go on to exit.  No
+ * such process takes all of the table, which would keep the others from writing.
  */
 void
 amt_usage_flush_last(void)
 {
 	uint64		exits = pg_atomic_add_fetch_u64(&amt_shared->exits, 1);
 	uint64		before;
+	int			in_vain = 0;
 
 	do
 	{
 		before = exits;
-		if (amt_usage_pending_here() == 0 || flush_by_itself(false) == 0)
-			break;
+		in_vain = flush_by_itself(false) > 0 ? 0 : in_vain + 1;
 		exits = pg_atomic_fetch_add_u64(&amt_shared->exits, 0); /* a full barrier */
-	} while (exits != before);
+	} while (exits != before && in_vain < MAX_TRIES);
 }
 
 /*
@@ -1023,17 +1053,24 @@ remove_marks(void)
 static void
 remove_failed(void)
 {
-	Marked	   *mark = failed;
+	for (; failed != NULL; failed = failed->next)
+		change_mark(failed, InvalidTransactionId, 0, 0);
+}
 
+/* Then all have been, or could not be, and their memory goes. */
+static void
+forget_all(void)
+{
+	marked = NULL;
 	failed = NULL;
-	for (; mark != NULL; mark = mark->next)
-		change_mark(mark, InvalidTransactionId, 0, 0);
+	own_calls = NULL;
+	n_own_keys = 0;
 }
 
 static void
 end_transaction(XactEvent event, void *arg)
 {
-	if (marked == NULL && own_calls == NULL)
+	if (marked == NULL && failed == NULL && own_calls == NULL)
 		return;
 	switch (event)
 	{
@@ -1048,17 +1085,15 @@ end_transaction(XactEvent event, void *arg)
 			amt_table_map(&amt_shared->usage, amt_area);
 			break;
 		case XACT_EVENT_COMMIT:
+			amt_shield(remove_failed);
 			amt_shield(commit_counts);
-			marked = NULL;
-			own_calls = NULL;
-			n_own_keys = 0;
+			forget_all();
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			amt_shield(remove_failed);
 			amt_shield(remove_marks);
-			marked = NULL;
-			own_calls = NULL;
-			n_own_keys = 0;
+			forget_all();
 			break;
 		default:
 			break;

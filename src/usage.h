@@ -57,8 +57,11 @@ extern void amt_usage_take_care(void);
 extern bool amt_usage_has(AmtTag key_tag);
 extern void amt_usage_forget(AmtTag key_tag);
 
-/* Forget them when the current transaction commits, which is about to. */
-extern void amt_usage_give_up(AmtTag key_tag);
+/*
+ * Forget them when the current transaction commits, which is about to.  Who is
+ * just writing them is waited for, or left to it: then false.
+ */
+extern bool amt_usage_give_up(AmtTag key_tag, bool wait);
 
 /* Calls of all databases that wait to be written. */
 extern int64 amt_usage_pending_calls(void);

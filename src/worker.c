@@ -218,7 +218,8 @@ release_slot(TimestampTz asked_at)
 static void
 release_on_exit(int code, Datum arg)
 {
-	/* First give up what others would find marked. */
+	/* First give up what others would find locked, or marked. */
+	LWLockReleaseAll();
 	AbortOutOfAnyTransaction();
 	if (code != 0)
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
