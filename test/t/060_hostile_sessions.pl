@@ -206,14 +206,14 @@ as('evil')->query(
 	$super->query('CREATE TEMP TABLE amt_key_usage (LIKE public.amt_key_usage INCLUDING ALL)', "INSERT INTO amt_key_usage VALUES ('$acme_id', 0, now())");
 	$super->query('SET search_path = evil, pg_catalog', @count, @count, 'RESET search_path');
 	is($super->query('SELECT key_id, calls FROM pg_temp.amt_key_usage'), "$acme_id|0", 'calls are not written into a temporary table');
-	ok(wait_until(sub { stored_calls($node, $acme_id) == $before + 2 && (stored_calls($node, id_of($fresh)) || 0) == 2 }), 'but into the true one');
+	ok(wait_until(sub { stored_calls($node, $acme_id) == $before + 2 && (stored_calls($node, id_of($fresh)) || 0) == 2 }, 30), 'but into the true one');
 	$super->query('DROP TABLE pg_temp.amt_key_usage', "SELECT amt_revoke('" . id_of($fresh) . "')");
 }
 my ($calls, $globex_calls) = map { calls_of($node, id_of($_)) } $acme, $globex;
 is($super->query('SET search_path = evil, pg_catalog', "SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0',
 		"SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0', 'RESET search_path'),
 	"acme\nt\nacme\nt", 'calls are written under a hostile search_path');
-ok(wait_until(sub { stored_calls($node, id_of($acme)) == $calls + 2 }), 'all of them');
+ok(wait_until(sub { stored_calls($node, id_of($acme)) == $calls + 2 }, 30), 'all of them');
 
 # A database's owner chooses what its sessions begin with, the usage writer's included.
 $super->query(q{ALTER DATABASE postgres SET search_path = evil, pg_catalog}, q{ALTER DATABASE postgres SET default_transaction_read_only = on},
@@ -228,7 +228,7 @@ $app->query("SELECT count(*) FROM amt_verify('$acme') AS a, amt_verify('$globex'
 for ([ 'one organization', $acme, $calls + 5 ], [ 'another', $globex, $globex_calls + 3 ])
 {
 	my ($what, $token, $wanted) = @$_;
-	ok(wait_until(sub { $super->query("SELECT calls FROM public.amt_key_usage WHERE key_id = '" . id_of($token) . "'") == $wanted }),
+	ok(wait_until(sub { $super->query("SELECT calls FROM public.amt_key_usage WHERE key_id = '" . id_of($token) . "'") == $wanted }, 30),
 		"and its successor writes, whatever the settings: calls of $what");
 }
 $super->query("ALTER DATABASE postgres RESET $_")
