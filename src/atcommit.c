@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "atcommit.h"
@@ -38,6 +39,7 @@ typedef struct Item
 	bool		forget;
 	bool		is_new;			/* forget before others can see the key */
 	bool		given_up;		/* its calls are marked as going */
+	bool		comes_back;		/* put back later */
 	AmtCacheEntry entry;		/* if it is not to be forgotten */
 } Item;
 
@@ -117,7 +119,7 @@ do_items(void)
 	{
 		if (!item->forget)
 			amt_cache_enter(item->key_tag, &item->entry);
-		else if (!item->is_new && !comes_back(item))
+		else if (!item->is_new && !item->comes_back)
 		{
 			amt_cache_forget(item->key_tag);
 			if (!item->given_up)
@@ -138,13 +140,17 @@ prepare_items(void)
 	amt_table_map(&amt_shared->usage, amt_area);
 	for (Item *item = first; item != NULL; item = item->next)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (item->is_new)
 		{
 			amt_cache_forget(item->key_tag);
 			(void) amt_usage_give_up(item->key_tag, true);
 		}
-		else if (item->forget && !comes_back(item))
-			item->given_up = amt_usage_give_up(item->key_tag, false);
+		else if (item->forget)
+		{
+			item->comes_back = comes_back(item);
+			item->given_up = !item->comes_back && amt_usage_give_up(item->key_tag, false);
+		}
 	}
 }
 

@@ -20,8 +20,9 @@
  * segment was freed, and maps a segment that another process made, under the
  * server's lock for those.  Both come after ours, always.  Where mapping fails,
  * the abort of the transaction releases our locks; amt_shield() does so in a
- * transaction's end callbacks, and the worker, which looks at the tables in
- * between, when it exits.
+ * transaction's end callbacks (but not in those of a process that exits, where
+ * each error is the last), and the worker, which looks at the tables in between,
+ * when it exits.
  *
  * Every step leaves the chains in order; a process that dies by an error
  * releases its locks in the abort, and one that is killed makes the

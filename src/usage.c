@@ -33,7 +33,8 @@
  * What is left to be waited for is what owner and superuser have a hand in: a
  * row of amt_key_usage inserted by hand between our look for it and our own
  * insertion of it, their triggers and constraints, a locked system catalog.  The
- * worker gives up after a second; a process that exits waits.
+ * worker gives up after a second of waiting for one lock; a process that exits
+ * waits.
  *
  * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
  * If the slot is marked and the snapshot already sees the flusher, the marked
@@ -53,10 +54,11 @@
  *
  * A clean shutdown loses nothing: the worker writes before it leaves, and for
  * two seconds tries again what others have locked; a process that exits when
- * there is no worker writes itself.  (If the worker fails at that time, or there
+ * there is no worker writes itself.  (What a prepared transaction locks is lost,
+ * and what is counted on a standby.  If the worker fails at that time, or there
  * is none, and who had a row locked by hand has not counted himself, nobody
- * does.)  A crash loses what was not written, at most what the last interval
- * saw.
+ * writes.)  A crash loses what was not written: what the last interval saw, and
+ * what locks, or the lack of a worker, have kept in memory for longer.
  */
 #include "postgres.h"
 
@@ -782,57 +784,85 @@ settle_marks(void)
 			settle_mark(marks.mark[i].tag, marks.mark[i].flusher);
 }
 
-/* Mark all calls as this transaction's, with the mark that it has or a new one. */
-static TransactionId
-mark_to_give_up(AmtTag tag, Marked *new)
+static Marked *
+find_mark(AmtTag tag)
 {
-	TransactionId other = InvalidTransactionId;
-	Marked	   *mark = marked;
-	AmtUsageSlot *slot;
+	for (Marked *mark = marked; mark != NULL; mark = mark->next)
+		if (AmtTagEquals(mark->tag, tag))
+			return mark;
+	return NULL;
+}
 
-	while (mark != NULL && !AmtTagEquals(mark->tag, tag))
-		mark = mark->next;
+static Marked *
+new_mark(AmtTag tag)
+{
+	Marked	   *mark = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked));
 
-	slot = (AmtUsageSlot *) amt_table_lock(&amt_shared->usage, amt_area, tag, LW_EXCLUSIVE);
-	if (slot != NULL && TransactionIdIsValid(slot->flusher) &&
-		!TransactionIdEquals(slot->flusher, marked_by))
-		other = slot->flusher;
-	else if (slot != NULL)
+	mark->subid = GetCurrentSubTransactionId();
+	mark->tag = tag;
+	mark->counter = -1;
+	mark->next = marked;
+	marked = mark;
+	return mark;
+}
+
+/* Who has the slot marked?  0 if nobody has, or there is none. */
+static TransactionId
+flusher_of(AmtTag tag)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *)
+	amt_table_lock(&amt_shared->usage, amt_area, tag, LW_SHARED);
+	TransactionId flusher = slot != NULL ? slot->flusher : InvalidTransactionId;
+
+	amt_table_unlock(&amt_shared->usage, tag);
+	return flusher;
+}
+
+/* Have all calls marked with that mark; false if another was faster. */
+static bool
+mark_all_calls(AmtTag tag, Marked *mark)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *)
+	amt_table_lock(&amt_shared->usage, amt_area, tag, LW_EXCLUSIVE);
+	bool		free = slot == NULL || !TransactionIdIsValid(slot->flusher) ||
+	TransactionIdEquals(slot->flusher, marked_by);
+
+	if (slot != NULL && free)
 	{
-		if (mark == NULL || !TransactionIdIsValid(slot->flusher))
-		{
-			mark = new;
-			mark->next = marked;
-			marked = mark;
-		}
 		slot->flusher = marked_by;
 		slot->flushing = mark->calls = pg_atomic_read_u64(&slot->pending);
 	}
 	amt_table_unlock(&amt_shared->usage, tag);
-	return other;
+	return free;
 }
 
 bool
 amt_usage_give_up(AmtTag tag, bool wait)
 {
-	TransactionId other;
-	Marked	   *mark;
+	Marked	   *mark = NULL;
 
 	if (!amt_usage_has(tag))
-		return true;
-	mark = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked));
-	mark->subid = GetCurrentSubTransactionId();
-	mark->tag = tag;
-	mark->counter = -1;
+		return false;
 	marked_by = GetTopTransactionId();
-	while (TransactionIdIsValid(other = mark_to_give_up(tag, mark)))
+	for (;;)
 	{
+		TransactionId flusher = flusher_of(tag);
+
+		if (!TransactionIdIsValid(flusher) || TransactionIdEquals(flusher, marked_by))
+		{
+			if (mark == NULL && TransactionIdIsValid(flusher))
+				mark = find_mark(tag);
+			if (mark == NULL)
+				mark = new_mark(tag);
+			if (mark_all_calls(tag, mark))
+				return true;
+			continue;
+		}
 		if (!wait)
 			return false;
-		XactLockTableWait(other, NULL, NULL, XLTW_None);
-		settle_mark(tag, other);
+		XactLockTableWait(flusher, NULL, NULL, XLTW_None);
+		settle_mark(tag, flusher);
 	}
-	return true;
 }
 
 void
@@ -1038,7 +1068,7 @@ commit_counts(void)
 		count(own->table, own->id, own->id_len,
 			  amt_shmem_key_tag(own->table, own->id, own->id_len),
 			  own->calls, own->last_used_at, false);
-		amt_worker_want(own->last_used_at);
+		amt_worker_want(GetCurrentTimestamp());
 	}
 }
 
@@ -1083,6 +1113,7 @@ end_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 			/* Map the memory while an error may still be raised. */
 			amt_table_map(&amt_shared->usage, amt_area);
+			amt_shield(remove_failed);
 			break;
 		case XACT_EVENT_COMMIT:
 			amt_shield(remove_failed);

@@ -59,7 +59,8 @@ extern void amt_usage_forget(AmtTag key_tag);
 
 /*
  * Forget them when the current transaction commits, which is about to.  Who is
- * just writing them is waited for, or left to it: then false.
+ * just writing them is waited for, or left to it: then false, as when there are
+ * none.
  */
 extern bool amt_usage_give_up(AmtTag key_tag, bool wait);
 

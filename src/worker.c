@@ -4,9 +4,9 @@
  *
  * Each database in which something was counted gets one worker, on demand: the
  * process that counts asks the postmaster when it finds none.  The worker
- * writes every amt_keys.usage_flush_interval and leaves after two idle seconds,
- * so that nobody who wants to drop the database, or to use it as a template,
- * waits longer than the server's own five seconds.  It locks the extension's
+ * writes every amt_keys.usage_flush_interval and leaves after two idle seconds
+ * when all is written, so that nobody who wants to drop the database, or to use
+ * it as a template, waits longer than the server's own five seconds.  It locks the extension's
  * tables only if it can at once, and only for the transaction that writes, so
  * DROP EXTENSION does not wait for more than that.
  *
@@ -307,13 +307,15 @@ write_until_idle(void)
 
 /*
  * When the server stops, those who keep a row locked end with us, and have
- * perhaps counted nothing themselves.
+ * perhaps counted nothing themselves.  Otherwise another worker comes.
  */
 static void
 write_what_was_locked(void)
 {
-	for (int waited = 0; waited < LAST_MS && amt_usage_pending_here() > 0; waited += LAST_POLL_MS)
+	for (int waited = 0; waited < LAST_MS; waited += LAST_POLL_MS)
 	{
+		if (amt_usage_pending_here() == 0 || amt_worker_is_there())
+			break;
 		wait_for_latch(LAST_POLL_MS);
 		write_pending(amt_usage_flush_last);
 	}
