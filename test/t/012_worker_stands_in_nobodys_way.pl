@@ -274,6 +274,7 @@ for my $end ('COMMIT', 'ROLLBACK')
 	$caller->query($call);
 	is($flusher->query('BEGIN', 'SELECT amt_flush_usage()', q{PREPARE TRANSACTION 'flush'}), "1\nERROR:  0A000",
 		'a flush cannot be prepared');
+	$flusher->query(q{ROLLBACK PREPARED 'flush'});	# if it could, what follows would wait
 	is($flusher->query('BEGIN READ ONLY', 'SELECT amt_flush_usage()'), 'ERROR:  25006', 'nor be read-only');
 	$flusher->query('ROLLBACK');
 	# Left open at a disconnect, it is as if it had not been.
