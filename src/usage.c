@@ -38,11 +38,11 @@
  *
  * Reading.  A reader takes a snapshot, reads the table's row, then the slot.
  * If the slot is marked and the snapshot already sees the flusher, the marked
- * calls are in the row, or given up, and are not added again.  A flusher that commits and
- * removes its mark between the snapshot and the look at the slot would make
- * calls vanish, so it advances "flushes" after the commit and before the first
- * subtraction; a reader that sees another value at the end than before its
- * snapshot starts again.  If the value had already advanced when the reader
+ * calls are in the row, or given up, and are not added again.  A flusher that
+ * commits and removes its mark between the snapshot and the look at the slot
+ * would make calls vanish, so it advances "flushes" after the commit and before
+ * the first subtraction; a reader that sees another value at the end than before
+ * its snapshot starts again.  If the value had already advanced when the reader
  * came, its snapshot sees that flusher.
  *
  * Locks in shared memory: the table's (table.c).  Counting holds a partition's

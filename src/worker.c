@@ -6,9 +6,9 @@
  * process that counts asks the postmaster when it finds none.  The worker
  * writes every amt_keys.usage_flush_interval and leaves after two idle seconds
  * when all is written, so that nobody who wants to drop the database, or to use
- * it as a template, waits longer than the server's own five seconds.  It locks the extension's
- * tables only if it can at once, and only for the transaction that writes, so
- * DROP EXTENSION does not wait for more than that.
+ * it as a template, waits longer than the server's own five seconds.  It locks
+ * the extension's tables only if it can at once, and only for the transaction
+ * that writes, so DROP EXTENSION does not wait for more than that.
  *
  * A slot in shared memory says which databases have a worker.  To leave, the
  * worker first clears its slot and then looks for pending calls once more,
