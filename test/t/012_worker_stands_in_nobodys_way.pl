@@ -297,8 +297,14 @@ for my $sql ("UPDATE amt_key SET name = 'renamed' WHERE key_id = '%s'", "SELECT 
 	}
 	my $calls = calls_of($node, id_of($new));
 	my $owner = Session->new($node);
+	my $pid = $owner->backend;
 	$owner->query('BEGIN', sprintf $sql, id_of($new));
 	verify($new);
+	# It ends later than the worker would like to.
+	kill 'STOP', $pid or die;
+	system_log('pg_ctl', '-D', $node->data_dir, '-m', 'fast', '--no-wait', 'stop');
+	sleep 0.5;
+	kill 'CONT', $pid or die;
 	$node->stop('fast');
 	$node->start;
 	is(stored_calls($node, id_of($new)), $calls + 1, "a call is written although at the stop there was $sql");
