@@ -6,8 +6,10 @@
  * the transaction has committed.  So what the transaction learned about the
  * secret of a key of its own is kept aside until then: no entry is made for a
  * key that never existed.  And the entry and the pending calls of a deleted key
- * are removed only then.  The event of the deletion has the calls; if a key of
- * the same id is restored, it must not inherit them.
+ * are removed only then.  The event of the deletion has the calls; a key of the
+ * same id that is put back begins without them.  (But for calls of the old key that
+ * succeed while the transaction that replaces it is already committing, or, with
+ * more than a thousand keys, while it runs: nobody can tell them apart.)
  *
  * The list belongs to the transaction's memory; a subtransaction that fails
  * takes its part of it along.  Nothing can be allocated, and nothing may fail,
@@ -38,8 +40,8 @@ typedef struct Item
 	AmtTag		key_tag;
 	bool		forget;
 	bool		is_new;			/* forget before others can see the key */
-	bool		given_up;		/* its calls are marked as going */
 	bool		comes_back;		/* put back later */
+	TransactionId flusher;		/* who has its calls, if we have not */
 	AmtCacheEntry entry;		/* if it is not to be forgotten */
 } Item;
 
@@ -122,8 +124,8 @@ do_items(void)
 		else if (!item->is_new && !item->comes_back)
 		{
 			amt_cache_forget(item->key_tag);
-			if (!item->given_up)
-				amt_usage_forget(item->key_tag);
+			if (TransactionIdIsValid(item->flusher))
+				amt_usage_forget(item->key_tag, item->flusher);
 		}
 	}
 }
@@ -149,7 +151,8 @@ prepare_items(void)
 		else if (item->forget)
 		{
 			item->comes_back = comes_back(item);
-			item->given_up = !item->comes_back && amt_usage_give_up(item->key_tag, false);
+			if (!item->comes_back)
+				item->flusher = amt_usage_give_up(item->key_tag, false);
 		}
 	}
 }

@@ -8,11 +8,15 @@
  * rollback releases them.  It costs a few microseconds and no transaction id,
  * and works in READ ONLY transactions and during recovery; it cannot be used
  * in a transaction's end callbacks or in parallel mode.
+ *
+ * In the end callbacks there is amt_shield() instead.  It takes it for granted that
+ * no lock is held there but those of the body, and releases all.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -60,14 +64,21 @@ amt_attempt(void (*body) (void *), void *arg)
  * The end callbacks of a transaction cannot fail: after a commit that would be
  * a PANIC.  What they do cannot, either, but for mapping memory that another
  * process has made since the last look.  They run without locks of their own,
- * so all that are held afterwards are the body's.
+ * so all that are held afterwards are the body's.  In a process that exits, or
+ * whose user wants to exit on any error, an error would be FATAL and never get
+ * here, and what is to be released after us would stay; so for that time it is not
+ * such a process.  Interrupts are held, and so nobody notices.
  */
 void
 amt_shield(void (*body) (void))
 {
 	MemoryContext context = CurrentMemoryContext;
 	uint32		holdoff = InterruptHoldoffCount;
+	bool		exiting = proc_exit_inprogress;
+	bool		exit_on_error = ExitOnAnyError;
 
+	proc_exit_inprogress = false;
+	ExitOnAnyError = false;
 	PG_TRY();
 	{
 		body();
@@ -87,4 +98,6 @@ amt_shield(void (*body) (void))
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
+	proc_exit_inprogress = exiting;
+	ExitOnAnyError = exit_on_error;
 }

@@ -17,6 +17,9 @@
  * Of two who revoke the same key, the second waits for the first; under READ
  * COMMITTED it then answers false, and under the stricter levels it fails as
  * any concurrent deletion does (40001).
+ *
+ * Shared memory is reached by way of atcommit.c (and kdf.c) only; no lock of it is
+ * held here.
  */
 #include "postgres.h"
 

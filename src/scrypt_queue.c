@@ -14,8 +14,10 @@
  * Everybody who leaves wakes all sleepers, who look afresh at the row, the
  * cache and the places.
  *
- * The lock of the queue is the last that is taken, as a run that has failed may
- * leave its place with a lock of a table still held.
+ * Who has a place waits for nothing that somebody may keep for long: no row, no
+ * relation, no transaction, no other place.  So nobody who waits for a place is
+ * part of a deadlock.  The lock of the queue is the last that is taken, as a run
+ * that has failed may leave its place with a lock of a table still held.
  *
  * Nobody waits for the dead: a place is left when the run is over, in the
  * caller's PG_FINALLY() when it fails, and by an exit callback when the process

@@ -10,15 +10,18 @@
  * layout, loaded after a package upgrade, never shares it.
  *
  * Locks.  Whoever comes first initializes the header under the lock of the
- * facility that it comes from; once that has the memory, nothing of ours fails.
- * The area is created, or attached to, under the header's own lock; that
+ * facility that it comes from; once that has the memory, nothing fails (but for
+ * one tranche of locks too many, where the version has a limit to them).  The
+ * header's constants are read without a lock.  The area is created, or attached
+ * to, under the header's own lock, which is held with no other of ours; that
  * allocates and may fail, and the subtransaction around it (attempt.c) then
  * releases the lock.  Both stay until the server stops; after a crash the
  * postmaster starts without them.
  *
  * Getting the memory can fail at any step.  Then the caller does without, which
  * is slower but right, the log says so once per process, and later calls try
- * again after a while.
+ * again after a while.  (Some releases' registry refuses a name for ever once it
+ * could not make the segment.)
  */
 #include "postgres.h"
 
@@ -31,6 +34,7 @@
 #include "attempt.h"
 #include "cache.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "shmem.h"
 #include "token.h"
 #include "usage.h"
@@ -118,13 +122,13 @@ attach(void *arg)
 bool
 amt_shmem_attach(void)
 {
-	static TimestampTz retry_at = 0;
+	static TimestampTz failed_at = 0;
 	static bool reported = false;
 	ErrorData  *error;
 
 	if (likely(amt_shared != NULL))
 		return true;
-	if (retry_at != 0 && GetCurrentTimestamp() < retry_at)
+	if (failed_at != 0 && !amt_elapsed(failed_at, GetCurrentTimestamp(), RETRY_AFTER_MS))
 		return false;
 
 	error = amt_attempt(attach, NULL);
@@ -136,7 +140,7 @@ amt_shmem_attach(void)
 		return true;
 	}
 
-	retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_AFTER_MS);
+	failed_at = GetCurrentTimestamp();
 	if (!reported)
 		ereport(LOG,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -166,8 +170,8 @@ resize(void *arg)
 bool
 amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 {
-	static TimestampTz retry_at_of[2] = {0};
-	TimestampTz *retry_at = &retry_at_of[table == &amt_shared->usage];
+	static TimestampTz failed_at_of[2] = {0};
+	TimestampTz *failed_at = &failed_at_of[table == &amt_shared->usage];
 	ResizeRequest request;
 	ErrorData  *error;
 
@@ -175,13 +179,13 @@ amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
 	request.nslots = amt_table_wants(table, limit, more, &request.before);
 	if (request.nslots == 0)
 		return true;
-	if (*retry_at != 0 && GetCurrentTimestamp() < *retry_at)
+	if (*failed_at != 0 && !amt_elapsed(*failed_at, GetCurrentTimestamp(), RESIZE_AGAIN_MS))
 		return false;			/* each failure costs */
 	error = amt_attempt(resize, &request);
-	*retry_at = 0;
+	*failed_at = 0;
 	if (error == NULL)
 		return true;
-	*retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESIZE_AGAIN_MS);
+	*failed_at = GetCurrentTimestamp();
 	FreeErrorData(error);
 	return false;
 }

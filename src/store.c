@@ -7,11 +7,16 @@
  * the tables changed.
  *
  * A key's row is read directly, by the primary key's index or from where it was
- * seen before, with a snapshot taken at each call.  So a revocation counts from the moment it commits, in
- * every isolation level, and no planner, search_path, operator, row-security
- * policy or column privilege of the caller takes part: the C code that calls
- * is the access check.  The relation's lock is released at once, since a login
- * path must not stand in the way of DROP EXTENSION.
+ * seen before, with a snapshot taken at each call.  So a revocation counts from
+ * the moment it commits, in every isolation level, and no planner, search_path,
+ * operator, row-security policy or column privilege of the caller takes part: the
+ * C code that calls is the access check.  The relation's lock is released at once,
+ * since a login path must not stand in the way of DROP EXTENSION.
+ *
+ * Where it was seen before is a hint from shared memory (cache.c), copied out of
+ * there, so no lock of ours is held here.  The buffer may hold another page by now,
+ * and the place another row or none: it is pinned, locked and looked at as if any
+ * number had been given.
  *
  * What is written goes through SPI as the owner of the tables, so triggers,
  * constraints and foreign keys work as always.  The queries name schema and
@@ -442,7 +447,7 @@ copy_place(HeapTuple tuple, TupleDesc tupdesc, void *arg)
  * regard for us.
  */
 static bool
-is_last_version(TupleTableSlot *slot)
+is_last_version(TupleTableSlot * slot)
 {
 	Buffer		buffer = ((BufferHeapTupleTableSlot *) slot)->buffer;
 	bool		last;

@@ -11,7 +11,9 @@
  * the buckets.  The control lock guards what concerns the table as a whole:
  * the free list, the hand, the number of slots in use.  Adding and removing
  * takes the control lock exclusively, then one partition's; looking up takes
- * one partition's only, shared.  Resizing takes the control lock and then all
+ * one partition's only, shared.  A scan takes the control lock shared: what it
+ * reads of a payload is a glance, of a slot that was just added even zeros, and
+ * before it changes anything it takes the partition's lock and looks again.  Resizing takes the control lock and then all
  * partitions', in order, so whoever holds any lock may rely on "memory",
  * "nbuckets" and "nslots".  At most one partition's lock is held at a time
  * otherwise, and never a partition's lock before the control lock: no
@@ -20,9 +22,12 @@
  * segment was freed, and maps a segment that another process made, under the
  * server's lock for those.  Both come after ours, always.  Where mapping fails,
  * the abort of the transaction releases our locks; amt_shield() does so in a
- * transaction's end callbacks (but not in those of a process that exits, where
- * each error is the last), and the worker, which looks at the tables in between,
- * when it exits.
+ * transaction's end callbacks, and the worker, which looks at the tables in
+ * between, when it exits.
+ *
+ * Who will need slots in a moment when no memory can be had reserves them.
+ * That is a number to which those who can have memory pay attention before they
+ * add, without a lock; so a few slots beyond it are to be spare.
  *
  * Every step leaves the chains in order; a process that dies by an error
  * releases its locks in the abort, and one that is killed makes the
@@ -135,6 +140,7 @@ amt_table_init(AmtTable *table, uint32 slot_size, int tranche)
 	LWLockInitialize(&table->control, tranche);
 	for (int i = 0; i < AMT_TABLE_PARTITIONS; i++)
 		LWLockInitialize(&table->partition[i].lock, tranche);
+	pg_atomic_init_u32(&table->reserved, 0);
 	table->slot_size = MAXALIGN(slot_size);
 	table->memory = InvalidDsaPointer;
 }
@@ -160,7 +166,8 @@ uint32
 amt_table_wants(AmtTable *table, uint32 limit, uint32 more, uint32 *now)
 {
 	uint32		nslots = *(volatile uint32 *) &table->nslots;
-	uint64		needed = (uint64) amt_table_used(table) + more;
+	uint64		needed = (uint64) amt_table_used(table) + more +
+	pg_atomic_read_u32(&table->reserved);
 
 	*now = nslots;
 	if (nslots > limit)
@@ -168,6 +175,12 @@ amt_table_wants(AmtTable *table, uint32 limit, uint32 more, uint32 *now)
 	if (nslots < limit && needed > nslots)
 		return Min(limit, Max(Max(nslots * 2, 1024), needed));
 	return 0;
+}
+
+void
+amt_table_reserve(AmtTable *table, int32 slots)
+{
+	pg_atomic_fetch_add_u32(&table->reserved, slots);
 }
 
 /* Copy up to nslots slots, those looked at recently first. */
@@ -199,15 +212,17 @@ amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots)
 	uint32		nbuckets = pg_nextpower2_32(Max(nslots, AMT_TABLE_PARTITIONS));
 	Size		size = slots_offset(nbuckets) + (Size) nslots * table->slot_size;
 	dsa_pointer memory;
+	dsa_pointer mapped;
 	dsa_pointer old;
 	TableView	to;
 
-	amt_table_map(table, area);	/* so that nothing fails under the locks */
+	mapped = amt_table_map(table, area);	/* so that nothing fails under the
+											 * locks */
 	memory = dsa_allocate_extended(area, size, DSA_ALLOC_HUGE | DSA_ALLOC_ZERO);
 	to = view_memory(dsa_get_address(area, memory), nbuckets, table->slot_size);
 
 	lock_all(table);
-	if (table->nslots != before)
+	if (table->nslots != before || table->memory != mapped)
 		old = memory;			/* somebody was faster */
 	else
 	{
@@ -234,13 +249,16 @@ amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots)
 		dsa_free(area, old);
 }
 
-void
+dsa_pointer
 amt_table_map(AmtTable *table, dsa_area *area)
 {
+	dsa_pointer memory;
+
 	LWLockAcquire(&table->control, LW_SHARED);
-	if (table->nslots > 0)
-		(void) dsa_get_address(area, table->memory);
+	memory = table->memory;
+	(void) dsa_get_address(area, memory);	/* NULL, if there is none */
 	LWLockRelease(&table->control);
+	return memory;
 }
 
 AmtSlot *

@@ -5,6 +5,7 @@
 #ifndef AMT_TABLE_H
 #define AMT_TABLE_H
 
+#include "port/atomics.h"
 #include "storage/lwlock.h"
 #include "utils/dsa.h"
 
@@ -30,7 +31,8 @@ typedef struct AmtSlot
 								 * plus one; 0 ends the chain */
 	bool		used;			/* in a bucket? */
 	bool		recent;			/* looked at since the hand passed; hint, set
-								 * under a shared partition lock */
+								 * under a shared partition lock, and cleared
+								 * under the control lock */
 } AmtSlot;
 
 typedef struct AmtTable
@@ -41,11 +43,12 @@ typedef struct AmtTable
 	dsa_pointer memory;			/* bucket heads, then slots; all locks to
 								 * change, any of them to read */
 	uint32		nbuckets;		/* likewise; a power of two */
-	uint32		nslots;			/* likewise */
+	uint32		nslots;			/* likewise, and to be glanced at */
 	uint32		nused;			/* the rest: control lock */
 	uint32		nfresh;			/* slots from here on were never used */
 	uint32		free_head;
 	uint32		hand;
+	pg_atomic_uint32 reserved;	/* slots that somebody will need */
 } AmtTable;
 
 extern void amt_table_init(AmtTable *table, uint32 slot_size, int tranche);
@@ -56,8 +59,8 @@ extern void amt_table_init(AmtTable *table, uint32 slot_size, int tranche);
  */
 extern void amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots);
 
-/* Map the memory into this process, which may raise an error. */
-extern void amt_table_map(AmtTable *table, dsa_area *area);
+/* Map the memory, which is returned, into this process; may raise an error. */
+extern dsa_pointer amt_table_map(AmtTable *table, dsa_area *area);
 
 /* The slot, or NULL; either way with the partition's lock held. */
 extern AmtSlot *amt_table_lock(AmtTable *table, dsa_area *area, AmtTag tag, LWLockMode mode);
@@ -83,7 +86,9 @@ extern LWLock *amt_table_partition_lock(AmtTable *table, AmtTag tag);
 
 /*
  * Call visit(slot, arg) for each slot until it answers false, with the
- * control lock held shared: no slot comes or goes meanwhile.
+ * control lock held shared: no slot comes or goes meanwhile, but one that has just
+ * been added may have no payload yet, and others may change.  What is seen without
+ * the partition's lock is a glance.
  */
 extern void amt_table_scan(AmtTable *table, dsa_area *area,
 						   bool (*visit) (AmtSlot *slot, void *arg), void *arg);
@@ -93,6 +98,9 @@ extern void amt_table_scan(AmtTable *table, dsa_area *area,
  * instead of those that it has now; or 0 if it is right as it is.
  */
 extern uint32 amt_table_wants(AmtTable *table, uint32 limit, uint32 more, uint32 *now);
+
+/* So many slots are to be left free by others, or no longer. */
+extern void amt_table_reserve(AmtTable *table, int32 slots);
 
 /* A glance without locks, for statistics and decisions that are checked later. */
 static inline uint32

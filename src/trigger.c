@@ -15,6 +15,9 @@
  * recorded when row_security is off, which the scripts of pg_dump set and
  * nobody else does.  That only concerns those who can write the table anyway;
  * amt_create_key() always records.
+ *
+ * Shared memory is reached by usage.c and atcommit.c only, whose rules hold; no lock
+ * of theirs is held here.
  */
 #include "postgres.h"
 
@@ -206,8 +209,8 @@ delete_usage_once(void *arg)
  * would do it with the transaction's own under REPEATABLE READ, and fail if the
  * calls were written since.  So does the deletion itself when it has to wait
  * for a writer; then it is tried again, with a snapshot that sees what that
- * wrote.  The key's row is deleted, so no writer takes it up anew; but a
- * transaction that SERIALIZABLE has doomed fails each time.
+ * wrote.  A writer would have to come each time in between to make all tries fail;
+ * but a transaction that SERIALIZABLE has doomed fails each time.
  */
 static void
 delete_usage(const AmtStore *store, const AmtKey *key)

@@ -47,14 +47,17 @@
  *
  * Locks in shared memory: the table's (table.c).  Counting holds a partition's
  * lock shared and adds atomically; marking and subtracting hold it exclusively.
+ * Scans glance at marks and numbers without it.  "flushes" and "exits" have no
+ * lock: they are advanced, with a full barrier, and compared.
  *
  * Calls of a key that only the current transaction can see are kept aside until
- * it commits: a flusher would take the key for gone.  PREPARE TRANSACTION loses
- * them.
+ * it commits: a flusher would take the key for gone.  Their slots are reserved.
+ * PREPARE TRANSACTION loses the calls.
  *
  * A clean shutdown loses nothing: the worker writes before it leaves, and for
  * two seconds tries again what others have locked; a process that exits when
- * there is no worker writes itself.  (What a prepared transaction locks is lost,
+ * there is no worker writes itself, after it has advanced "exits"
+ * (amt_usage_flush_last()).  (What a prepared transaction locks is lost,
  * and what is counted on a standby.  If the worker fails at that time, or there
  * is none, and who had a row locked by hand has not counted himself, nobody
  * writes.)  A crash loses what was not written: what the last interval saw, and
@@ -95,7 +98,10 @@
 /* Calls written by one statement. */
 #define BATCH	20000
 
-/* Slots to be free when one is needed, for those who count at commit. */
+/*
+ * Slots to be free, beside those reserved by who counts at commit, when one is
+ * needed: so many may be taken at once.
+ */
 #define SPARE_SLOTS	256
 
 #define MAX_TRIES	10
@@ -111,6 +117,7 @@ typedef struct Marked
 	TimestampTz last_used_at;
 	bool		wanted;			/* by the next query */
 	bool		written;
+	CommandId	command;		/* that marked it */
 	int			counter;		/* of these calls, at commit; or -1 */
 	uint32		id_len;
 	char		id[AMT_ID_MAX];
@@ -132,7 +139,7 @@ static Marked *marked = NULL;
 static Marked *failed = NULL;	/* to be unmarked, and forgotten */
 static TransactionId marked_by = InvalidTransactionId;	/* our transaction */
 static OwnCalls *own_calls = NULL;
-static uint32 n_own_keys = 0;
+static uint32 n_own_keys = 0;	/* as many slots are reserved */
 static bool has_counted = false;
 
 /* The later of two times, atomically. */
@@ -177,7 +184,7 @@ count_first(Oid table, const char *id, Size id_len, AmtTag tag, uint64 calls, Ti
 	return true;
 }
 
-/* Room for so many keys, and for some that others add meanwhile. */
+/* Room for so many keys, beside those of which others count calls at commit. */
 static bool
 make_room(uint32 keys)
 {
@@ -237,7 +244,9 @@ count_own(const AmtStore *store, const char *id, Size id_len, TransactionId crea
 		memcpy(own->id, id, id_len);
 		own->next = own_calls;
 		own_calls = own;
-		(void) make_room(++n_own_keys);
+		n_own_keys++;
+		amt_table_reserve(&amt_shared->usage, 1);
+		(void) make_room(0);
 	}
 	own->calls++;
 	own->last_used_at = at;
@@ -271,13 +280,28 @@ amt_usage_count(const AmtStore *store, const AmtKey *key, AmtTag tag, TimestampT
 	amt_worker_want(at);
 }
 
-/* Does the snapshot see what this transaction wrote? */
-static bool
-snapshot_sees(Snapshot snapshot, TransactionId xid)
+static Marked *
+find_mark(AmtTag tag)
 {
-	if (TransactionIdIsCurrentTransactionId(xid))
+	for (Marked *mark = marked; mark != NULL; mark = mark->next)
+		if (AmtTagEquals(mark->tag, tag))
+			return mark;
+	return NULL;
+}
+
+/* Does the snapshot see what the flusher wrote of the marked slot? */
+static bool
+snapshot_sees(Snapshot snapshot, TransactionId flusher, AmtTag tag, CommandId before)
+{
+	Marked	   *mark;
+
+	if (!TransactionIdIsCurrentTransactionId(flusher))
+		return !XidInMVCCSnapshot(flusher, snapshot) && TransactionIdDidCommit(flusher);
+	if (before == InvalidCommandId)
 		return true;
-	return !XidInMVCCSnapshot(xid, snapshot) && TransactionIdDidCommit(xid);
+	/* Who marks in the same command writes in later ones. */
+	mark = find_mark(tag);
+	return mark == NULL || mark->command + 1 < before;
 }
 
 /* Add this transaction's calls of a key that it created. */
@@ -338,7 +362,8 @@ amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 			}
 			amt_table_unlock(&amt_shared->usage, tag);
 
-			if (TransactionIdIsValid(copy.flusher) && snapshot_sees(snapshot, copy.flusher))
+			if (TransactionIdIsValid(copy.flusher) &&
+				snapshot_sees(snapshot, copy.flusher, tag, before))
 				pending -= copy.flushing;
 			*calls += pending;
 			*last_used_at = Max(*last_used_at, pending_last);
@@ -369,9 +394,18 @@ amt_usage_has(AmtTag key_tag)
 }
 
 void
-amt_usage_forget(AmtTag key_tag)
+amt_usage_forget(AmtTag key_tag, TransactionId flusher)
 {
-	amt_table_remove(&amt_shared->usage, amt_area, key_tag, NULL);
+	AmtUsageSlot *slot = (AmtUsageSlot *)
+	amt_table_lock(&amt_shared->usage, amt_area, key_tag, LW_EXCLUSIVE);
+
+	if (slot != NULL && TransactionIdEquals(slot->flusher, flusher))
+	{
+		slot->flusher = InvalidTransactionId;
+		slot->flushing = 0;
+		pg_atomic_write_u64(&slot->pending, 0);
+	}
+	amt_table_unlock(&amt_shared->usage, key_tag);
 }
 
 static bool
@@ -422,6 +456,7 @@ typedef struct MarkState
 {
 	Oid			table;
 	TransactionId xid;
+	CommandId	command;
 	Marked	   *room;
 	int			n;
 	int			limit;
@@ -449,6 +484,7 @@ mark_slot(AmtSlot *base, void *arg)
 		mark->calls = slot->flushing;
 		mark->wanted = true;
 		mark->written = false;
+		mark->command = state->command;
 		mark->counter = AMT_CALLS_FLUSHED;
 		mark->last_used_at = (TimestampTz) pg_atomic_read_u64(&slot->last_used_at);
 		mark->id_len = slot->id_len;
@@ -636,10 +672,13 @@ flush_batch(const AmtStore *store, bool alone)
 {
 	bool		whole;
 	MarkState	state = {0};
+	MemoryContext context;
+	MemoryContext oldcontext;
 	int64		calls = 0;
 
 	state.table = store->key;
 	state.xid = marked_by = GetTopTransactionId();
+	state.command = GetCurrentCommandId(false);
 	state.limit = Min(BATCH, amt_table_used(&amt_shared->usage) + 1);
 	state.room = MemoryContextAlloc(TopTransactionContext, sizeof(Marked) * state.limit);
 	amt_table_scan(&amt_shared->usage, amt_area, mark_slot, &state);
@@ -654,6 +693,8 @@ flush_batch(const AmtStore *store, bool alone)
 		marked = &state.room[i];
 	}
 
+	context = AllocSetContextCreate(CurrentMemoryContext, "amt_keys usage", ALLOCSET_DEFAULT_SIZES);
+	oldcontext = MemoryContextSwitchTo(context);
 	whole = alone && state.n < state.limit &&
 		ConditionalLockRelationOid(store->usage, ExclusiveLock);
 	write_marked(store, 0, whole ? update_query : update_skipping_query, state.room, state.n);
@@ -668,6 +709,8 @@ flush_batch(const AmtStore *store, bool alone)
 		else
 			leave_unwritten(store, &state.room[i]);
 	}
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextDelete(context);
 	return calls;
 }
 
@@ -733,7 +776,7 @@ typedef struct OthersMarks
 		TransactionId flusher;
 	}			mark[256];
 	int			n;
-} OthersMarks;
+}			OthersMarks;
 
 static bool
 find_marked(AmtSlot *base, void *arg)
@@ -785,21 +828,13 @@ settle_marks(void)
 }
 
 static Marked *
-find_mark(AmtTag tag)
-{
-	for (Marked *mark = marked; mark != NULL; mark = mark->next)
-		if (AmtTagEquals(mark->tag, tag))
-			return mark;
-	return NULL;
-}
-
-static Marked *
 new_mark(AmtTag tag)
 {
 	Marked	   *mark = MemoryContextAllocZero(TopTransactionContext, sizeof(Marked));
 
 	mark->subid = GetCurrentSubTransactionId();
 	mark->tag = tag;
+	mark->command = GetCurrentCommandId(false);
 	mark->counter = -1;
 	mark->next = marked;
 	marked = mark;
@@ -836,13 +871,14 @@ mark_all_calls(AmtTag tag, Marked *mark)
 	return free;
 }
 
-bool
+TransactionId
 amt_usage_give_up(AmtTag tag, bool wait)
 {
 	Marked	   *mark = NULL;
 
 	if (!amt_usage_has(tag))
-		return false;
+		return InvalidTransactionId;
+	has_counted = true;			/* what our mark hides meanwhile is ours */
 	marked_by = GetTopTransactionId();
 	for (;;)
 	{
@@ -855,11 +891,11 @@ amt_usage_give_up(AmtTag tag, bool wait)
 			if (mark == NULL)
 				mark = new_mark(tag);
 			if (mark_all_calls(tag, mark))
-				return true;
+				return InvalidTransactionId;
 			continue;
 		}
 		if (!wait)
-			return false;
+			return flusher;
 		XactLockTableWait(flusher, NULL, NULL, XLTW_None);
 		settle_mark(tag, flusher);
 	}
@@ -1094,6 +1130,8 @@ forget_all(void)
 	marked = NULL;
 	failed = NULL;
 	own_calls = NULL;
+	if (n_own_keys > 0)
+		amt_table_reserve(&amt_shared->usage, -(int32) n_own_keys);
 	n_own_keys = 0;
 }
 

@@ -53,16 +53,16 @@ extern void amt_usage_read(const AmtStore *store, const char *id, Size id_len,
  */
 extern void amt_usage_take_care(void);
 
-/* Are there calls of the key in memory?  Forget them. */
+/* Are there calls of the key in memory? */
 extern bool amt_usage_has(AmtTag key_tag);
-extern void amt_usage_forget(AmtTag key_tag);
 
 /*
  * Forget them when the current transaction commits, which is about to.  Who is
- * just writing them is waited for, or left to it: then false, as when there are
- * none.
+ * just writing them is waited for, or else returned: then the second one forgets
+ * them, after the commit, if that transaction still has not ended.
  */
-extern bool amt_usage_give_up(AmtTag key_tag, bool wait);
+extern TransactionId amt_usage_give_up(AmtTag key_tag, bool wait);
+extern void amt_usage_forget(AmtTag key_tag, TransactionId flusher);
 
 /* Calls of all databases that wait to be written. */
 extern int64 amt_usage_pending_calls(void);

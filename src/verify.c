@@ -8,8 +8,9 @@
  * answered by the cache, or by a run of scrypt when the key is cold.
  *
  * A run takes long enough for the key to be revoked meanwhile, and so does
- * waiting for one's turn.  Nothing is held then: no snapshot, no relation, no
- * lock.  So whatever was learned is only about a stored hash, and the row is
+ * waiting for one's turn (scrypt_queue.c).  Nothing is held then: no snapshot, no
+ * relation, no lock, neither the server's nor one of our shared memory, which is
+ * reached by way of cache.c, usage.c and atcommit.c.  So whatever was learned is only about a stored hash, and the row is
  * read again afterwards; only if it still stores that hash is the answer yes.
  *
  * No input raises an error.  What can is the system: a query cancelled while

@@ -6,7 +6,9 @@
  * process that counts asks the postmaster when it finds none.  The worker
  * writes every amt_keys.usage_flush_interval and leaves after two idle seconds
  * when all is written, so that nobody who wants to drop the database, or to use
- * it as a template, waits longer than the server's own five seconds.  It locks
+ * it as a template, waits longer than the server's own five seconds.  (As long as
+ * somebody has locked what is to be written, it stays; or a trigger of the owner's
+ * swallows that.)  It locks
  * the extension's tables only if it can at once, and only for the transaction
  * that writes, so DROP EXTENSION does not wait for more than that.
  *
@@ -24,8 +26,9 @@
  *
  * Locks.  The slots are guarded by the workers' lock, in which nothing can fail;
  * database and pid are also glanced at without it, and who has asked in vain for
- * a start at promotion takes his own request back without it.  A worker that
- * fails or is terminated clears its slot on exit, after its transaction is gone.
+ * a start at promotion takes his own request back without it.  It is held with
+ * no other of ours.  A worker that fails or is terminated clears its slot on exit,
+ * after its transaction is gone.
  * (The slot of a database that is dropped on a standby's primary before the
  * promotion is taken until the standby's next start.)
  */
@@ -48,6 +51,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "elapsed.h"
 #include "shmem.h"
 #include "usage.h"
 #include "worker.h"
@@ -102,7 +106,7 @@ find_slot(bool create)
 		if (slot->database == MyDatabaseId)
 			return slot;
 		if (usable == NULL && slot->pid == 0 && !slot->at_promotion &&
-			TimestampDifferenceExceeds(slot->asked_at, now, ASK_AGAIN_MS))
+			amt_elapsed(slot->asked_at, now, ASK_AGAIN_MS))
 			usable = slot;
 	}
 	if (!create || usable == NULL)
@@ -128,7 +132,7 @@ note_request(TimestampTz now, bool in_recovery)
 	my_slot = find_slot(true);
 	if (my_slot != NULL && my_slot->pid == 0 &&
 		!(in_recovery && my_slot->at_promotion) &&
-		TimestampDifferenceExceeds(my_slot->asked_at, now, ASK_AGAIN_MS))
+		amt_elapsed(my_slot->asked_at, now, ASK_AGAIN_MS))
 	{
 		my_slot->asked_at = now;
 		my_slot->at_promotion = in_recovery;
@@ -161,7 +165,7 @@ amt_worker_want(TimestampTz now)
 
 	if (likely(slot_is_ours(my_slot)))
 		return;
-	if (asked_at != 0 && !TimestampDifferenceExceeds(asked_at, now, 100))
+	if (asked_at != 0 && !amt_elapsed(asked_at, now, 100))
 		return;					/* starting a worker takes a moment */
 	asked_at = now;
 	if (!IsUnderPostmaster || !note_request(now, RecoveryInProgress()))
@@ -218,12 +222,17 @@ release_slot(TimestampTz asked_at)
 static void
 release_on_exit(int code, Datum arg)
 {
-	/* First give up what others would find locked, or marked. */
-	LWLockReleaseAll();
-	AbortOutOfAnyTransaction();
 	if (code != 0)
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
 	release_slot(code != 0 ? GetCurrentTimestamp() : 0);
+}
+
+/* Before that, give up what others would find locked, or marked. */
+static void
+abort_on_exit(int code, Datum arg)
+{
+	LWLockReleaseAll();
+	AbortOutOfAnyTransaction();
 }
 
 static void
@@ -285,17 +294,17 @@ write_until_idle(void)
 		pending_now = amt_usage_pending_here();
 		if (pending_now != pending)
 			counted_at = now;
-		idle = TimestampDifferenceExceeds(counted_at, now, IDLE_MS);
+		idle = amt_elapsed(counted_at, now, IDLE_MS);
 
 		if (pending_now > 0 &&
-			(idle || TimestampDifferenceExceeds(written_at, now, usage_flush_interval)))
+			(idle || amt_elapsed(written_at, now, usage_flush_interval)))
 		{
 			write_pending(amt_usage_flush_once);
 			written_at = now;
 			pending_now = amt_usage_pending_here();
 		}
 		pending = pending_now;
-		if (idle || TimestampDifferenceExceeds(tidied_at, now, TIDY_MS))
+		if (idle || amt_elapsed(tidied_at, now, TIDY_MS))
 		{
 			amt_usage_tidy();
 			tidied_at = now;
@@ -365,6 +374,8 @@ amt_worker_main(Datum arg)
 	if (!claim_slot())
 		proc_exit(0);
 	before_shmem_exit(release_on_exit, (Datum) 0);
+	before_shmem_exit(abort_on_exit, (Datum) 0);	/* the last is called
+													 * first */
 	amt_stat_add(AMT_WORKER_STARTS, 1);
 
 	StartTransactionCommand();

@@ -151,6 +151,32 @@ sub insert_sql
 	is(stat_of($node, 'calls_dropped'), $dropped + 3, 'and what was in memory is dropped');
 }
 
+# Written by the very statement that deletes the key, before or after it does: the event has them all.
+for my $sql ('WITH k AS (DELETE FROM amt_key WHERE key_id = %s RETURNING 1) SELECT amt_flush_usage() > 0 FROM k',
+	'WITH f AS MATERIALIZED (SELECT amt_flush_usage() > 0 AS f) DELETE FROM amt_key USING f WHERE key_id = %s RETURNING f')
+{
+	my $token = create($s);
+	verify($s, $token) for 1 .. 2;
+	$s->query('SELECT amt_flush_usage()');
+	verify($s, $token) for 1 .. 3;
+	is($a->query('BEGIN', sprintf($sql, "'" . id_of($token) . "'"), 'COMMIT'), 't', $sql);
+	is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '" . id_of($token) . "'"), 5, 'and the event has the calls');
+}
+
+# Calls of one's own new keys have their room at the commit, however many others have filled since.
+{
+	my $node = new_cluster(name => 'room', conf => "amt_keys.usage_flush_interval = '1h'");
+	my @own = map { Session->new($node) } 1 .. 3;
+	is($_->query('BEGIN', q{CREATE TEMP TABLE own AS SELECT token FROM generate_series(1, 600) AS i, LATERAL amt_create_key('key ' || i, 'acme', 'editor')},
+			'SELECT count(*) FROM own, amt_verify(token)'), 600, 'keys are made, and verified at once')
+	  for @own;
+	is($_->query('COMMIT'), '', 'their transactions commit') for @own;
+	is(stat_of($node, 'calls_dropped'), 0, 'no call is dropped');
+	is($node->safe_psql('postgres', 'SELECT count(*), sum(calls) FROM amt_keys'), '1800|1800', 'and each is counted');
+	$_->quit for @own;
+	$node->stop;
+}
+
 # Under REPEATABLE READ and SERIALIZABLE a revocation does not stumble over calls that were written since its snapshot.
 for my $level ('REPEATABLE READ', 'SERIALIZABLE')
 {

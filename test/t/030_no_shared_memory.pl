@@ -99,6 +99,40 @@ is($s->query(q{SELECT count(*) FROM tokens, amt_verify(overlay(token PLACING 'AA
 	'wrong secrets do not verify');
 chmod 0700, $dir or die;
 
+# Memory that others made and that a process cannot map: it goes, and leaves nothing locked, marked or claimed.
+{
+	$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '1h'");
+	$node->restart;
+	my ($writer, $victim) = map { Session->new($node) } 1 .. 2;
+	is($writer->query(verify_sql($tokens[0])), 1, 'a call');
+	ok(wait_until(sub { worker_pids($node) }), 'calls a worker');
+	my ($worker) = worker_pids($node);
+	my $backend = $victim->backend;
+	is($victim->query('BEGIN', 'SELECT amt_flush_usage()'), 1, 'somebody writes that, and does not commit');
+	kill 'STOP', $worker;
+	my %old = map { $_ => 1 } glob "$dir/mmap.*";
+	is($writer->query('SELECT count(*) FROM tokens, amt_verify(token)'), 12000, 'more calls need more memory');
+	my @new = grep { !$old{$_} } glob "$dir/mmap.*";
+	cmp_ok(scalar(@new), '>', 0, 'which is made');
+	chmod 0, @new;
+	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($backend)"), 't', 'who writes is terminated');
+	ok(wait_until(sub { !kill 0, $backend }), 'and goes');
+	kill 'CONT', $worker;
+	ok(wait_until(sub { !kill 0, $worker }), 'so does the worker');
+	is($writer->query("SELECT count(*) FROM pg_locks JOIN pg_class c ON c.oid = relation WHERE relname IN ('amt_key', 'amt_key_usage') AND NOT pid = pg_backend_pid()"),
+		0, 'nothing stays locked');
+	is($writer->query('SELECT worker_starts, worker_failures FROM amt_stat'), '1|1', 'the worker has failed');
+	chmod 0600, @new;
+	sleep 5;    # a failed worker is not asked for at once
+	is($writer->query(verify_sql($tokens[0])), 1, 'a call');
+	ok(wait_until(sub { worker_pids($node) }), 'calls another worker');
+	$writer->quit;
+	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }), 'which writes all');
+	is($node->safe_psql('postgres', 'SELECT sum(calls) = (SELECT sum(calls) FROM amt_key_usage) FROM amt_keys'), 't', 'and marks are gone');
+	like(slurp_file($node->logfile), qr/could not bring its shared memory up to date/, 'the log tells');
+	$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '1s'");
+}
+
 # The hint of the log's line: preloaded.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'amt_keys'");
 $node->restart;
