@@ -13,7 +13,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
   new_cluster create_key id_of calls_of stored_calls stat_of worker_pids start_pgbench finish_pgbench
-  kill_postmaster start_again wait_until
+  kill_postmaster start_again accepts_connections wait_until
 );
 
 # A running server with the extension in its database postgres.  Options: name, conf, and those of init().
@@ -122,6 +122,13 @@ sub start_again
 	my $ok = wait_until(sub { $node->start(fail_ok => 1) });
 	die 'the server does not start' unless $ok;
 	return;
+}
+
+# (psql, given a statement, may be gone before it reads it, and that ends the test.)
+sub accepts_connections
+{
+	my ($node) = @_;
+	return PostgreSQL::Test::Utils::run_log([ $node->installed_command('pg_isready'), '-q', '-d', $node->connstr('postgres') ]);
 }
 
 sub wait_until

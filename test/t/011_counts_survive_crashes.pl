@@ -42,8 +42,8 @@ sub crash_under_load
 	my $crashed_at = time;
 	$crash->();
 	$run->{harness}->finish;
-	start_again($node) unless wait_until(sub { $node->psql('postgres', 'SELECT 1') == 0 }, 2);
-	wait_until(sub { $node->psql('postgres', 'SELECT 1') == 0 }) or die 'no recovery';
+	start_again($node) unless wait_until(sub { accepts_connections($node) }, 2);
+	wait_until(sub { accepts_connections($node) }) or die 'no recovery';
 
 	my ($answered) = $run->{out} =~ /^number of transactions actually processed: (\d+)/m or die $run->{out};
 	my ($calls, $last_used_at) = split /\|/, $node->safe_psql('postgres',

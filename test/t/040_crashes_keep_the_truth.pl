@@ -36,11 +36,6 @@ CONF
 # What is known: keys by token, with what became of them; in doubt is what was on its way when the crash came.
 my %key;
 
-sub up
-{
-	return $node->psql('postgres', 'SELECT 1') == 0;
-}
-
 # Something that one session is asked to do, and what is to be noted of the answer.  What it changes is in doubt until then.
 sub some_key
 {
@@ -172,7 +167,7 @@ for my $round (1 .. $rounds)
 	}
 	else
 	{
-		wait_until(\&up) or die 'no recovery';
+		wait_until(sub { accepts_connections($node) }) or die 'no recovery';
 	}
 
 	# What is true now.
