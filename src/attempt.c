@@ -7,10 +7,12 @@
  * pins behind, so catching it is only safe around a subtransaction, whose
  * rollback releases them.  It costs a few microseconds and no transaction id,
  * and works in READ ONLY transactions and during recovery; it cannot be used
- * in a transaction's end callbacks or in parallel mode.
+ * in a transaction's end callbacks or in parallel mode.  In a process that exits,
+ * or whose user wants to exit on any error, it catches nothing.
  *
  * In the end callbacks there is amt_shield() instead.  It takes it for granted that
- * no lock is held there but those of the body, and releases all.
+ * no lock is held there but those of the body, and releases all; and that the body
+ * does not look for interrupts.
  */
 #include "postgres.h"
 
@@ -67,12 +69,13 @@ amt_attempt(void (*body) (void *), void *arg)
  * so all that are held afterwards are the body's.  In a process that exits, or
  * whose user wants to exit on any error, an error would be FATAL and never get
  * here, and what is to be released after us would stay; so for that time it is not
- * such a process.  Interrupts are held, and so nobody notices.
+ * such a process.
  */
 void
 amt_shield(void (*body) (void))
 {
 	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
 	uint32		holdoff = InterruptHoldoffCount;
 	bool		exiting = proc_exit_inprogress;
 	bool		exit_on_error = ExitOnAnyError;
@@ -90,6 +93,7 @@ amt_shield(void (*body) (void))
 		LWLockReleaseAll();
 		InterruptHoldoffCount = holdoff;
 		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
 		error = CopyErrorData();
 		FlushErrorState();
 		ereport(LOG_SERVER_ONLY,

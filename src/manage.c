@@ -18,8 +18,8 @@
  * COMMITTED it then answers false, and under the stricter levels it fails as
  * any concurrent deletion does (40001).
  *
- * Shared memory is reached by way of atcommit.c (and kdf.c) only; no lock of it is
- * held here.
+ * Shared memory is reached by way of other files only (atcommit.c, cache.c, kdf.c,
+ * shmem.c, verify.c); no lock of it is held here.
  */
 #include "postgres.h"
 

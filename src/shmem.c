@@ -20,11 +20,14 @@
  *
  * Getting the memory can fail at any step.  Then the caller does without, which
  * is slower but right, the log says so once per process, and later calls try
- * again after a while.  (Some releases' registry refuses a name for ever once it
- * could not make the segment.)
+ * again after a while.  The same holds if a table was moved by another process and
+ * cannot be mapped here: it is looked at once, before a call begins.  (Some
+ * releases' registry refuses a name for ever once it could not make the segment,
+ * and an area a segment that it could not map, until the table is moved again.)
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -96,10 +99,18 @@ get_area(AmtShared *header)
 	return area;
 }
 
+/* What attach() finds. */
+typedef struct Attached
+{
+	AmtShared  *header;
+	dsa_area   *area;
+}			Attached;
+
 static void
 attach(void *arg)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	Attached   *attached = arg;
 	AmtShared  *header;
 	char		name[NAMEDATALEN];
 
@@ -114,9 +125,27 @@ attach(void *arg)
 	amt_name_tranche(header->lock_tranche, "AmtKeys");
 	amt_name_tranche(header->table_tranche, "AmtKeysTable");
 	amt_name_tranche(header->area_tranche, "AmtKeysMemory");
-	amt_area = get_area(header);
-	amt_shared = header;
+	attached->area = get_area(header);
+	attached->header = header;
 	MemoryContextSwitchTo(oldcontext);
+}
+
+/* The tables' memory that was mapped last. */
+static dsa_pointer mapped_cache = InvalidDsaPointer;
+static dsa_pointer mapped_usage = InvalidDsaPointer;
+
+static bool
+tables_are_mapped(void)
+{
+	return *(volatile dsa_pointer *) &amt_shared->cache.memory == mapped_cache &&
+		*(volatile dsa_pointer *) &amt_shared->usage.memory == mapped_usage;
+}
+
+static void
+map_tables(void *arg)
+{
+	mapped_cache = amt_table_map(&amt_shared->cache, amt_area);
+	mapped_usage = amt_table_map(&amt_shared->usage, amt_area);
 }
 
 bool
@@ -124,16 +153,26 @@ amt_shmem_attach(void)
 {
 	static TimestampTz failed_at = 0;
 	static bool reported = false;
+	Attached	attached;
 	ErrorData  *error;
 
-	if (likely(amt_shared != NULL))
+	if (likely(amt_shared != NULL && tables_are_mapped()))
 		return true;
+	if (amt_shared != NULL && IsInParallelMode())
+		return true;			/* nothing can be attempted there */
 	if (failed_at != 0 && !amt_elapsed(failed_at, GetCurrentTimestamp(), RETRY_AFTER_MS))
 		return false;
 
-	error = amt_attempt(attach, NULL);
-	if (error == NULL)
+	if (amt_shared != NULL)
 	{
+		error = amt_attempt(map_tables, NULL);
+		if (error == NULL)
+			return true;
+	}
+	else if ((error = amt_attempt(attach, &attached)) == NULL)
+	{
+		amt_area = attached.area;
+		amt_shared = attached.header;
 		amt_stat_attached();
 		amt_usage_attached();	/* last at exit: it may take a while */
 		amt_scrypt_queue_attached();

@@ -11,23 +11,32 @@
  * the buckets.  The control lock guards what concerns the table as a whole:
  * the free list, the hand, the number of slots in use.  Adding and removing
  * takes the control lock exclusively, then one partition's; looking up takes
- * one partition's only, shared.  A scan takes the control lock shared: what it
- * reads of a payload is a glance, of a slot that was just added even zeros, and
- * before it changes anything it takes the partition's lock and looks again.  Resizing takes the control lock and then all
- * partitions', in order, so whoever holds any lock may rely on "memory",
- * "nbuckets" and "nslots".  At most one partition's lock is held at a time
- * otherwise, and never a partition's lock before the control lock: no
- * deadlock.  Nothing is allocated, waited for or raised while a lock is held,
- * but for what dsa_get_address() does: it takes the area's own lock when a
- * segment was freed, and maps a segment that another process made, under the
- * server's lock for those.  Both come after ours, always.  Where mapping fails,
- * the abort of the transaction releases our locks; amt_shield() does so in a
- * transaction's end callbacks, and the worker, which looks at the tables in
- * between, when it exits.
+ * one partition's only, shared, or exclusively to change the payload.  A scan
+ * takes the control lock shared: what it reads of a payload is a glance, of a
+ * slot that was just added even zeros, and before it changes anything it takes
+ * the partition's lock and looks again.  Resizing takes the control lock and
+ * then all partitions', in order, so whoever holds any lock may rely on
+ * "memory", "nbuckets" and "nslots".  At most one partition's lock is held at a
+ * time otherwise, and never a partition's lock before the control lock: no
+ * deadlock.
+ *
+ * Nothing is allocated, waited for or raised while one of these is held, but for
+ * what dsa_get_address() does: it takes the area's own lock when a segment was
+ * freed, and maps a segment that another process made, under the server's lock
+ * for those.  Both come after ours, always.  Where mapping fails, the abort of
+ * the transaction releases our locks; amt_shield() does so in a transaction's
+ * end callbacks, and the worker, which looks at the tables in between, when it
+ * exits.
+ *
+ * The memory of a larger table is allocated before, by one process at a time:
+ * the lock for that is taken before all others, and who would wait for it waits
+ * for the table that another makes instead.  If that fails, the subtransaction
+ * around it (attempt.c) releases the lock.
  *
  * Who will need slots in a moment when no memory can be had reserves them.
- * That is a number to which those who can have memory pay attention before they
- * add, without a lock; so a few slots beyond it are to be spare.
+ * That is a number to which others pay attention before they add, without a
+ * lock, so a few slots beyond it are to be spare; and only as long as memory can
+ * be had.
  *
  * Every step leaves the chains in order; a process that dies by an error
  * releases its locks in the abort, and one that is killed makes the
@@ -137,6 +146,7 @@ void
 amt_table_init(AmtTable *table, uint32 slot_size, int tranche)
 {
 	memset(table, 0, sizeof(AmtTable));
+	LWLockInitialize(&table->growing, tranche);
 	LWLockInitialize(&table->control, tranche);
 	for (int i = 0; i < AMT_TABLE_PARTITIONS; i++)
 		LWLockInitialize(&table->partition[i].lock, tranche);
@@ -216,6 +226,8 @@ amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots)
 	dsa_pointer old;
 	TableView	to;
 
+	if (!LWLockAcquireOrWait(&table->growing, LW_EXCLUSIVE))
+		return;
 	mapped = amt_table_map(table, area);	/* so that nothing fails under the
 											 * locks */
 	memory = dsa_allocate_extended(area, size, DSA_ALLOC_HUGE | DSA_ALLOC_ZERO);
@@ -247,6 +259,7 @@ amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots)
 
 	if (DsaPointerIsValid(old))
 		dsa_free(area, old);
+	LWLockRelease(&table->growing);
 }
 
 dsa_pointer
@@ -413,22 +426,33 @@ amt_table_clear(AmtTable *table, dsa_area *area)
 	unlock_all(table);
 }
 
-void
-amt_table_scan(AmtTable *table, dsa_area *area,
-			   bool (*visit) (AmtSlot *slot, void *arg), void *arg)
+bool
+amt_table_scan_on(AmtTable *table, dsa_area *area, uint32 *place,
+				  bool (*visit) (AmtSlot *slot, void *arg), void *arg)
 {
+	bool		goes_on = true;
+
 	LWLockAcquire(&table->control, LW_SHARED);
 	if (table->nused > 0)
 	{
 		TableView	view = view_table(table, area);
 
-		for (uint32 i = 0; i < table->nfresh; i++)
+		while (goes_on && *place < table->nfresh)
 		{
-			AmtSlot    *slot = view_slot(&view, i);
+			AmtSlot    *slot = view_slot(&view, (*place)++);
 
-			if (slot->used && !visit(slot, arg))
-				break;
+			goes_on = !slot->used || visit(slot, arg);
 		}
 	}
 	LWLockRelease(&table->control);
+	return !goes_on;
+}
+
+void
+amt_table_scan(AmtTable *table, dsa_area *area,
+			   bool (*visit) (AmtSlot *slot, void *arg), void *arg)
+{
+	uint32		place = 0;
+
+	(void) amt_table_scan_on(table, area, &place, visit, arg);
 }

@@ -37,7 +37,8 @@ typedef struct AmtSlot
 
 typedef struct AmtTable
 {
-	LWLock		control;		/* see table.c */
+	LWLock		growing;		/* see table.c, like the next two */
+	LWLock		control;
 	LWLockPadded partition[AMT_TABLE_PARTITIONS];
 	uint32		slot_size;		/* never changes */
 	dsa_pointer memory;			/* bucket heads, then slots; all locks to
@@ -54,8 +55,8 @@ typedef struct AmtTable
 extern void amt_table_init(AmtTable *table, uint32 slot_size, int tranche);
 
 /*
- * Unless somebody has done so since it had "before" slots.  May raise an error;
- * call through amt_attempt(), without locks.
+ * Unless somebody has done so since it had "before" slots, or is doing so, who is
+ * waited for.  May raise an error; call through amt_attempt(), without locks.
  */
 extern void amt_table_resize(AmtTable *table, dsa_area *area, uint32 before, uint32 nslots);
 
@@ -92,6 +93,14 @@ extern LWLock *amt_table_partition_lock(AmtTable *table, AmtTag tag);
  */
 extern void amt_table_scan(AmtTable *table, dsa_area *area,
 						   bool (*visit) (AmtSlot *slot, void *arg), void *arg);
+
+/*
+ * The same from the place where another scan was ended, 0 at first, to be called
+ * again for the rest as long as it answers true.  In between slots may have moved,
+ * so that one may be visited twice or not at all.
+ */
+extern bool amt_table_scan_on(AmtTable *table, dsa_area *area, uint32 *place,
+							  bool (*visit) (AmtSlot *slot, void *arg), void *arg);
 
 /*
  * The number of slots that the table should have before so many can be added,

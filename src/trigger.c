@@ -16,8 +16,8 @@
  * nobody else does.  That only concerns those who can write the table anyway;
  * amt_create_key() always records.
  *
- * Shared memory is reached by usage.c and atcommit.c only, whose rules hold; no lock
- * of theirs is held here.
+ * Shared memory is reached by way of usage.c, atcommit.c and shmem.c only, whose
+ * rules hold; no lock of theirs is held here.
  */
 #include "postgres.h"
 
@@ -260,6 +260,8 @@ amt_key_record(PG_FUNCTION_ARGS)
 		int64		calls;
 		TimestampTz last_used_at;
 
+		amt_usage_take_care();
+
 		/*
 		 * The foreign key's trigger may have been faster: it is the order of
 		 * names only as long as the server reads the catalog by its index.
@@ -269,7 +271,6 @@ amt_key_record(PG_FUNCTION_ARGS)
 					   &calls, &last_used_at);
 		write_event(store, &key, "revoked", calls);
 		delete_usage(store, &key);
-		amt_usage_take_care();
 	}
 	else if (!is_restored(&key))
 		write_event(store, &key, "created", -1);

@@ -16,8 +16,10 @@
  * is left alone by other flushers, and goes on counting.  The calls of keys
  * that are gone are given up: subtracted as if they were written.  So are those
  * of a key that the transaction deletes, shortly before its commit, which may
- * fail (atcommit.c).  A mark whose transaction has ended without removing it
- * (amt_shield()) is removed by the worker, in the same way.
+ * fail (atcommit.c).  If another flusher has marked them, they are taken away after
+ * the commit, but for those which that one holds until it ends.  A mark whose
+ * transaction has ended without removing it (amt_shield()) is removed, in the same
+ * way, by the worker, by who exits, and by who waits for it.
  *
  * What a flusher writes without waiting for anybody, unless it is called in
  * somebody's transaction, which can be cancelled:
@@ -393,17 +395,23 @@ amt_usage_has(AmtTag key_tag)
 	return found;
 }
 
+/*
+ * What the flusher holds stays with it until it ends: it may be about to write
+ * that, if it finds a key of the same id by then, and who puts one there has to
+ * wait for it.
+ */
 void
 amt_usage_forget(AmtTag key_tag, TransactionId flusher)
 {
-	AmtUsageSlot *slot = (AmtUsageSlot *)
-	amt_table_lock(&amt_shared->usage, amt_area, key_tag, LW_EXCLUSIVE);
+	AmtUsageSlot *slot;
 
+	pg_atomic_fetch_add_u64(&amt_shared->flushes, 1);
+	slot = (AmtUsageSlot *) amt_table_lock(&amt_shared->usage, amt_area, key_tag, LW_EXCLUSIVE);
 	if (slot != NULL && TransactionIdEquals(slot->flusher, flusher))
 	{
-		slot->flusher = InvalidTransactionId;
-		slot->flushing = 0;
-		pg_atomic_write_u64(&slot->pending, 0);
+		if (slot->flushing == 0)
+			slot->flusher = InvalidTransactionId;
+		pg_atomic_write_u64(&slot->pending, slot->flushing);
 	}
 	amt_table_unlock(&amt_shared->usage, key_tag);
 }
@@ -724,6 +732,14 @@ typedef struct Removal
 	int			n;
 } Removal;
 
+/* For amt_table_remove(): the calls go with the slot. */
+static bool
+drop_calls(const AmtSlot *slot)
+{
+	amt_stat_add(AMT_CALLS_DROPPED, pg_atomic_read_u64(&((AmtUsageSlot *) slot)->pending));
+	return true;
+}
+
 static bool
 is_idle(const AmtSlot *slot)
 {
@@ -742,10 +758,7 @@ find_removable(AmtSlot *base, void *arg)
 	if (slot->database == removal->database &&
 		(!OidIsValid(removal->table) || slot->table == removal->table) &&
 		(!removal->idle_only || is_idle(base)))
-	{
 		removal->tags[removal->n++] = base->tag;
-		amt_stat_add(AMT_CALLS_DROPPED, pg_atomic_read_u64(&slot->pending));
-	}
 	return removal->n < (int) lengthof(removal->tags);
 }
 
@@ -753,6 +766,8 @@ static void
 remove_slots(Oid database, Oid table, bool idle_only)
 {
 	Removal		removal;
+	uint32		place = 0;
+	bool		more;
 
 	removal.database = database;
 	removal.table = table;
@@ -760,11 +775,11 @@ remove_slots(Oid database, Oid table, bool idle_only)
 	do
 	{
 		removal.n = 0;
-		amt_table_scan(&amt_shared->usage, amt_area, find_removable, &removal);
+		more = amt_table_scan_on(&amt_shared->usage, amt_area, &place, find_removable, &removal);
 		for (int i = 0; i < removal.n; i++)
 			amt_table_remove(&amt_shared->usage, amt_area, removal.tags[i],
-							 idle_only ? is_idle : NULL);
-	} while (removal.n == (int) lengthof(removal.tags));
+							 idle_only ? is_idle : drop_calls);
+	} while (more);
 }
 
 /* Marks of others. */
@@ -819,12 +834,17 @@ static void
 settle_marks(void)
 {
 	OthersMarks marks;
+	uint32		place = 0;
+	bool		more;
 
-	marks.n = 0;
-	amt_table_scan(&amt_shared->usage, amt_area, find_marked, &marks);
-	for (int i = 0; i < marks.n; i++)
-		if (!TransactionIdIsInProgress(marks.mark[i].flusher))
-			settle_mark(marks.mark[i].tag, marks.mark[i].flusher);
+	do
+	{
+		marks.n = 0;
+		more = amt_table_scan_on(&amt_shared->usage, amt_area, &place, find_marked, &marks);
+		for (int i = 0; i < marks.n; i++)
+			if (!TransactionIdIsInProgress(marks.mark[i].flusher))
+				settle_mark(marks.mark[i].tag, marks.mark[i].flusher);
+	} while (more);
 }
 
 static Marked *
@@ -1054,6 +1074,7 @@ amt_usage_flush_last(void)
 	uint64		before;
 	int			in_vain = 0;
 
+	settle_marks();
 	do
 	{
 		before = exits;

@@ -59,7 +59,7 @@ extern bool amt_usage_has(AmtTag key_tag);
 /*
  * Forget them when the current transaction commits, which is about to.  Who is
  * just writing them is waited for, or else returned: then the second one forgets
- * them, after the commit, if that transaction still has not ended.
+ * them, after the commit, as far as that transaction does not hold them.
  */
 extern TransactionId amt_usage_give_up(AmtTag key_tag, bool wait);
 extern void amt_usage_forget(AmtTag key_tag, TransactionId flusher);

@@ -8,13 +8,14 @@
  * answered by the cache, or by a run of scrypt when the key is cold.
  *
  * A run takes long enough for the key to be revoked meanwhile, and so does
- * waiting for one's turn (scrypt_queue.c).  Nothing is held then: no snapshot, no
- * relation, no lock, neither the server's nor one of our shared memory, which is
- * reached by way of cache.c, usage.c and atcommit.c.  So whatever was learned is only about a stored hash, and the row is
+ * waiting for one's turn (scrypt_queue.c).  Nothing of ours is held then: no
+ * snapshot, no relation, no lock, neither one of the server's nor one of our shared
+ * memory, which is reached by way of other files only.  So whatever was learned is only about a stored hash, and the row is
  * read again afterwards; only if it still stores that hash is the answer yes.
  *
  * No input raises an error.  What can is the system: a query cancelled while
- * it waits, memory that OpenSSL does not get.
+ * it waits, memory that OpenSSL does not get, or a table in shared memory that has
+ * grown in this very moment and cannot be mapped.
  */
 #include "postgres.h"
 

@@ -92,6 +92,32 @@ sub insert_sql
 	is($s->query('SELECT calls_pending FROM amt_stat'), 0, 'nothing is pending');
 }
 
+# A flusher that has the calls of a key, is busy with another, and would find a new key of the same id when it comes to it.
+{
+	my ($token, $slow) = map { create($s) } 1 .. 2;
+	my ($id, $row) = (id_of($token), row_of($token));
+	verify($s, $slow);
+	$s->query('SELECT amt_flush_usage()',
+		q{CREATE FUNCTION take_your_time() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'},
+		'CREATE TRIGGER slow BEFORE UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION take_your_time()');
+	verify($s, $_) for ($token) x 5, $slow;
+	$c->query('SELECT pg_advisory_lock(1)');
+	my $pid = $b->backend;
+	$b->send('SELECT amt_flush_usage()');
+	ok(wait_until(sub { $s->query("SELECT wait_event FROM pg_stat_activity WHERE pid = $pid") eq 'advisory' }), 'somebody writes, and it takes time');
+	is($a->query(delete_sql($token)), '', 'a key with calls is deleted meanwhile');
+	$a->send(insert_sql($row));
+	ok(!$a->answers_within(0.5), 'who puts it back waits');
+	$c->query('SELECT pg_advisory_unlock(1)');
+	is($b->receive, 1, 'until the other is done');
+	is($a->receive, '', 'then it is there');
+	is(calls_of($node, $id), 0, 'and has none of the calls');
+	is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '$id'"), 5, 'which are on record');
+	verify($s, $token);
+	$s->query('DROP TRIGGER slow ON amt_key_usage', 'SELECT amt_flush_usage()');
+	is(stored_calls($node, $id), 1, 'its own are counted');
+}
+
 # Several who write at once.
 {
 	my @tokens = map { create($s) } 1 .. 20;

@@ -103,18 +103,21 @@ chmod 0700, $dir or die;
 {
 	$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '1h'");
 	$node->restart;
-	my ($writer, $victim) = map { Session->new($node) } 1 .. 2;
+	my ($writer, $victim, $reader) = map { Session->new($node) } 1 .. 3;
 	is($writer->query(verify_sql($tokens[0])), 1, 'a call');
 	ok(wait_until(sub { worker_pids($node) }), 'calls a worker');
 	my ($worker) = worker_pids($node);
+	my $lines = log_lines();
 	my $backend = $victim->backend;
 	is($victim->query('BEGIN', 'SELECT amt_flush_usage()'), 1, 'somebody writes that, and does not commit');
+	is($reader->query(verify_sql($tokens[1])), 1, 'somebody only verifies');
 	kill 'STOP', $worker;
 	my %old = map { $_ => 1 } glob "$dir/mmap.*";
 	is($writer->query('SELECT count(*) FROM tokens, amt_verify(token)'), 12000, 'more calls need more memory');
 	my @new = grep { !$old{$_} } glob "$dir/mmap.*";
 	cmp_ok(scalar(@new), '>', 0, 'which is made');
 	chmod 0, @new;
+	is($reader->query(verify_sql(@tokens, $wrong), 'SELECT shared_memory FROM amt_stat'), "1\n1\n0\nf", 'who cannot map it does without');
 	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($backend)"), 't', 'who writes is terminated');
 	ok(wait_until(sub { !kill 0, $backend }), 'and goes');
 	kill 'CONT', $worker;
@@ -126,9 +129,10 @@ chmod 0700, $dir or die;
 	sleep 5;    # a failed worker is not asked for at once
 	is($writer->query(verify_sql($tokens[0])), 1, 'a call');
 	ok(wait_until(sub { worker_pids($node) }), 'calls another worker');
-	$writer->quit;
+	$_->quit for $writer, $reader;
 	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }), 'which writes all');
 	is($node->safe_psql('postgres', 'SELECT sum(calls) = (SELECT sum(calls) FROM amt_key_usage) FROM amt_keys'), 't', 'and marks are gone');
+	is(log_lines(), $lines + 1, 'who did without has said so');
 	like(slurp_file($node->logfile), qr/could not bring its shared memory up to date/, 'the log tells');
 	$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '1s'");
 }

@@ -49,17 +49,17 @@ my $nothing = sub { };
 my @deeds = (
 	sub {
 		$_[0]->send(q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
-		return sub { $key{ $_[0] } = 'created' if $_[0] =~ /\Aamt_/ };
+		return sub { $key{$1} = 'created' if $_[0] =~ /\A(amt_\w+)$/m };
 	},
 	sub {
 		$_[0]->send('BEGIN', q{SELECT token FROM amt_create_key('never', 'acme', 'editor')}, 'ROLLBACK');
-		return sub { $key{ $_[0] } = 'undone' if $_[0] =~ /\Aamt_/ };
+		return sub { $key{$1} = 'undone' if $_[0] =~ /\A(amt_\w+)$/m };
 	},
 	sub {
 		my $token = some_key('in doubt');
 		my $id = id_of($token);
 		$_[0]->send(rand() < 0.5 ? "SELECT amt_revoke('$id')" : "DELETE FROM amt_key WHERE key_id = '$id' RETURNING true");
-		return sub { $key{$token} = 'revoked' if $_[0] eq 't' };
+		return sub { $key{$token} = 'revoked' if $_[0] =~ /\At$/m };
 	},
 	sub {
 		$_[0]->send('BEGIN', "SELECT amt_revoke('" . id_of(some_key()) . "')", 'ROLLBACK');
