@@ -21,7 +21,8 @@
  * Getting the memory can fail at any step.  Then the caller does without, which
  * is slower but right, the log says so once per process, and later calls try
  * again after a while.  The same holds if a table was moved by another process and
- * cannot be mapped here: it is looked at once, before a call begins.  (Some
+ * cannot be mapped here: that is found out, by a glance without a lock, before a
+ * call begins.  (Some
  * releases' registry refuses a name for ever once it could not make the segment,
  * and an area a segment that it could not map, until the table is moved again.)
  */
@@ -163,21 +164,19 @@ amt_shmem_attach(void)
 	if (failed_at != 0 && !amt_elapsed(failed_at, GetCurrentTimestamp(), RETRY_AFTER_MS))
 		return false;
 
-	if (amt_shared != NULL)
-	{
-		error = amt_attempt(map_tables, NULL);
-		if (error == NULL)
-			return true;
-	}
-	else if ((error = amt_attempt(attach, &attached)) == NULL)
+	error = amt_shared == NULL ? amt_attempt(attach, &attached) : NULL;
+	if (amt_shared == NULL && error == NULL)
 	{
 		amt_area = attached.area;
 		amt_shared = attached.header;
 		amt_stat_attached();
 		amt_usage_attached();	/* last at exit: it may take a while */
 		amt_scrypt_queue_attached();
-		return true;
 	}
+	if (error == NULL)
+		error = amt_attempt(map_tables, NULL);
+	if (error == NULL)
+		return true;
 
 	failed_at = GetCurrentTimestamp();
 	if (!reported)

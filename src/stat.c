@@ -97,7 +97,7 @@ amt_stat_get(PG_FUNCTION_ARGS)
 	for (int c = AMT_CALLS_FLUSHED; c <= AMT_WORKER_FAILURES; c++)
 		values[n++] = Int64GetDatum((int64) read_counter(c));
 	values[n++] = BoolGetDatum(shared);
-	values[n++] = TimestampTzGetDatum(shared ?
+	values[n++] = TimestampTzGetDatum(amt_shared != NULL ?
 									  (TimestampTz) pg_atomic_read_u64(&amt_shared->stats.since) :
 									  own_since);
 	Assert(n == STAT_COLUMNS);
@@ -111,7 +111,8 @@ amt_stat_reset(PG_FUNCTION_ARGS)
 {
 	memset(own, 0, sizeof(own));
 	own_since = GetCurrentTimestamp();
-	if (amt_shmem_attach())
+	(void) amt_shmem_attach();
+	if (amt_shared != NULL)
 	{
 		for (int i = 0; i < AMT_STAT_STRIPES; i++)
 			for (int j = 0; j < AMT_NCOUNTERS; j++)

@@ -42,7 +42,8 @@ typedef struct AmtTable
 	LWLockPadded partition[AMT_TABLE_PARTITIONS];
 	uint32		slot_size;		/* never changes */
 	dsa_pointer memory;			/* bucket heads, then slots; all locks to
-								 * change, any of them to read */
+								 * change, any of them to read; and to be
+								 * glanced at */
 	uint32		nbuckets;		/* likewise; a power of two */
 	uint32		nslots;			/* likewise, and to be glanced at */
 	uint32		nused;			/* the rest: control lock */

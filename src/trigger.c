@@ -248,6 +248,7 @@ amt_key_record(PG_FUNCTION_ARGS)
 {
 	const AmtStore *store = amt_store(fcinfo);
 	TriggerData *trigdata = check_caller(fcinfo, store, true);
+	bool		shared = amt_shmem_attach();
 	AmtKey		key;
 	text	   *id;
 	Size		id_len;
@@ -279,7 +280,7 @@ amt_key_record(PG_FUNCTION_ARGS)
 	 * Nothing of a key that is gone, or of one that had a new key's id
 	 * before. (A longer id is none; its owner has forced it in.)
 	 */
-	if (!amt_is_creating() && id_len <= AMT_ID_MAX && amt_shmem_attach())
+	if (!amt_is_creating() && id_len <= AMT_ID_MAX && shared)
 		amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), id_len),
 							 !TRIGGER_FIRED_BY_DELETE(trigdata->tg_event));
 	return PointerGetDatum(NULL);

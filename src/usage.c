@@ -54,15 +54,16 @@
  *
  * Calls of a key that only the current transaction can see are kept aside until
  * it commits: a flusher would take the key for gone.  Their slots are reserved.
- * PREPARE TRANSACTION loses the calls.
+ * PREPARE TRANSACTION loses the calls.  For a moment after the commit they are not
+ * yet there.
  *
  * A clean shutdown loses nothing: the worker writes before it leaves, and for
  * two seconds tries again what others have locked; a process that exits when
  * there is no worker writes itself, after it has advanced "exits"
  * (amt_usage_flush_last()).  (What a prepared transaction locks is lost,
- * and what is counted on a standby.  If the worker fails at that time, or there
- * is none, and who had a row locked by hand has not counted himself, nobody
- * writes.)  A crash loses what was not written: what the last interval saw, and
+ * and what is counted on a standby.  If the worker fails at that time, or who
+ * exits and writes for others, too, or if there is none, and who had a row locked
+ * by hand has not counted himself, nobody writes.)  A crash loses what was not written: what the last interval saw, and
  * what locks, or the lack of a worker, have kept in memory for longer.
  */
 #include "postgres.h"
@@ -368,7 +369,8 @@ amt_usage_read(const AmtStore *store, const char *id, Size id_len,
 				snapshot_sees(snapshot, copy.flusher, tag, before))
 				pending -= copy.flushing;
 			*calls += pending;
-			*last_used_at = Max(*last_used_at, pending_last);
+			if (pending > 0)	/* otherwise it may be of an older key */
+				*last_used_at = Max(*last_used_at, pending_last);
 		}
 		UnregisterSnapshot(snapshot);
 
@@ -469,6 +471,17 @@ typedef struct MarkState
 	int			n;
 	int			limit;
 } MarkState;
+
+static bool
+count_flushable(AmtSlot *base, void *arg)
+{
+	AmtUsageSlot *slot = (AmtUsageSlot *) base;
+	MarkState  *state = arg;
+
+	if (slot->table == state->table && is_flushable(slot))
+		state->limit++;
+	return true;
+}
 
 static bool
 mark_slot(AmtSlot *base, void *arg)
@@ -685,9 +698,12 @@ flush_batch(const AmtStore *store, bool alone)
 	int64		calls = 0;
 
 	state.table = store->key;
+	amt_table_scan(&amt_shared->usage, amt_area, count_flushable, &state);
+	if (state.limit == 0)
+		return -1;
 	state.xid = marked_by = GetTopTransactionId();
 	state.command = GetCurrentCommandId(false);
-	state.limit = Min(BATCH, amt_table_used(&amt_shared->usage) + 1);
+	state.limit = Min(BATCH, state.limit + SPARE_SLOTS);
 	state.room = MemoryContextAlloc(TopTransactionContext, sizeof(Marked) * state.limit);
 	amt_table_scan(&amt_shared->usage, amt_area, mark_slot, &state);
 	if (state.n == 0)
@@ -1074,7 +1090,7 @@ amt_usage_flush_last(void)
 	uint64		before;
 	int			in_vain = 0;
 
-	settle_marks();
+	amt_shield(settle_marks);
 	do
 	{
 		before = exits;

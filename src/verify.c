@@ -100,9 +100,10 @@ static void
 make_warm(const AmtStore *store, const AmtToken *token, const AmtKey *key,
 		  const ScryptAnswer *answer, const Look *seen)
 {
+	static const AmtTag none = {0};
 	AmtCacheEntry entry = {0};
 
-	if (!amt_cache_is_on() ||
+	if (!amt_cache_is_on() || AmtTagEquals(seen->key_tag, none) ||
 		!amt_cache_mac(store, token->id, token->id_len, answer->hash, answer->hash_len,
 					   token->secret, token->secret_len, entry.mac))
 		return;

@@ -119,7 +119,10 @@ find_slot(bool create)
 static bool
 slot_is_ours(volatile AmtWorkerSlot *slot)
 {
-	return slot != NULL && slot->database == MyDatabaseId && slot->pid != 0;
+	if (slot == NULL || slot->pid == 0)
+		return false;
+	pg_read_barrier();			/* it is given to a database first */
+	return slot->database == MyDatabaseId;
 }
 
 /* Note that the postmaster is asked now; false if that is not called for. */
@@ -198,6 +201,7 @@ claim_slot(void)
 	my_slot = find_slot(true);
 	if (my_slot != NULL && my_slot->pid == 0)
 	{
+		pg_write_barrier();
 		my_slot->pid = MyProcPid;
 		my_slot->at_promotion = false;
 		claimed = true;

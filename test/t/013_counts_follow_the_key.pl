@@ -170,6 +170,7 @@ sub insert_sql
 	verify($s, $token);
 	$a->query(delete_sql($token), insert_sql($row), 'COMMIT');
 	is(calls_of($node, $id), 0, 'as it does if it was itself');
+	is($s->query("SELECT last_used_at FROM amt_keys WHERE key_id = '$id'"), '', 'never used');
 	verify($s, $token) for 1 .. 2;
 
 	verify($s, $token);
