@@ -25,8 +25,8 @@
  * freed, and maps a segment that another process made, under the server's lock
  * for those.  Both come after ours, always.  Where mapping fails, the abort of
  * the transaction releases our locks; amt_shield() does so in a transaction's
- * end callbacks and in a process that exits, and the worker, which looks at the tables in between, when it
- * exits.
+ * end callbacks and in a process that exits, and so does the worker, which looks
+ * at the tables in between, when it exits.
  *
  * The memory of a larger table is allocated before, by one process at a time:
  * the lock for that is taken before all others, and who would wait for it waits
