@@ -43,7 +43,10 @@ typedef struct AmtShared
 	AmtStats	stats;			/* see stat.c */
 } AmtShared;
 
-/* Both are NULL until amt_shmem_attach() has answered true. */
+/*
+ * Both are NULL until a call of amt_shmem_attach() has attached; afterwards it may
+ * answer false all the same, if the tables cannot be mapped.
+ */
 extern AmtShared *amt_shared;
 extern dsa_area *amt_area;
 

@@ -63,8 +63,10 @@
  * (amt_usage_flush_last()).  (What a prepared transaction locks is lost,
  * and what is counted on a standby.  If the worker fails at that time, or who
  * exits and writes for others, too, or if there is none, and who had a row locked
- * by hand has not counted himself, nobody writes.)  A crash loses what was not written: what the last interval saw, and
- * what locks, or the lack of a worker, have kept in memory for longer.
+ * by hand has not counted himself, or many exit at once and the one that tries for
+ * others gives up, after ten times, just when the row is free, nobody writes.)  A
+ * crash loses what was not written: what the last interval saw, and what locks, or
+ * the lack of a worker, have kept in memory for longer.
  */
 #include "postgres.h"
 
