@@ -365,7 +365,7 @@ COMMENT ON COLUMN amt_stat.calls_flushed IS 'calls written to amt_key_usage';
 COMMENT ON COLUMN amt_stat.calls_dropped IS 'calls that could not be written: the key, its extension or its database is gone, or there was no memory';
 COMMENT ON COLUMN amt_stat.worker_starts IS 'background workers that began to write';
 COMMENT ON COLUMN amt_stat.worker_failures IS 'background workers that could not be started, or failed';
-COMMENT ON COLUMN amt_stat.shared_memory IS 'is there shared memory? Without it there is no cache, no counting, and the counters are this session''s';
+COMMENT ON COLUMN amt_stat.shared_memory IS 'has this session shared memory? Without it there is no cache and no counting, and the counters are its own, unless it had it before';
 COMMENT ON COLUMN amt_stat.stats_reset IS 'since when the counters count';
 
 -- ---------------------------------------------------------------------------

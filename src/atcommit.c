@@ -6,10 +6,12 @@
  * the transaction has committed.  So what the transaction learned about the
  * secret of a key of its own is kept aside until then: no entry is made for a
  * key that never existed.  And the entry and the pending calls of a deleted key
- * are removed only then.  The event of the deletion has the calls up to then, those
- * that succeed before the commit are nowhere on record; a key of the same id that is put back begins without them.  (But for calls of the old key that
- * succeed while the transaction that replaces it is already committing, or, with
- * more than a thousand keys, while it runs: nobody can tell them apart.)
+ * are removed only then.  The event of the deletion has the calls up to the
+ * deletion; those that succeed after it and before the commit are nowhere on
+ * record.  A key of the same id that is put back begins without them.  (But for
+ * calls of the old key that succeed while the transaction that replaces it is
+ * already committing, or, with more than a thousand keys, while it runs: nobody can
+ * tell them apart.)
  *
  * The list belongs to the transaction's memory; a subtransaction that fails
  * takes its part of it along.  Nothing can be allocated, and nothing may fail,

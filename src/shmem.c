@@ -22,9 +22,9 @@
  * is slower but right, the log says so once per process, and later calls try
  * again after a while.  The same holds if a table was moved by another process and
  * cannot be mapped here: that is found out, by a glance without a lock, before a
- * call begins.  (Some
- * releases' registry refuses a name for ever once it could not make the segment,
- * and an area a segment that it could not map, until the table is moved again.)
+ * call begins.  (Some releases' registry refuses a name for ever once it could not
+ * make the segment, and an area a segment that it could not map, until the table is
+ * moved again.)
  */
 #include "postgres.h"
 
@@ -105,7 +105,7 @@ typedef struct Attached
 {
 	AmtShared  *header;
 	dsa_area   *area;
-}			Attached;
+} Attached;
 
 static void
 attach(void *arg)

@@ -447,7 +447,7 @@ copy_place(HeapTuple tuple, TupleDesc tupdesc, void *arg)
  * regard for us.
  */
 static bool
-is_last_version(TupleTableSlot * slot)
+is_last_version(TupleTableSlot *slot)
 {
 	Buffer		buffer = ((BufferHeapTupleTableSlot *) slot)->buffer;
 	bool		last;

@@ -474,6 +474,7 @@ typedef struct MarkState
 	int			limit;
 } MarkState;
 
+/* How many marks there would be now, so as not to make room for a full batch. */
 static bool
 count_flushable(AmtSlot *base, void *arg)
 {
@@ -809,7 +810,7 @@ typedef struct OthersMarks
 		TransactionId flusher;
 	}			mark[256];
 	int			n;
-}			OthersMarks;
+} OthersMarks;
 
 static bool
 find_marked(AmtSlot *base, void *arg)

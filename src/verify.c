@@ -10,8 +10,9 @@
  * A run takes long enough for the key to be revoked meanwhile, and so does
  * waiting for one's turn (scrypt_queue.c).  Nothing of ours is held then: no
  * snapshot, no relation, no lock, neither one of the server's nor one of our shared
- * memory, which is reached by way of other files only.  So whatever was learned is only about a stored hash, and the row is
- * read again afterwards; only if it still stores that hash is the answer yes.
+ * memory, which is reached by way of other files only.  So whatever was learned is
+ * only about a stored hash, and the row is read again afterwards; only if it still
+ * stores that hash is the answer yes.
  *
  * No input raises an error.  What can is the system: a query cancelled while
  * it waits, memory that OpenSSL does not get, or a table in shared memory that has

@@ -7,10 +7,10 @@
  * writes every amt_keys.usage_flush_interval and leaves after two idle seconds
  * when all is written, so that nobody who wants to drop the database, or to use
  * it as a template, waits longer than the server's own five seconds.  (As long as
- * somebody has locked what is to be written, it stays; or a trigger of the owner's
- * swallows that.)  It locks
- * the extension's tables only if it can at once, and only for the transaction
- * that writes, so DROP EXTENSION does not wait for more than that.
+ * somebody has locked what is to be written, or a trigger of the owner's swallows
+ * it, the worker stays.)  It locks the extension's tables only if it can at once,
+ * and only for the transaction that writes, so DROP EXTENSION does not wait for
+ * more than that.
  *
  * A slot in shared memory says which databases have a worker.  To leave, the
  * worker first clears its slot and then looks for pending calls once more,
@@ -26,8 +26,8 @@
  *
  * Locks.  The slots are guarded by the workers' lock, in which nothing can fail;
  * database and pid are also glanced at without it, and who has asked in vain for
- * a start at promotion takes his own request back without it.  It is held with
- * no other of ours.  A worker that fails or is terminated clears its slot on exit,
+ * a start at promotion takes his own request back without it.  The lock is held
+ * with no other of ours.  A worker that fails or is terminated clears its slot on exit,
  * after its transaction is gone.
  * (The slot of a database that is dropped on a standby's primary before the
  * promotion is taken until the standby's next start.)
