@@ -7,6 +7,12 @@
 
 #include "tap.h"
 
+/* The length of a token with the prefix amt. */
+#define AMT_TOKEN_LEN	(3 + TAIL_LEN)
+
+static const AmtPrefixes amt = {1, {{3, "amt"}}};
+static size_t found_len;
+
 /*
  * Made without our code, by Python's zlib:
  *
@@ -37,7 +43,7 @@ static bool
 check(const char *s, size_t len)
 {
 	char	   *copy = exact_copy(s, len);
-	bool		result = amt_token_check(copy, len);
+	bool		result = amt_token_check(&amt, copy, len);
 
 	free(copy);
 	return result;
@@ -124,7 +130,7 @@ is_wiped(const char *token)
 {
 	size_t		i;
 
-	for (i = 0; i <= AMT_TOKEN_LEN; i++)
+	for (i = 0; i <= AMT_TOKEN_MAX; i++)
 	{
 		if (token[i] != '\0')
 			return false;
@@ -152,7 +158,7 @@ test_checksum(void)
 static void
 test_generate(void)
 {
-	char		token[AMT_TOKEN_LEN + 1];
+	char		token[AMT_TOKEN_MAX + 1];
 	char		digits_of_all[248];
 	int			count[256] = {0};
 	bool		even = true;
@@ -160,16 +166,16 @@ test_generate(void)
 
 	memset(token, 'y', sizeof(token));
 	next_byte = 0;
-	ok(amt_token_generate(counting, token) && memchr(token, '\0', sizeof(token)) == token + AMT_TOKEN_LEN,
+	ok(amt_token_generate(&amt, counting, token) && memchr(token, '\0', sizeof(token)) == token + AMT_TOKEN_LEN,
 	   "a token is made");
 	is_text(token, known[0], "the bytes 0, 1, 2, ... make the digits 0, 1, 2, ...");
 
 	next_byte = 0;
-	ok(amt_token_generate(counting_with_rejects, token), "a token is made from bytes most of which are rejected");
+	ok(amt_token_generate(&amt, counting_with_rejects, token), "a token is made from bytes most of which are rejected");
 	is_text(token, known[0], "bytes from 248 on leave no trace");
 
 	constant = 247;
-	ok(amt_token_generate(stuck, token) && strcmp(token, known[1]) == 0, "247 is not rejected: it is the fourth z");
+	ok(amt_token_generate(&amt, stuck, token) && strcmp(token, known[1]) == 0, "247 is not rejected: it is the fourth z");
 
 	/* Every byte once: every digit equally often, or it would be a bias. */
 	next_byte = 0;
@@ -194,12 +200,12 @@ test_bias(void)
 	state = 1;
 	for (i = 0; i < tokens; i++)
 	{
-		char		token[AMT_TOKEN_LEN + 1];
+		char		token[AMT_TOKEN_MAX + 1];
 		int			j;
 
-		if (!amt_token_generate(pseudo_random, token))
+		if (!amt_token_generate(&amt, pseudo_random, token))
 			break;
-		for (j = AMT_TOKEN_HEAD_LEN; j < AMT_TOKEN_LEN - AMT_CHECKSUM_LEN; j++)
+		for (j = 4; j < AMT_TOKEN_LEN - AMT_CHECKSUM_LEN; j++)
 			count[(unsigned char) token[j]]++;
 	}
 	for (i = 0; i < BASE; i++)
@@ -217,22 +223,22 @@ test_bias(void)
 static void
 test_bad_sources(void)
 {
-	char		token[AMT_TOKEN_LEN + 1];
+	char		token[AMT_TOKEN_MAX + 1];
 
 	memset(token, 'y', sizeof(token));
 	calls = 0;
-	ok(!amt_token_generate(failing, token), "no random bytes, no token");
+	ok(!amt_token_generate(&amt, failing, token), "no random bytes, no token");
 	ok(calls == 1, "a source that failed is not asked again");
 	ok(is_wiped(token), "and nothing is left in the buffer");
 
 	memset(token, 'y', sizeof(token));
 	calls = 0;
-	ok(!amt_token_generate(failing_later, token), "a source that fails half way makes no token");
+	ok(!amt_token_generate(&amt, failing_later, token), "a source that fails half way makes no token");
 	ok(calls == 2 && is_wiped(token), "and the first half is wiped");
 
 	constant = 0xFF;
 	calls = 0;
-	ok(!amt_token_generate(stuck, token), "a source of nothing but rejected bytes is given up");
+	ok(!amt_token_generate(&amt, stuck, token), "a source of nothing but rejected bytes is given up");
 	ok(calls == RANDOM_BLOCKS && is_wiped(token), "after %d blocks", RANDOM_BLOCKS);
 }
 
@@ -246,13 +252,13 @@ test_many(void)
 	state = 2;
 	for (i = 0; i < tokens; i++)
 	{
-		char		token[AMT_TOKEN_LEN + 1];
+		char		token[AMT_TOKEN_MAX + 1];
 		AmtToken	parts;
 
-		good += amt_token_generate(pseudo_random, token) &&
+		good += amt_token_generate(&amt, pseudo_random, token) &&
 			strlen(token) == AMT_TOKEN_LEN &&
 			check(token, AMT_TOKEN_LEN) &&
-			amt_token_parse(token, AMT_TOKEN_LEN, &parts) &&
+			amt_token_parse(&amt, token, AMT_TOKEN_LEN, &parts) &&
 			parts.id == token + 4 && parts.id_len == AMT_ID_LEN &&
 			parts.secret == token + 17 && parts.secret_len == AMT_SECRET_LEN &&
 			amt_token_is_id(parts.id, parts.id_len);
@@ -318,7 +324,7 @@ test_check(void)
 	for (i = 0; i < AMT_TOKEN_LEN - AMT_CHECKSUM_LEN; i++)
 	{
 		static const char others[] = {'_', '-', 'x', ' ', '\0', '\377'};
-		char		text[AMT_TOKEN_LEN + 1];
+		char		text[AMT_TOKEN_MAX + 1];
 		int			slips = 0;
 		size_t		other;
 
@@ -330,7 +336,7 @@ test_check(void)
 			slips += check(text, AMT_TOKEN_LEN);
 		}
 		/* The separator and the x among ids and secrets are as they should be. */
-		ok(slips == (i < AMT_TOKEN_HEAD_LEN ? i == 3 : 1), "place %zu takes its own characters only", i);
+		ok(slips == (i < 4 ? i == 3 : 1), "place %zu takes its own characters only", i);
 	}
 	ok(!check("", 0), "nothing is not one of ours");
 	ok(!check("amt_abc123_xyz789abcdefghij", 27), "a token made elsewhere is not one of ours");
@@ -408,7 +414,7 @@ test_parse(void)
 	{
 		char	   *copy = exact_copy(cases[i].text, cases[i].len);
 		AmtToken	token;
-		bool		parsed = amt_token_parse(copy, cases[i].len, &token);
+		bool		parsed = amt_token_parse(&amt, copy, cases[i].len, &token);
 
 		if (cases[i].id == NULL)
 			ok(!parsed, "no token: %.40s", cases[i].text);
@@ -437,7 +443,7 @@ found_in(const char *a, const char *b, const char *c, const char *d)
 	result[0] = '\0';
 	len = snprintf(text, sizeof(text), "%s%s%s%s", a, b, c, d);
 	copy = exact_copy(text, len);
-	for (at = amt_token_find(copy, len, 0); at < len; at = amt_token_find(copy, len, at + 1))
+	for (at = amt_token_find(&amt, copy, len, 0, &found_len); at < len; at = amt_token_find(&amt, copy, len, at + 1, &found_len))
 		snprintf(result + strlen(result), sizeof(result) - strlen(result), "%zu ", at);
 	free(copy);
 	return result;
@@ -448,7 +454,7 @@ test_find(void)
 {
 	const char *a = known[2];
 	const char *b = known[3];
-	char		broken[AMT_TOKEN_LEN + 1];
+	char		broken[AMT_TOKEN_MAX + 1];
 	char		text[100];
 
 	is_text(found_in("", "", "", ""), "", "nothing in nothing");
@@ -471,12 +477,12 @@ test_find(void)
 	is_text(found_in("", broken, "", ""), "", "not if only its last character is missing");
 
 	snprintf(text, sizeof(text), "..%s", a);
-	ok(amt_token_find(text, 68, 2) == 2, "from its beginning on");
-	ok(amt_token_find(text, 68, 3) == 68, "not from behind its beginning");
-	ok(amt_token_find(text, 68, 68) == 68, "nothing from the end on");
-	ok(amt_token_find(text, 68, 69) == 68 && amt_token_find(text, 68, SIZE_MAX) == 68, "nor from behind the end");
+	ok(amt_token_find(&amt, text, 68, 2, &found_len) == 2, "from its beginning on");
+	ok(amt_token_find(&amt, text, 68, 3, &found_len) == 68, "not from behind its beginning");
+	ok(amt_token_find(&amt, text, 68, 68, &found_len) == 68, "nothing from the end on");
+	ok(amt_token_find(&amt, text, 68, 69, &found_len) == 68 && amt_token_find(&amt, text, 68, SIZE_MAX, &found_len) == 68, "nor from behind the end");
 	memcpy(text, "\0\0", 2);
-	ok(amt_token_find(text, 68, 0) == 2, "NUL is a byte like others");
+	ok(amt_token_find(&amt, text, 68, 0, &found_len) == 2, "NUL is a byte like others");
 }
 
 /* A megabyte made of a piece over and over, searched for all tokens. */
@@ -495,7 +501,7 @@ test_find_is_linear(const char *piece, int expected)
 	for (at = 0; at < len; at++)
 		text[at] = piece[at % piece_len];
 	start = cpu_seconds();
-	for (at = amt_token_find(text, len, 0); at < len; at = amt_token_find(text, len, at + 1))
+	for (at = amt_token_find(&amt, text, len, 0, &found_len); at < len; at = amt_token_find(&amt, text, len, at + 1, &found_len))
 		found++;
 	note("%.1f ms", 1000 * (cpu_seconds() - start));
 	/* Generous, for valgrind; what is not linear takes minutes. */
