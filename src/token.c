@@ -33,7 +33,7 @@
 #define RANDOM_BLOCKS	64		/* a source that needs more is broken */
 
 /* More than the frames of everything that sees a part of a new secret. */
-#define STACK_TO_CLEAR	4096
+#define STACK_TO_CLEAR	8192
 
 #define NOINLINE		__attribute__((noinline))
 
