@@ -6,6 +6,8 @@
 
 #include "tap.h"
 
+static const AmtPrefixes amt = {1, {{3, "amt"}}};
+
 typedef struct Case
 {
 	const char *value;
@@ -115,7 +117,7 @@ test_authorization(void)
 		char	   *copy = exact_copy(cases[i].value, cases[i].len);
 		const char *s = copy;
 		size_t		len = cases[i].len;
-		bool		carries = amt_header_authorization(&s, &len);
+		bool		carries = amt_header_key(&amt, &s, &len);
 
 		if (cases[i].rest != NULL)
 			ok(carries && len == cases[i].rest_len && s == copy + cases[i].len - len &&
@@ -146,7 +148,7 @@ test_every_length(void)
 			const char *s = copy;
 			size_t		len = cut;
 
-			if (amt_header_authorization(&s, &len) != (cut >= head))
+			if (amt_header_key(&amt, &s, &len) != (cut >= head))
 				wrong++;
 			if (s + len != copy + cut)
 				wrong++;

@@ -6,6 +6,8 @@
 
 #include "tap.h"
 
+static const AmtPrefixes amt = {1, {{3, "amt"}}};
+
 #define COUNT(array)	(sizeof(array) / sizeof(array[0]))
 
 #define TEN		"aB3dEfGh1j"
@@ -18,14 +20,14 @@ static char *
 mask(const char *text, size_t len, size_t *masked_len, bool *found)
 {
 	char	   *copy = exact_copy(text, len);
-	size_t		needed = amt_mask(copy, len, NULL, 0, found);
+	size_t		needed = amt_mask(&amt, copy, len, NULL, 0, found);
 	char	   *out = malloc(needed + 1);
 	bool		again;
 
 	if (out == NULL)
 		abort();
 	memset(out, 'x', needed + 1);
-	*masked_len = amt_mask(copy, len, out, needed + 1, &again);
+	*masked_len = amt_mask(&amt, copy, len, out, needed + 1, &again);
 	free(copy);
 	if (*masked_len != needed || *found != again || out[needed] != '\0')
 	{
@@ -249,7 +251,7 @@ test_sizes(void)
 		if (out == NULL)
 			abort();
 		memset(out, '#', size + 1);
-		if (amt_mask(text, strlen(text), out, size, &found) != len || !found || out[size] != '#')
+		if (amt_mask(&amt, text, strlen(text), out, size, &found) != len || !found || out[size] != '#')
 			wrong++;
 		if (size > 0)
 		{
@@ -279,7 +281,7 @@ test_linear(const char *piece)
 	for (at = 0; at < len; at++)
 		text[at] = piece[at % piece_len];
 	start = cpu_seconds();
-	amt_mask(text, len, NULL, 0, &found);
+	amt_mask(&amt, text, len, NULL, 0, &found);
 	note("%.1f ms", 1000 * (cpu_seconds() - start));
 	/* Generous, for valgrind; what is not linear takes minutes. */
 	ok(cpu_seconds() - start < 4, "4 MiB of %.20s in no time", piece);
