@@ -338,7 +338,14 @@ amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *t
 	return found;
 }
 
-/* Find the version that all transactions together see as the newest. */
+/*
+ * Find the version that all transactions together see as the newest.
+ *
+ * "Not found" is not the last word.  The scan copies the matching places from a
+ * page of the index and then visits them.  If an update commits in between, the
+ * old version is dead and the new one's place was not copied.  So the caller
+ * must look again with a snapshot that it takes afterwards.
+ */
 static HeapTuple
 find_newest(Relation rel, Oid index, IdText *text_id, SnapshotData *dirty, SysScanDesc *scan)
 {
@@ -373,6 +380,8 @@ amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
 		amt_key_copy(tuple, RelationGetDescr(rel), key);
 	}
 	systable_endscan(scan);
+	if (presence == AMT_ABSENT && amt_key_by_id(rel, id, id_len, key))
+		presence = AMT_GOING;	/* an update was missed: it has moved */
 	return presence;
 }
 
@@ -459,6 +468,23 @@ amt_event_last_id(Relation rel)
 	return last;
 }
 
+/* Does a snapshot that is taken now see a row with this key id? */
+static bool
+row_exists(Relation rel, Oid index, IdText *text_id)
+{
+	Snapshot	snapshot = newest_snapshot();
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
+	scan = systable_beginscan(rel, index, true, snapshot, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
 bool
 amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
 			 TupleTableSlot *slot, bool *busy)
@@ -481,7 +507,10 @@ amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
 		if (!HeapTupleIsValid(tuple))
 		{
 			systable_endscan(scan);
-			return false;
+			if (!row_exists(rel, index, &text_id))
+				return false;
+			CHECK_FOR_INTERRUPTS();
+			continue;			/* an update was missed */
 		}
 		place = tuple->t_self;
 		in_progress = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
