@@ -66,7 +66,7 @@ static Datum
 make_key(FunctionCallInfo fcinfo, Oid extension, AmtNewKey *key,
 		 void (*with_row) (Relation rel, AmtNewKey *key, void *arg), void *arg)
 {
-	Datum		result;
+	volatile Datum result;
 
 	amt_newkey_check_type(fcinfo);
 	PG_TRY();

@@ -323,15 +323,24 @@ make_room(uint32 nslots)
 	return false;
 }
 
+typedef enum Replace
+{
+	NEVER,						/* an entry about another stored hash */
+	IF_WRITTEN,
+	ALWAYS
+} Replace;
+
 /*
  * Find or make the entry of the key with that stored hash, locked exclusively.
- * Returns NULL without a lock if there is no memory.
+ * Returns NULL without a lock if there is no memory, or if the entry is about
+ * another stored hash and may not be replaced (then *other is true).
  */
 static Entry *
-add_entry(const AmtKeyRef *ref, uint64 hash_tag)
+add_entry(const AmtKeyRef *ref, uint64 hash_tag, Replace replace, bool *other)
 {
 	uint32		limit = Max(cache_size, 1);
 
+	*other = false;
 	for (int tries = 0; tries < MAX_TRIES; tries++)
 	{
 		bool		added;
@@ -341,9 +350,17 @@ add_entry(const AmtKeyRef *ref, uint64 hash_tag)
 
 		if (entry != NULL)
 		{
-			if (added || entry->hash_tag != hash_tag)
+			*other = !added && entry->hash_tag != hash_tag;
+			if (added || (*other && (replace == ALWAYS ||
+									 (replace == IF_WRITTEN && unwritten(entry) == 0))))
+			{
 				reset_entry(entry, ref, hash_tag, added);
-			return entry;
+				*other = false;
+			}
+			if (!*other)
+				return entry;
+			unlock_entry(ref->tag);
+			return NULL;
 		}
 		/* Other processes may take the room that we make. */
 		if (!make_room(nslots))
@@ -373,7 +390,8 @@ amt_entry_find(const AmtKeyRef *ref, AmtProof *proof)
 void
 amt_entry_prove(const AmtKeyRef *ref, const AmtProof *proof)
 {
-	Entry	   *entry = add_entry(ref, proof->hash_tag);
+	bool		other;
+	Entry	   *entry = add_entry(ref, proof->hash_tag, IF_WRITTEN, &other);
 
 	if (entry == NULL)
 		return;
@@ -411,25 +429,26 @@ add_call(Entry *entry, TimestampTz at)
 	advance(&entry->used_at, at);
 }
 
-/* [count] */
-bool
-amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at)
+/* [C] */
+AmtCounted
+amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at, bool replace)
 {
 	Entry	   *entry = lock_entry(ref->tag, LW_SHARED);
 	bool		counted = entry != NULL && entry->hash_tag == hash_tag;
+	bool		other;
 
 	if (likely(counted))
 		add_call(entry, at);
 	unlock_entry(ref->tag);
 	if (likely(counted))
-		return true;
+		return AMT_COUNTED;
 
-	entry = add_entry(ref, hash_tag);
+	entry = add_entry(ref, hash_tag, replace ? ALWAYS : NEVER, &other);
 	if (entry == NULL)
-		return false;
+		return other ? AMT_OTHER_HASH : AMT_NO_ROOM;
 	add_call(entry, at);
 	unlock_entry(ref->tag);
-	return true;
+	return AMT_COUNTED;
 }
 
 /* [R1, R3] */
@@ -529,7 +548,7 @@ lock_due(const AmtDue *due, LWLockMode mode)
 }
 
 /* [W2] */
-void
+bool
 amt_entry_set_base(const AmtDue *due, uint64 base)
 {
 	Entry	   *entry = lock_due(due, LW_EXCLUSIVE);
@@ -540,6 +559,7 @@ amt_entry_set_base(const AmtDue *due, uint64 base)
 		HAS_BASE(entry) = true;
 	}
 	unlock_entry(due->tag);
+	return entry != NULL;
 }
 
 /* [W5] */

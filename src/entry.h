@@ -99,8 +99,19 @@ extern void amt_entry_prove(const AmtKeyRef *ref, const AmtProof *proof);
 extern void amt_entry_move(const AmtKeyRef *ref, uint64 hash_tag, const AmtRowHint *hint);
 extern void amt_entry_forget_proofs(void);
 
-/* Count one call of the key with that stored hash; false if there is no room. */
-extern bool amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at);
+typedef enum AmtCounted
+{
+	AMT_COUNTED,
+	AMT_NO_ROOM,				/* memory ran out */
+	AMT_OTHER_HASH				/* the entry is about another stored hash */
+} AmtCounted;
+
+/*
+ * Count one call of the key with that stored hash.  An entry about another hash
+ * is replaced if "replace" is true.
+ */
+extern AmtCounted amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
+								  bool replace);
 
 /* Read the calls that an entry with that stored hash knows of. */
 extern void amt_entry_read(const AmtKeyRef *ref, uint64 hash_tag, AmtCount *count);
@@ -113,7 +124,7 @@ extern void amt_entry_read(const AmtKeyRef *ref, uint64 hash_tag, AmtCount *coun
 extern int	amt_entry_collect(Oid database, uint32 *place, AmtDue *due, int max, bool *more);
 
 /* Each is done only if the entry is still the one with that serial. */
-extern void amt_entry_set_base(const AmtDue *due, uint64 base);
+extern bool amt_entry_set_base(const AmtDue *due, uint64 base);
 extern void amt_entry_set_written(const AmtDue *due);
 extern bool amt_entry_drop(const AmtDue *due);
 extern bool amt_entry_is_written(const AmtDue *due);

@@ -385,6 +385,52 @@ amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
 	return presence;
 }
 
+static void
+note_xmin(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	*(TransactionId *) arg = HeapTupleHeaderGetXmin(tuple->t_data);
+}
+
+bool
+amt_key_is_ours(Oid extension, const char *id, Size id_len, Oid *table)
+{
+	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	IdText		text_id;
+	Snapshot	snapshot = newest_snapshot();
+	TransactionId xmin = InvalidTransactionId;
+	bool		found;
+
+	*table = RelationGetRelid(rel);
+	found = make_id_text(&text_id, id, id_len) &&
+		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
+				  PointerGetDatum(&text_id), snapshot, 1, note_xmin, &xmin) > 0;
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return !found || TransactionIdIsCurrentTransactionId(xmin);
+}
+
+void
+amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg), void *arg)
+{
+	Snapshot	snapshot = newest_snapshot();
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple	tuple;
+	bool		goes_on = true;
+
+	while (goes_on && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		text	   *id = DatumGetTextPP(heap_getattr(tuple, Anum_amt_key_usage_key_id,
+													 RelationGetDescr(rel), &isnull));
+
+		CHECK_FOR_INTERRUPTS();
+		if (!isnull)
+			goes_on = visit(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), arg);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+}
+
 typedef struct StoredUsage
 {
 	int64		calls;
@@ -545,4 +591,21 @@ amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+bool
+amt_row_find(Relation rel, Oid index, const char *id, Size id_len, TupleTableSlot *slot)
+{
+	IdText		text_id;
+	SnapshotData dirty;
+	SysScanDesc scan;
+	bool		found;
+
+	if (!make_id_text(&text_id, id, id_len))
+		return false;
+	found = HeapTupleIsValid(find_newest(rel, index, &text_id, &dirty, &scan));
+	if (found)
+		ExecCopySlot(slot, scan->slot);
+	systable_endscan(scan);
+	return found;
 }

@@ -72,6 +72,16 @@ typedef enum AmtPresence
 /* Is there a row of the key, as all transactions together see it? */
 extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key);
 
+/*
+ * Has this transaction created, changed or deleted the key?  Sets *table to
+ * the OID of amt_key.
+ */
+extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len, Oid *table);
+
+/* Call visit(id, id_len, arg) for each stored usage, until it returns false. */
+extern void amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg),
+							void *arg);
+
 /* The stored usage of a key, with the newest snapshot; false if there is none. */
 extern bool amt_usage_get(Oid extension, const char *id, Size id_len,
 						  int64 *calls, TimestampTz *last_used_at);
@@ -88,5 +98,12 @@ extern bool amt_event_exists(Relation rel, int64 event_id);
  */
 extern bool amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
 						 TupleTableSlot *slot, bool *busy);
+
+/*
+ * Find that row without locking it.  The caller has locked the table against
+ * other writers.  *busy is false.
+ */
+extern bool amt_row_find(Relation rel, Oid index, const char *id, Size id_len,
+						 TupleTableSlot *slot);
 
 #endif							/* AMT_ROWS_H */

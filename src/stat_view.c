@@ -1,6 +1,6 @@
 /*
  * stat_view.c
- *	  The view amt_stat, and its reset.
+ *	  The view amt_stat, its reset, and amt_cache_clear().
  */
 #include "postgres.h"
 
@@ -64,5 +64,15 @@ amt_stat_reset(PG_FUNCTION_ARGS)
 	amt_session_check();
 	(void) amt_entry_attach();
 	amt_stat_reset_all();
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(amt_cache_clear);
+Datum
+amt_cache_clear(PG_FUNCTION_ARGS)
+{
+	amt_session_check();
+	if (amt_entry_attach())
+		amt_entry_forget_proofs();
 	PG_RETURN_VOID();
 }

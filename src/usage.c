@@ -20,25 +20,43 @@
 #include "usage.h"
 #include "writer.h"
 
+/* Is this still the key's row?  One of the same id may have replaced it. */
+static bool
+is_still_stored(Oid extension, const char *id, Size id_len, const char *stored, Size stored_len)
+{
+	AmtKey		key;
+	Size		len;
+	const char *now;
+
+	if (!amt_key_get(extension, id, id_len, NULL, NULL, &key))
+		return false;
+	now = amt_key_stored_hash(&key, &len);
+	return len == stored_len && memcmp(now, stored, len) == 0;
+}
+
 void
-amt_usage_count(Oid table, const AmtKey *key, TimestampTz at)
+amt_usage_count(Oid extension, Oid table, const AmtKey *key, TimestampTz at)
 {
 	Size		id_len;
 	const char *id = amt_key_id_of(key, &id_len);
 	Size		stored_len;
 	const char *stored = amt_key_stored_hash(key, &stored_len);
-	AmtKeyRef	ref;
+	AmtCounted	counted = AMT_NO_ROOM;
 
 	if (amt_entry_attach())
 	{
-		ref = amt_entry_ref(table, id, id_len);
-		if (amt_entry_count(&ref, amt_entry_hash(stored, stored_len), at))
-		{
-			amt_writer_want(at);
-			return;
-		}
+		AmtKeyRef	ref = amt_entry_ref(table, id, id_len);
+		uint64		hash_tag = amt_entry_hash(stored, stored_len);
+
+		counted = amt_entry_count(&ref, hash_tag, at, false);
+		if (counted == AMT_OTHER_HASH &&
+			is_still_stored(extension, id, id_len, stored, stored_len))
+			counted = amt_entry_count(&ref, hash_tag, at, true);
 	}
-	amt_stat_add(AMT_CALLS_DROPPED, 1);
+	if (counted == AMT_COUNTED)
+		amt_writer_want(at);
+	else
+		amt_stat_add(AMT_CALLS_DROPPED, 1);
 }
 
 void

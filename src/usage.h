@@ -8,7 +8,7 @@
 #include "rows.h"
 
 /* Count a call; the worker will write it. */
-extern void amt_usage_count(Oid table, const AmtKey *key, TimestampTz at);
+extern void amt_usage_count(Oid extension, Oid table, const AmtKey *key, TimestampTz at);
 
 /* All calls up to now, stored or not; DT_NOBEGIN if there was none. */
 extern void amt_usage_read(Oid extension, Oid table, const AmtKey *key,

@@ -319,7 +319,7 @@ verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 	if (!AmtKeyIsNull(key, expires_at) &&
 		DatumGetTimestampTz(AmtKeyValue(key, expires_at)) <= now)
 		return AMT_EXPIRED;
-	amt_usage_count(table, key, now);
+	amt_usage_count(extension, table, key, now);
 	return AMT_GOOD;
 }
 

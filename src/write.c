@@ -143,6 +143,13 @@ amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_len, bool now
 	return amt_row_lock(write->rel, index, id, id_len, nowait, write->old_row, busy);
 }
 
+bool
+amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len)
+{
+	ExecClearTuple(write->old_row);
+	return amt_row_find(write->rel, index, id, id_len, write->old_row);
+}
+
 void
 amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 				 const Datum *values, const bool *nulls)

@@ -40,6 +40,9 @@ extern bool amt_write_insert(AmtWrite *write, const Datum *values, const bool *n
 extern bool amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_len,
 						   bool nowait, bool *busy);
 
+/* The same for a table that is locked against other writers: see amt_row_find(). */
+extern bool amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len);
+
 /* Change these columns of the locked row, or delete it. */
 extern void amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 							 const Datum *values, const bool *nulls);

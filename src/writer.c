@@ -349,7 +349,7 @@ static void
 write_until_idle(void)
 {
 	TimestampTz counted_at = GetCurrentTimestamp();
-	TimestampTz written_at = counted_at;
+	TimestampTz written_at = 0;
 	TimestampTz trimmed_at = counted_at;
 	int			wait_ms = 0;	/* longer after a failure */
 	uint64		last = 0;
@@ -360,7 +360,7 @@ write_until_idle(void)
 		uint64		unwritten;
 		bool		idle;
 
-		wait_for_latch(Min(usage_flush_interval, POLL_MS));
+		wait_for_latch(Min(Max(usage_flush_interval / 2, 5), POLL_MS));
 		now = GetCurrentTimestamp();
 		unwritten = unwritten_here();
 		if (unwritten != last)
@@ -405,7 +405,7 @@ write_last(void)
 }
 
 static void
-connect(Oid database)
+connect_to(Oid database)
 {
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 
@@ -426,7 +426,7 @@ amt_writer_main(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 
-	connect(DatumGetObjectId(arg));
+	connect_to(DatumGetObjectId(arg));
 	(void) unwritten_here();	/* attach */
 	if (!claim_slot())
 		proc_exit(0);

@@ -73,32 +73,36 @@ close_tables(Batch *batch)
 	table_close(batch->key, NoLock);
 }
 
-/* Can the calls be written now?  Drops the entry of a key that is gone. */
-static bool
-is_writable(Batch *batch, const AmtDue *due)
+/* K1: is the key of the entry there, and nobody changing it? */
+static AmtPresence
+get_presence(Batch *batch, const AmtDue *due)
 {
+	AmtPresence presence;
 	AmtKey		key;
 	Size		len;
 	const char *stored;
 
-	if (due->table == RelationGetRelid(batch->key))
+	if (due->table != RelationGetRelid(batch->key))
+		return AMT_ABSENT;
+	presence = amt_key_presence(batch->key, due->id, due->id_len, &key);
+	if (presence == AMT_PRESENT)
 	{
-		switch (amt_key_presence(batch->key, due->id, due->id_len, &key))
-		{
-			case AMT_PRESENT:
-				stored = amt_key_stored_hash(&key, &len);
-				if (amt_entry_hash(stored, len) == due->hash_tag)
-					return batch->usage != NULL;
-				break;			/* another key of this id */
-			case AMT_COMING:
-			case AMT_GOING:
-				return false;
-			case AMT_ABSENT:
-				break;
-		}
+		stored = amt_key_stored_hash(&key, &len);
+		if (amt_entry_hash(stored, len) != due->hash_tag)
+			return AMT_ABSENT;	/* another key has this id now */
 	}
-	(void) amt_entry_drop(due);
-	return false;
+	return presence;
+}
+
+/* Can the calls be written now?  Drops the entry of a key that is gone. */
+static bool
+is_writable(Batch *batch, const AmtDue *due)
+{
+	AmtPresence presence = get_presence(batch, due);
+
+	if (presence == AMT_ABSENT)
+		(void) amt_entry_drop(due);
+	return presence == AMT_PRESENT && batch->usage != NULL;
 }
 
 /* The stored row that is locked. */
@@ -125,11 +129,11 @@ write_total(Batch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	uint64		stored = 0;
 	TimestampTz last_used_at = DT_NOBEGIN;
 	bool		found;
-	bool		busy;
+	bool		busy = false;
 
 	*inserted = false;
 	found = batch->exclusive ?
-		amt_write_find(write, batch->usage_index, due->id, due->id_len, &busy) :
+		amt_write_find(write, batch->usage_index, due->id, due->id_len) :
 		amt_write_lock(write, batch->usage_index, due->id, due->id_len, true, &busy);
 	if (busy)
 		return false;
@@ -168,11 +172,9 @@ give_up_first_rows(Batch *batch, AmtDue *due, const bool *inserted, int n)
 	for (int i = 0; i < n; i++)
 	{
 		AmtWrite	write;
-		AmtKey		key;
 		bool		busy;
 
-		if (!inserted[i] ||
-			amt_key_presence(batch->key, due[i].id, due[i].id_len, &key) == AMT_PRESENT)
+		if (!inserted[i] || get_presence(batch, &due[i]) == AMT_PRESENT)
 			continue;
 		amt_write_begin(&write, batch->usage);
 		if (amt_write_lock(&write, batch->usage_index, due[i].id, due[i].id_len, true, &busy))
@@ -305,4 +307,89 @@ amt_write_pending(void)
 	}
 	pfree(due);
 	return done;
+}
+
+/* Stored usage of keys that are gone. */
+typedef struct Orphans
+{
+	Relation	key;
+	int			n;
+	struct
+	{
+		uint32		len;
+		char		id[AMT_ID_MAX];
+	}			id[BATCH];
+} Orphans;
+
+static bool
+note_orphan(const char *id, Size id_len, void *arg)
+{
+	Orphans    *orphans = arg;
+	AmtKey		key;
+
+	if (id_len <= AMT_ID_MAX && amt_key_presence(orphans->key, id, id_len, &key) == AMT_ABSENT)
+	{
+		orphans->id[orphans->n].len = id_len;
+		memcpy(orphans->id[orphans->n].id, id, id_len);
+		orphans->n++;
+	}
+	return orphans->n < BATCH;
+}
+
+static void
+sweep(Batch *batch)
+{
+	Orphans    *orphans = palloc(sizeof(Orphans));
+	AmtWrite	write;
+	bool		busy;
+
+	orphans->key = batch->key;
+	orphans->n = 0;
+	amt_usage_visit(batch->usage, note_orphan, orphans);
+	amt_write_begin(&write, batch->usage);
+	for (int i = 0; i < orphans->n; i++)
+		if (amt_write_lock(&write, batch->usage_index, orphans->id[i].id, orphans->id[i].len,
+						   true, &busy))
+			amt_write_delete(&write);
+	amt_write_end(&write);
+}
+
+/*
+ * Logical replication and a crash may leave the usage of a key that is gone.
+ * Nobody sees it, so one sweep of at most a batch is enough each time.
+ */
+void
+amt_sweep_usage(void)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+
+	if (RecoveryInProgress())
+		return;
+	PG_TRY();
+	{
+		Oid			extension;
+		Batch		batch;
+
+		amt_writer_batch_timeout(true);
+		StartTransactionCommand();
+		extension = amt_extension_here();
+		if (OidIsValid(extension) && open_tables(&batch, extension))
+		{
+			sweep(&batch);
+			close_tables(&batch);
+		}
+		CommitTransactionCommand();
+		amt_writer_batch_timeout(false);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(oldcontext);
+		FlushErrorState();
+		AbortCurrentTransaction();
+		amt_writer_batch_timeout(false);
+		RESUME_INTERRUPTS();
+		MemoryContextSwitchTo(oldcontext);
+	}
+	PG_END_TRY();
 }
