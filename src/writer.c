@@ -498,17 +498,50 @@ collect_all(int *n)
 	return due;
 }
 
-/*
- * Does this transaction itself keep the calls from being written, since it has
- * created, changed or revoked the key?
- */
-static bool
-is_kept_by_us(Oid extension, const AmtDue *due)
+typedef enum Outcome
 {
-	Oid			table;
+	WAITING,
+	WRITTEN,
+	LEFT_OUT					/* will not be written, or not before we end */
+} Outcome;
 
-	return GetTopTransactionIdIfAny() != InvalidTransactionId &&
-		amt_key_is_ours(extension, due->id, due->id_len, &table);
+/*
+ * What has become of the copied calls?  A transaction that has created, changed
+ * or revoked a key keeps its calls from being written itself.
+ */
+static Outcome
+get_outcome(Oid extension, const AmtDue *due)
+{
+	bool		gone;
+	AmtKey		key;
+
+	if (amt_entry_is_written(due, &gone))
+		return WRITTEN;
+	if (gone)					/* written and evicted, or the key is revoked */
+		return amt_key_get(extension, due->id, due->id_len, NULL, NULL, &key) ? WRITTEN : LEFT_OUT;
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		amt_key_is_ours(extension, due->id, due->id_len))
+		return LEFT_OUT;
+	return WAITING;
+}
+
+/* Returns the number of entries that are still waited for; adds to *calls. */
+static int
+check_outcomes(Oid extension, AmtDue *due, int n, int64 *calls)
+{
+	int			waiting = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		Outcome		outcome = due[i].done ? LEFT_OUT : get_outcome(extension, &due[i]);
+
+		due[i].done = due[i].done || outcome != WAITING;
+		if (outcome == WRITTEN)
+			*calls += due[i].counted - due[i].written;
+		if (!due[i].done)
+			waiting++;
+	}
+	return waiting;
 }
 
 /* amt_flush_usage(): wait until what was counted before is in the table. */
@@ -520,7 +553,6 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 	Oid			extension = amt_extension(fcinfo);
 	AmtDue	   *due;
 	int			n;
-	int			left;
 	int64		calls = 0;
 
 	amt_session_check();
@@ -531,26 +563,9 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 		wait_event = amt_wait_event("AmtKeysFlush");
 
 	due = collect_all(&n);
-	left = n;
 	ConditionVariablePrepareToSleep(&writers->written);
-	while (left > 0)
+	while (check_outcomes(extension, due, n, &calls) > 0)
 	{
-		left = 0;
-		for (int i = 0; i < n; i++)
-		{
-			if (due[i].done)
-				continue;
-			if (amt_entry_is_written(&due[i]))
-				calls += due[i].counted - due[i].written;
-			else if (!is_kept_by_us(extension, &due[i]))
-			{
-				left++;
-				continue;
-			}
-			due[i].done = true;
-		}
-		if (left == 0)
-			break;
 		hurry_worker();
 		(void) ConditionVariableTimedSleep(&writers->written, 100, wait_event);
 	}
