@@ -427,6 +427,9 @@ connect_to(Oid database)
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* As a replica's, its writes would be discarded by amt_usage_replica(). */
+	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 	amt_no_transaction_timeout();
 	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
 }
