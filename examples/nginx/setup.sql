@@ -1,7 +1,7 @@
 -- What the verify service needs in the database: a login role that can ask whether a token is good, and nothing else.
 --
--- Run it as a superuser in each database whose keys the service shall know.  The role belongs to the whole server, so a
--- second database finds it there:
+-- Run it as a superuser in the database whose keys the service verifies.  The role belongs to the whole server, so a second
+-- database finds it there:
 --     psql -d orders -v password=... -f setup.sql
 -- Without a password given here, the role keeps the one it has, or has none.
 

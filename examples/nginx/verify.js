@@ -20,8 +20,8 @@ pool.on('error', error => console.error(`idle connection: ${error.message}`));
 const header = encodeURIComponent;
 
 // A key comes as X-API-Key or in Authorization.  Both headers may hold something else, for instance another gateway's
-// key: the first that begins like a key of ours is the one.  If neither does, Authorization is asked for all the same,
-// and an imported key is found that way.
+// key: the first that begins like a key of ours is the one.  If neither does, the database is asked about Authorization,
+// which may be an imported key.
 function shownToken({ 'x-api-key': apiKey, authorization }) {
 	const tokens = [apiKey, authorization].filter(Boolean).map(value => value.replace(/^(?:bearer|apikey) +/i, ''));
 	return tokens.find(token => prefixes.some(prefix => token.startsWith(`${prefix}_`))) ?? tokens.at(-1);
