@@ -11,7 +11,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = sql/amt_keys--$(EXTVERSION).sql $(wildcard sql/amt_keys--*--*.sql)
 DOCS = README.md CHANGELOG.md $(wildcard doc/*.md)
 PGFILEDESC = "amt_keys - API keys for agents and integrations"
-EXTRA_CLEAN = .pg_config
+EXTRA_CLEAN = .pg_config test/expected
 
 PG_CONFIG ?= pg_config
 PKG_CONFIG ?= pkg-config
@@ -79,7 +79,7 @@ test/expected:
 
 # The tests' roles are gone afterwards, and those that an interrupted run left are
 # gone before.
-tidied = $(foreach word,$(1),$(if $(filter %/pg_regress %/pg_isolation_regress,$(word)),test/tidy) $(word))
+tidied = $(foreach word,$(1),$(if $(filter %/pg_regress %/pg_isolation_regress,$(word)),sh test/tidy) $(word))
 pg_regress_installcheck := $(call tidied,$(pg_regress_installcheck))
 pg_isolation_regress_installcheck := $(call tidied,$(pg_isolation_regress_installcheck))
 installcheck: test/expected say-no-tap
