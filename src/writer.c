@@ -54,6 +54,7 @@
 #define IDLE_MS			2000	/* without a call before the worker leaves */
 #define POLL_MS			500		/* between two looks for calls */
 #define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
+#define START_MS		100		/* that a caller waits for a worker's start */
 #define TRIM_MS			10000	/* between two looks for surplus entries */
 #define BATCH_MS		1000	/* that a batch may take */
 #define LAST_MS			1500	/* that the last write waits for others */
@@ -164,20 +165,48 @@ note_request(TimestampTz now)
 	return ask;
 }
 
+/*
+ * Wait for a moment until the postmaster has started the process.  If the server
+ * is stopped right after a call, a process that has started writes it, but one
+ * that was only asked for is never started.
+ */
+static void
+wait_for_start(BackgroundWorkerHandle *handle)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	pid_t		pid;
+
+	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_NOT_YET_STARTED &&
+		   !amt_elapsed(since, GetCurrentTimestamp(), START_MS))
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SetLatch(MyLatch);			/* somebody else may wait for it */
+}
+
 static bool
 ask_postmaster(void)
 {
 	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	worker.bgw_notify_pid = MyProcPid;
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "amt_keys");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "amt_writer_main");
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "amt_keys usage writer");
 	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "amt_keys usage writer");
-	return RegisterDynamicBackgroundWorker(&worker, NULL);
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		return false;
+	wait_for_start(handle);
+	pfree(handle);
+	return true;
 }
 
 /* Ask for a worker unless there is one; false if there can be none now. */
