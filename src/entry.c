@@ -594,11 +594,12 @@ amt_entry_drop(const AmtDue *due)
 }
 
 bool
-amt_entry_is_written(const AmtDue *due)
+amt_entry_is_written(const AmtDue *due, bool *gone)
 {
 	Entry	   *entry = lock_due(due, LW_SHARED);
-	bool		written = entry == NULL || entry->written >= due->counted;
+	bool		written = entry != NULL && entry->written >= due->counted;
 
+	*gone = entry == NULL;
 	unlock_entry(due->tag);
 	return written;
 }

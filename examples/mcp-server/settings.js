@@ -33,7 +33,7 @@ export function settings(pool) {
 	router.get('/api/keys', async (req, res) => {
 		const { rows } = await asPerson(pool, req.person, db => db.query(
 			`SELECT key_id, name, token_prefix, role, created_at, calls, last_used_at,
-			        amt_may_revoke(key_id, org_id, created_by) AS may_revoke
+			        amt_may_manage(key_id, org_id, created_by) AS may_revoke
 			   FROM amt_keys
 			  ORDER BY created_at DESC, key_id`));
 		const { name, organization, role } = req.person;
