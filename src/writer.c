@@ -359,6 +359,7 @@ write_until_idle(void)
 		TimestampTz now;
 		uint64		unwritten;
 		bool		idle;
+		int			interval;
 
 		wait_for_latch(Min(Max(usage_flush_interval / 2, 5), POLL_MS));
 		now = GetCurrentTimestamp();
@@ -367,8 +368,10 @@ write_until_idle(void)
 			counted_at = now;
 		idle = amt_elapsed(counted_at, now, IDLE_MS);
 
+		/* When nothing is counted any more, a long interval must not keep us. */
+		interval = idle ? Min(usage_flush_interval, IDLE_MS) : usage_flush_interval;
 		if (unwritten > 0 &&
-			(my_slot->hurry || amt_elapsed(written_at, now, Max(usage_flush_interval, wait_ms))))
+			(my_slot->hurry || amt_elapsed(written_at, now, Max(interval, wait_ms))))
 		{
 			wait_ms = write_now() ? 0 : ASK_AGAIN_MS;
 			written_at = GetCurrentTimestamp();
@@ -415,6 +418,7 @@ connect_to(Oid database)
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 	amt_no_transaction_timeout();
 	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
 }
