@@ -42,7 +42,7 @@ describe('examples/postgrest/README.md', () => {
 		});
 		nginx = await startNginx({
 			configuration: `${examples}postgrest/nginx.conf`,
-			replace: { 'server 127.0.0.1:3000;': `server 127.0.0.1:${postgrest.port};` },
+			replace: { 'server 127.0.0.1:3001;': `server 127.0.0.1:${postgrest.port};` },
 		});
 	});
 

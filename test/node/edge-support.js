@@ -4,7 +4,7 @@
 import { createHmac, randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { execFileSync, spawn } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -77,14 +77,14 @@ export const sent = (echo, name) =>
  * The real nginx with an example's configuration.  Its addresses are replaced by ports of the test's own: replace maps
  * each text to another and must find it.  Snippets maps the names in include directives to files.
  *
- * Returns { port, log(), stop() }; log() is everything nginx has written, the access log included.
+ * Returns { port, log(), stop() }; log() is everything nginx has written, access logs included.
  */
 export async function startNginx({ configuration, replace, snippets = {} }) {
 	const directory = mkdtempSync(join(tmpdir(), 'amt-nginx-'));
 	const port = await freePort();
 
-	let site = readFileSync(configuration, 'utf8');
-	for (const [from, to] of [...Object.entries(replace), [site.match(/listen \d+;/)?.[0] ?? 'listen', `listen 127.0.0.1:${port};`]]) {
+	let site = readFileSync(configuration, 'utf8').replaceAll('/var/log/nginx/', `${directory}/`);
+	for (const [from, to] of [...Object.entries(replace), [site.match(/listen 127\.0\.0\.1:\d+;/)?.[0] ?? 'listen on loopback', `listen 127.0.0.1:${port};`]]) {
 		if (!site.includes(from))
 			throw new Error(`${configuration} has no "${from}"`);
 		site = site.replaceAll(from, to);
@@ -116,7 +116,7 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 
 	return {
 		port,
-		log: () => readFileSync(errorLog, 'utf8') + readFileSync(join(directory, 'access.log'), 'utf8'),
+		log: () => readdirSync(directory).filter(name => name.endsWith('.log')).map(name => readFileSync(join(directory, name), 'utf8')).join(''),
 		stop: async () => {
 			process.off('exit', stopNow);
 			if (nginx.exitCode === null) {
