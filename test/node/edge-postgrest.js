@@ -81,34 +81,36 @@ export async function transaction(client, configuration, request) {
 const json = "coalesce(json_agg(_postgrest_t), '[]')";
 const list = columns => columns.map(ident).join(', ');
 
-/** What the main query of each kind of request looks like.  Names of columns are in lists; null stands for all. */
+const returned = (table, columns) => columns === false ? '1' : columns?.map(name => `${table}.${ident(name)}`).join(', ') ?? `${table}.*`;
+
+/** What the main query of each kind of request looks like.  Lists of columns: null stands for all, false for none. */
 export const mainQuery = {
 	read: (schema, table, { columns = null, where = {}, order } = {}) => {
 		const qualified = `${ident(schema)}.${ident(table)}`;
 		const [condition, values] = filter(qualified, where);
-		return answer(`SELECT ${columns?.map(name => `${qualified}.${ident(name)}`).join(', ') ?? `${qualified}.*`} FROM ${qualified}`
+		return answer(`SELECT ${returned(qualified, columns)} FROM ${qualified}`
 			+ `${condition}${order ? ` ORDER BY ${qualified}.${ident(order)}` : ''}`, json, values);
 	},
 
-	insert: (schema, table, body, { returning = true, types = {} } = {}) => {
+	insert: (schema, table, body, { returning = null, types = {} } = {}) => {
 		const columns = Object.keys(body);
 		const qualified = `${ident(schema)}.${ident(table)}`;
 		return answer(`INSERT INTO ${qualified}(${list(columns)}) SELECT ${columns.map(name => `pgrst_body.${ident(name)}`).join(', ')}`
-			+ ` ${fromBody(columns, types)} RETURNING ${returning ? `${qualified}.*` : '1'}`, returning ? json : "''", [JSON.stringify(body)]);
+			+ ` ${fromBody(columns, types)} RETURNING ${returned(qualified, returning)}`, returning === false ? "''" : json, [JSON.stringify(body)]);
 	},
 
-	update: (schema, table, body, where, { returning = true, types = {} } = {}) => {
+	update: (schema, table, body, where, { returning = null, types = {} } = {}) => {
 		const columns = Object.keys(body);
 		const qualified = `${ident(schema)}.${ident(table)}`;
 		const [condition, values] = filter(qualified, where, [JSON.stringify(body)]);
 		return answer(`UPDATE ${qualified} SET ${columns.map(name => `${ident(name)} = pgrst_body.${ident(name)}`).join(', ')}`
-			+ ` ${fromBody(columns, types)}${condition} RETURNING ${returning ? `${qualified}.*` : '1'}`, returning ? json : "''", values);
+			+ ` ${fromBody(columns, types)}${condition} RETURNING ${returned(qualified, returning)}`, returning === false ? "''" : json, values);
 	},
 
-	delete: (schema, table, where, { returning = true } = {}) => {
+	delete: (schema, table, where, { returning = null } = {}) => {
 		const qualified = `${ident(schema)}.${ident(table)}`;
 		const [condition, values] = filter(qualified, where);
-		return answer(`DELETE FROM ${qualified}${condition} RETURNING ${returning ? `${qualified}.*` : '1'}`, returning ? json : "''", values);
+		return answer(`DELETE FROM ${qualified}${condition} RETURNING ${returned(qualified, returning)}`, returning === false ? "''" : json, values);
 	},
 
 	/** routine: a row of the catalogue, see routines(). */
@@ -226,7 +228,7 @@ export async function startPostgrest({ connectionString, configuration, jwtSecre
 		if (routine?.volatile && request.method === 'GET')
 			return failure(405, { code: 'PGRST101', details: null, hint: null, message: 'Cannot use the GET method on RPC' });
 		const { where, columns, order } = readQuery(url.searchParams);
-		const options = { returning, types: types.get(first) };
+		const options = { returning: returning && columns, types: types.get(first) };
 		const main = routine ? mainQuery.call(schema, routine, body ? JSON.parse(body) : Object.fromEntries(url.searchParams))
 			: request.method === 'POST' ? mainQuery.insert(schema, first, JSON.parse(body), options)
 				: request.method === 'PATCH' ? mainQuery.update(schema, first, JSON.parse(body), where, options)

@@ -94,18 +94,7 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 		mkdirSync(join(directory, name, '..'), { recursive: true });
 		writeFileSync(join(directory, name), readFileSync(file));
 	}
-	const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-		.map(kind => `${kind}_temp_path ${directory}/${kind};`).join('\n');
-	writeFileSync(join(directory, 'nginx.conf'), `
-		${process.getuid() === 0 ? 'user root;' : ''}
-		worker_processes 1;
-		pid ${directory}/pid;
-		events { worker_connections 256; }
-		http {
-			${temporary}
-			access_log ${directory}/access.log combined;
-			include site.conf;
-		}`);
+	writeFileSync(join(directory, 'nginx.conf'), nginxMain(directory, 'site.conf'));
 
 	const errorLog = join(directory, 'error.log');
 	const nginx = spawn('nginx', ['-p', directory, '-c', join(directory, 'nginx.conf'), '-e', errorLog, '-g', 'daemon off;'],
@@ -127,6 +116,18 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 		},
 	};
 }
+
+/** nginx.conf for an nginx that keeps everything in a directory; site is what it includes inside http { }. */
+export const nginxMain = (directory, site) => `
+	${process.getuid() === 0 ? 'user root;' : ''}
+	worker_processes 1;
+	pid ${directory}/pid;
+	events { worker_connections 256; }
+	http {
+		${['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(kind => `${kind}_temp_path ${directory}/${kind};`).join('\n\t\t')}
+		access_log ${directory}/access.log combined;
+		include ${site};
+	}`;
 
 /** Starts a Node program that listens on a port, and waits until it does. */
 export async function startProgram(file, port, variables) {
@@ -152,7 +153,7 @@ export async function startProgram(file, port, variables) {
 
 export async function untilListening(port, child) {
 	for (let tries = 0; tries < 200; tries++) {
-		if (child.exitCode !== null)
+		if (child && child.exitCode !== null)
 			throw new Error(`${child.spawnfile} ended with ${child.exitCode}`);
 		const socket = net.connect(port, '127.0.0.1');
 		const open = await new Promise(resolve => {
