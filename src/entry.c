@@ -364,7 +364,12 @@ add_entry(const AmtKeyRef *ref, uint64 hash_tag, Replace replace, bool *other)
 		}
 		/* Other processes may take the room that we make. */
 		if (!make_room(nslots))
-			break;
+		{
+			/* Without more memory, another entry has to make room. */
+			if (limit <= nslots)
+				break;
+			limit = nslots;
+		}
 	}
 	return NULL;
 }

@@ -393,6 +393,7 @@ write_until_idle(void)
 	while (!ShutdownRequestPending)
 	{
 		TimestampTz now;
+		int			interval;
 
 		wait_for_latch(Min(Max(usage_flush_interval / 2, 5), POLL_MS));
 		now = GetCurrentTimestamp();
@@ -404,8 +405,11 @@ write_until_idle(void)
 		}
 		pg_memory_barrier();	/* first the flag, then the entries */
 
+		/* When nothing is counted any more, a long interval must not keep us. */
+		interval = amt_elapsed(counted_at, now, IDLE_MS) ?
+			Min(usage_flush_interval, IDLE_MS) : usage_flush_interval;
 		if (left &&
-			(my_slot->hurry || amt_elapsed(written_at, now, Max(usage_flush_interval, wait_ms))))
+			(my_slot->hurry || amt_elapsed(written_at, now, Max(interval, wait_ms))))
 		{
 			wait_ms = write_now(&left) ? 0 : ASK_AGAIN_MS;
 			written_at = GetCurrentTimestamp();
@@ -456,6 +460,7 @@ connect_to(Oid database)
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 	amt_no_transaction_timeout();
 	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
 }
