@@ -1,4 +1,4 @@
-// What clients of SQL meet: identify => true in autocommit does nothing and says so, through psql, node-postgres, psycopg
+// Clients of SQL: identify => true in autocommit does nothing and says so, through psql, node-postgres, psycopg
 // and a pool; the order in which a gateway sets identity and role; headers that are passed as they came.
 
 import assert from 'node:assert/strict';
