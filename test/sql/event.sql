@@ -1,5 +1,5 @@
 --
--- amt_key_event: one row for each thing that happens to a key, and who did it
+-- amt_key_event: one row for each thing that happens to a key, and its actor
 --
 \set VERBOSITY default
 \set SHOW_CONTEXT never

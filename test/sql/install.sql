@@ -140,7 +140,7 @@ CREATE EXTENSION amt_keys SCHEMA regress_amt_auth;
 SELECT count(*) FROM regress_amt_auth.amt_verify(:'token');
 DROP EXTENSION amt_keys;
 
--- the script takes over nothing that somebody has put in its place
+-- the script takes over no object of somebody else's that has a name of ours
 CREATE TABLE regress_amt_auth.amt_key (key_id text);
 CREATE EXTENSION amt_keys SCHEMA regress_amt_auth;
 :sqlstate
@@ -155,8 +155,8 @@ CREATE EXTENSION amt_keys SCHEMA regress_amt_auth;
 :sqlstate
 DROP VIEW regress_amt_auth.amt_stat;
 
--- Who may do what does not depend on the default privileges of the role that
--- installs: neither on generous ones nor on strict ones.
+-- The privileges do not depend on the default privileges of the role that installs,
+-- neither on generous ones nor on strict ones.
 CREATE TEMP VIEW granted AS
 	SELECT m.object, coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') AS grantee, a.privilege_type
 	FROM member m

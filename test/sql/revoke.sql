@@ -55,8 +55,8 @@ SELECT key_id AS gus, token AS gus_token FROM known WHERE who = 'gus' \gset
 INSERT INTO known (who, key_id, token, token_prefix)
 	VALUES ('missing', 'ZZZZZZZZZZZZ', overlay(:'ann_1_token' placing 'ZZZZZZZZZZZZ' from 5), 'amt_ZZZZZZZZZZZZ...');
 
--- Who may revoke which key, by what. A wrong token has the right id and another
--- key's secret.
+-- Each caller, each key, by each of its names. A wrong token has the right id and
+-- another key's secret.
 CREATE VIEW attempts AS
 	SELECT who AS key,
 	       attempt(format('SELECT amt_revoke(%L)', key_id)) AS by_id,
