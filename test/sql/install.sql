@@ -114,23 +114,23 @@ SELECT count(*) FROM pg_class WHERE relname LIKE 'amt\_%';
 SELECT count(*) FROM pg_proc WHERE proname LIKE 'amt\_%';
 
 -- into a schema of its own, with an odd name and whatever the search_path
-CREATE SCHEMA "We ird %s; --";
-CREATE EXTENSION amt_keys SCHEMA "We ird %s; --";
+CREATE SCHEMA "We ird %s; - +";
+CREATE EXTENSION amt_keys SCHEMA "We ird %s; - +";
 SET search_path = '';
 SET amt_keys.scrypt_ln = 4;
-SELECT token, key_id FROM "We ird %s; --".amt_create_key('a key', 'acme', 'editor') \gset
-SELECT org_id, role, name FROM "We ird %s; --".amt_verify(:'token');
-SELECT name, calls FROM "We ird %s; --".amt_keys;
-SELECT event, name FROM "We ird %s; --".amt_key_event ORDER BY event_id;
-SELECT "We ird %s; --".amt_revoke(:'key_id');
-SELECT count(*) FROM "We ird %s; --".amt_verify(:'token');
+SELECT token, key_id FROM "We ird %s; - +".amt_create_key('a key', 'acme', 'editor') \gset
+SELECT org_id, role, name FROM "We ird %s; - +".amt_verify(:'token');
+SELECT name, calls FROM "We ird %s; - +".amt_keys;
+SELECT event, name FROM "We ird %s; - +".amt_key_event ORDER BY event_id;
+SELECT "We ird %s; - +".amt_revoke(:'key_id');
+SELECT count(*) FROM "We ird %s; - +".amt_verify(:'token');
 RESET search_path;
 
 -- it stays where it is, but its schema may be renamed
-SELECT token FROM "We ird %s; --".amt_create_key('another key', 'acme', 'editor') \gset
+SELECT token FROM "We ird %s; - +".amt_create_key('another key', 'acme', 'editor') \gset
 ALTER EXTENSION amt_keys SET SCHEMA public;
 :sqlstate
-ALTER SCHEMA "We ird %s; --" RENAME TO regress_amt_auth;
+ALTER SCHEMA "We ird %s; - +" RENAME TO regress_amt_auth;
 SELECT name FROM regress_amt_auth.amt_verify(:'token');
 SELECT name FROM regress_amt_auth.amt_create_key('a key after renaming', 'acme', 'viewer');
 
