@@ -521,7 +521,7 @@ $$;
 -- owner may write, or lock rows, in a table.
 GRANT SELECT (key_id, token_prefix, org_id, name, role, scopes, created_at, created_by, expires_at, suspended_at, replaces)
     ON @extschema@.amt_key TO PUBLIC;
-GRANT SELECT ON @extschema@.amt_key_usage, @extschema@.amt_key_event TO PUBLIC;
+GRANT SELECT ON @extschema@.amt_key_usage, @extschema@.amt_key_event, @extschema@.amt_key_event_seq TO PUBLIC;
 GRANT SELECT, DELETE, UPDATE (name, expires_at, suspended_at) ON @extschema@.amt_keys TO PUBLIC;
 GRANT USAGE ON TYPE @extschema@.amt_new_key, @extschema@.amt_verified TO PUBLIC;
 GRANT EXECUTE ON FUNCTION
