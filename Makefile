@@ -9,15 +9,17 @@ EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION)
 MODULE_big = amt_keys
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 DATA = sql/amt_keys--$(EXTVERSION).sql $(wildcard sql/amt_keys--*--*.sql)
+DOCS = README.md CHANGELOG.md $(wildcard doc/*.md)
 PGFILEDESC = "amt_keys - API keys for agents and integrations"
+EXTRA_CLEAN = .pg_config test/expected
 
 PG_CONFIG ?= pg_config
 PKG_CONFIG ?= pkg-config
 
-# The server's own headers are taken as a system's, so that -Wextra speaks of
-# our code only. PG_FUNCTION_ARGS alone makes an unused parameter of most
-# functions, and a comment is enough to fall through (19 wants more). Warnings become errors with COPT=-Werror, as in every test here;
-# a user's newer compiler shall not refuse a release.
+# The server's headers count as system headers, so that -Wextra reports our code
+# only. PG_FUNCTION_ARGS alone makes an unused parameter of most functions, and a
+# comment is enough to fall through (19 wants more). Warnings become errors with
+# COPT=-Werror, as in every test here; a newer compiler must not break a release.
 PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server 2>/dev/null) \
 	$(shell $(PKG_CONFIG) --cflags libcrypto 2>/dev/null)
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wimplicit-fallthrough=3
@@ -28,13 +30,20 @@ ifneq (,$(findstring clang,$(CC)))
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument
 endif
 
-# pg_regress 15 looks for expected/ under the input directory only, hence the
-# link test/expected.
+# The test database is made anew from template0 in UTF-8 and the locale C, which
+# every cluster can hold whatever its own encoding and locale are. A later option
+# wins: make installcheck EXTRA_REGRESS_OPTS=--encoding=SQL_ASCII
 REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
-REGRESS_OPTS = --inputdir=test
+REGRESS_OPTS = --inputdir=test --encoding=UTF8 --no-locale $(EXTRA_REGRESS_OPTS)
 ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
-ISOLATION_OPTS = --inputdir=test
-TAP_TESTS = 1
+ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --no-locale $(EXTRA_REGRESS_OPTS)
+
+# TAP tests start servers of their own, which root cannot do.
+NO_TAP = $(if $(filter 0,$(shell id -u)),root cannot start a server,$(if $(filter ok,$(shell \
+	perl -MIPC::Run -e 'print "ok"' 2>/dev/null)),,the Perl module IPC::Run is missing))
+ifneq (,$(filter installcheck,$(MAKECMDGOALS)))
+TAP_TESTS := $(if $(strip $(NO_TAP)),,1)
+endif
 PROVE_TESTS = test/t/*.pl
 
 # Targets that must work before PostgreSQL is installed do: PGXS is then empty.
@@ -52,9 +61,34 @@ all install installcheck clean:
 	@echo "no PostgreSQL to build against: $(PG_CONFIG) finds no pgxs.mk or no postgres.h (on Debian: test/deps base)" >&2; false
 endif
 
-$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h)
+# .pg_config is what the objects were built for: all that the server says of its
+# version, directories and options. When PG_CONFIG is another one, or the server
+# has been upgraded, they are built again.
+.pg_config: always
+	@$(PG_CONFIG) | cmp -s - $@ || $(PG_CONFIG) >$@
 
-.PHONY: demo test test-long test-versions test-assertions test-mutants valgrind check-unit fuzz bench indent typedefs dist
+# The names of our documents are not ours alone: they get a directory of their own.
+docmoduledir := $(EXTENSION)
+
+$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) .pg_config
+
+# pg_regress 15 looks for expected/ in the input directory only. The archives hold
+# no symbolic link, so it is made here.
+test/expected:
+	ln -s ../expected $@
+
+# The tests' roles are gone afterwards, and those that an interrupted run left are
+# gone before.
+tidied = $(foreach word,$(1),$(if $(filter %/pg_regress %/pg_isolation_regress,$(word)),sh test/tidy) $(word))
+pg_regress_installcheck := $(call tidied,$(pg_regress_installcheck))
+pg_isolation_regress_installcheck := $(call tidied,$(pg_isolation_regress_installcheck))
+installcheck: test/expected say-no-tap
+
+say-no-tap:
+	@$(if $(and $(PROVE_TESTS),$(if $(TAP_TESTS),,$(strip $(NO_TAP)))),echo "TAP tests are left out: $(strip $(NO_TAP))",:)
+
+.PHONY: always say-no-tap demo test test-long test-versions test-assertions test-mutants test-packages \
+	valgrind check-unit check-model fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
 demo:
@@ -82,8 +116,16 @@ test-mutants:
 valgrind:
 	test/valgrind
 
+# make test-packages PACKAGES="dist debian", or all
+test-packages:
+	test/packages $(PACKAGES)
+
 check-unit:
 	$(MAKE) -C test/unit check
+
+check-model:
+	test/deps model
+	$(MAKE) -C test/model check
 
 # make fuzz TIME=60 (seconds for each target) or RUNS=10000000
 fuzz:
@@ -110,7 +152,10 @@ typedefs: all
 		LC_ALL=C comm -12 - src/typedefs.all >src/typedefs.list
 	rm src/typedefs.all
 
-# The archive for PGXN, which counts versions in three numbers.
+# The archive for PGXN, which counts versions in three numbers, of what is
+# committed. Python's zipfile, which PGXN's client uses, knows no symbolic links.
 dist:
-	grep -q '"version": "$(EXTVERSION).0"' META.json
+	@grep -q '"version": "$(EXTVERSION).0"' META.json || { echo "META.json has another version than $(EXTVERSION).0" >&2; false; }
+	@! git ls-tree -r HEAD | grep '^120000' || { echo "a symbolic link cannot be in the archive" >&2; false; }
+	@git diff --quiet HEAD || echo "what is not committed is not in the archive" >&2
 	git archive --format=zip --prefix=$(EXTENSION)-$(EXTVERSION).0/ -o $(EXTENSION)-$(EXTVERSION).0.zip HEAD

@@ -405,6 +405,10 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	JsonMemory	memory;
 
 	amt_session_check();
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot authenticate within security-restricted operation")));
 
 	/* First, so that it holds even if somebody catches our error. */
 	amt_identity_seal();

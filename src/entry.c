@@ -364,7 +364,12 @@ add_entry(const AmtKeyRef *ref, uint64 hash_tag, Replace replace, bool *other)
 		}
 		/* Other processes may take the room that we make. */
 		if (!make_room(nslots))
-			break;
+		{
+			/* Without more memory, another entry has to make room. */
+			if (limit <= nslots)
+				break;
+			limit = nslots;
+		}
 	}
 	return NULL;
 }
@@ -594,11 +599,12 @@ amt_entry_drop(const AmtDue *due)
 }
 
 bool
-amt_entry_is_written(const AmtDue *due)
+amt_entry_is_written(const AmtDue *due, bool *gone)
 {
 	Entry	   *entry = lock_due(due, LW_SHARED);
-	bool		written = entry == NULL || entry->written >= due->counted;
+	bool		written = entry != NULL && entry->written >= due->counted;
 
+	*gone = entry == NULL;
 	unlock_entry(due->tag);
 	return written;
 }

@@ -53,7 +53,7 @@ set_text(Datum *values, bool *nulls, int attnum, const char *value)
 static void
 set_actor(Datum *values, bool *nulls, const AmtKey *key)
 {
-	AmtIdentity identity = amt_identity();
+	AmtIdentity identity = amt_identity_recorded();
 	bool		own = identity.org_id != NULL && amt_text_is(AmtKeyValue(key, org_id), identity.org_id);
 
 	set_text(values, nulls, Anum_amt_key_event_actor, own ? identity.actor : NULL);

@@ -18,6 +18,10 @@
  * other combination of the five settings is no identity.  The seal itself is in
  * variables of this process, tied to the transaction's number.  A sixth setting
  * carries a copy to parallel workers, and is not transactional.
+ *
+ * In a security-restricted operation there is no identity.  There the code of
+ * some table's owner runs, in maintenance or because we write a table, and it
+ * must not act as the caller whose session it is.
  */
 #include "postgres.h"
 
@@ -290,7 +294,7 @@ amt_identity_init(void)
 }
 
 AmtIdentity
-amt_identity(void)
+amt_identity_recorded(void)
 {
 	AmtIdentity identity;
 	const char **part[NPARTS] = {
@@ -303,6 +307,15 @@ amt_identity(void)
 		*part[i] = valid && part_setting[i] != NULL && part_setting[i][0] != '\0' ?
 			part_setting[i] : NULL;
 	return identity;
+}
+
+AmtIdentity
+amt_identity(void)
+{
+	static const AmtIdentity nobody = {0};
+	AmtIdentity identity = amt_identity_recorded();
+
+	return InSecurityRestrictedOperation() ? nobody : identity;
 }
 
 void
@@ -365,7 +378,7 @@ amt_role_may_identify(Oid roleid)
 bool
 amt_caller_is_trusted(void)
 {
-	return !amt_identity_is_sealed() && amt_identity().key_id == NULL &&
+	return !amt_identity_is_sealed() && amt_identity_recorded().key_id == NULL &&
 		amt_role_may_identify(GetUserId());
 }
 

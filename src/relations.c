@@ -18,7 +18,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
@@ -31,6 +30,7 @@
 #include "commands/extension.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -279,13 +279,14 @@ open_locked(Oid extension, AmtTableId table, Oid relid, LOCKMODE mode)
 		UnlockRelationOid(relid, mode);
 		return NULL;
 	}
-	rel = try_relation_open(relid, NoLock);
+	rel = RelationIdGetRelation(relid);
 	if (rel == NULL)
 	{
 		UnlockRelationOid(relid, mode);
 		known.extension = InvalidOid;
 		return NULL;
 	}
+	pgstat_init_relation(rel);
 	amt_check_table(rel, table);
 	return rel;
 }

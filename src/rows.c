@@ -392,7 +392,7 @@ note_xmin(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 }
 
 bool
-amt_key_is_ours(Oid extension, const char *id, Size id_len, Oid *table)
+amt_key_is_ours(Oid extension, const char *id, Size id_len)
 {
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
 	IdText		text_id;
@@ -400,7 +400,6 @@ amt_key_is_ours(Oid extension, const char *id, Size id_len, Oid *table)
 	TransactionId xmin = InvalidTransactionId;
 	bool		found;
 
-	*table = RelationGetRelid(rel);
 	found = make_id_text(&text_id, id, id_len) &&
 		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
 				  PointerGetDatum(&text_id), snapshot, 1, note_xmin, &xmin) > 0;

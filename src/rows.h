@@ -72,11 +72,8 @@ typedef enum AmtPresence
 /* Is there a row of the key, as all transactions together see it? */
 extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key);
 
-/*
- * Has this transaction created, changed or deleted the key?  Sets *table to
- * the OID of amt_key.
- */
-extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len, Oid *table);
+/* Has this transaction created, changed or deleted the key? */
+extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
 
 /* Call visit(id, id_len, arg) for each stored usage, until it returns false. */
 extern void amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg),

@@ -63,9 +63,14 @@ static bool
 find_key(Relation rel, HeapTuple row, TupleDesc tupdesc, AmtKey *key)
 {
 	bool		isnull;
-	text	   *id = DatumGetTextPP(heap_getattr(row, Anum_view_key_id, tupdesc, &isnull));
+	Datum		value = heap_getattr(row, Anum_view_key_id, tupdesc, &isnull);
+	text	   *id;
 
-	return !isnull && amt_key_by_id(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key) &&
+	/* The view's owner may have replaced it by one with nulls. */
+	if (isnull)
+		return false;
+	id = DatumGetTextPP(value);
+	return amt_key_by_id(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key) &&
 		amt_target_in_reach(AmtKeyValue(key, org_id));
 }
 

@@ -19,9 +19,10 @@ extern void amt_writer_batch_timeout(bool enable);
 
 /*
  * writer_batch.c: write what can be written now, without waiting for anybody.
- * The caller is in no transaction.  Returns false if a batch has failed.
+ * The caller is in no transaction.  Returns false if a batch has failed; *left
+ * says whether calls have to wait for a later write.
  */
-extern bool amt_write_pending(void);
+extern bool amt_write_pending(bool *left);
 
 /* Delete stored usage of keys that no longer exist. */
 extern void amt_sweep_usage(void);

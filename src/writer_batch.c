@@ -282,22 +282,39 @@ try_batch(AmtDue *due, int n, bool *cancelled)
 	return done;
 }
 
+/* Is there an entry of the batch whose calls were not written? */
+static bool
+any_left(const AmtDue *due, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (!due[i].done)
+			return true;
+	return false;
+}
+
 bool
-amt_write_pending(void)
+amt_write_pending(bool *left)
 {
 	AmtDue	   *due = MemoryContextAllocHuge(TopMemoryContext, sizeof(AmtDue) * BATCH);
 	uint32		place = 0;
 	bool		more = true;
 	bool		done = true;
 
+	*left = false;
 	while (more)
 	{
 		bool		cancelled;
 		int			n = amt_entry_collect(MyDatabaseId, &place, due, BATCH, &more);
 
-		if (n == 0 || try_batch(due, n, &cancelled))
+		if (n == 0)
 			continue;
+		if (try_batch(due, n, &cancelled))
+		{
+			*left = *left || any_left(due, n);
+			continue;
+		}
 		done = false;
+		*left = true;
 		if (cancelled)
 			break;				/* do not try a thousand times a second */
 		/* One key's trouble must not stop the others. */

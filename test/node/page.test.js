@@ -18,7 +18,7 @@ const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 's
 let example, browser, contexts;
 
 before(async () => {
-	example = await startExample({ port: process.env.AMT_SCREENSHOT ? 3000 : 0 });
+	example = await startExample({ port: process.env.AMT_SCREENSHOT ? 8082 : 0 });
 	browser = await chromium.launch({
 		executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
 		ignoreDefaultArgs: ['--disable-back-forward-cache'],
@@ -35,7 +35,7 @@ beforeEach(() => { contexts = []; });
 afterEach(async () => {
 	for (const { context } of contexts)
 		await context.close();
-	await example.psql('DELETE FROM amt_key');
+	await example.psql('DELETE FROM amt.amt_key');
 	for (const { complaints } of contexts)
 		assert.deepEqual(complaints, []);		// no script failed, nothing was blocked by the policy, nobody said alert()
 });
@@ -89,7 +89,7 @@ test('key_is_created_copied_used_counted_and_revoked', async () => {
 	await page.getByText('No keys yet.').waitFor();
 
 	const token = await create(page, 'CI deploy');
-	assert.equal(await example.psql(`SELECT amt_check_token('${token}')`), 't');
+	assert.equal(await example.psql(`SELECT amt.amt_check_token('${token}')`), 't');
 	assert.ok(await page.getByText('This token is shown once.').isVisible());
 	await page.getByRole('button', { name: 'Copy token' }).click();
 	assert.equal(await page.evaluate(() => navigator.clipboard.readText()), token);
@@ -99,7 +99,7 @@ test('key_is_created_copied_used_counted_and_revoked', async () => {
 
 	const client = await connectClient(example.url, token);
 	assert.deepEqual(await callTool(client, 'whoami'), { organization: 'acme', role: 'admin', key: 'CI deploy' });
-	const counted = await example.psql(`SELECT calls FROM amt_keys WHERE token_prefix = 'amt_${token.split('_')[1]}...'`);
+	const counted = await example.psql(`SELECT calls FROM amt.amt_keys WHERE token_prefix = 'amt_${token.split('_')[1]}...'`);
 	await cell(page, 'CI deploy', 'calls').filter({ hasText: new RegExp(`^${counted}$`) }).waitFor({ timeout: 2000 });
 	assert.equal(await cell(page, 'CI deploy', 'used').textContent(), 'Just now');
 	assert.match(await cell(page, 'CI deploy', 'used').locator('time').getAttribute('title'), /\d:\d\d:\d\d/);
@@ -203,7 +203,7 @@ test('viewer_gets_a_viewers_key_and_may_revoke_only_that', async () => {
 	assert.equal((await send(vera, 'POST', '/api/keys', { body: { name: 'unknown', role: 'emperor' } })).status, 422);
 	const sneaky = await send(vera, 'POST', '/api/keys', { body: { name: 'elsewhere', org_id: 'globex', actor: 'x' } });
 	assert.equal(sneaky.status, 201);
-	assert.equal(await example.psql(`SELECT org_id || created_by || role FROM amt_key WHERE key_id = '${sneaky.key_id}'`),
+	assert.equal(await example.psql(`SELECT org_id || created_by || role FROM amt.amt_key WHERE key_id = '${sneaky.key_id}'`),
 		'acmevera@acme.exampleviewer');
 	assert.equal((await send(vera, 'DELETE', `/api/keys/${veras.split('_')[1]}`)).status, 204);
 	assert.deepEqual(await callTool(await connectClient(example.url, adas), 'whoami'),
@@ -398,7 +398,7 @@ test('picture_for_the_readme', async () => {
 	]) {
 		const page = await open(person);
 		const token = await create(page, name);
-		await example.psql(`SELECT count(*) FROM generate_series(1, ${calls}) AS n, amt_verify('${token}' || left(n::text, 0))`);
+		await example.psql(`SELECT count(*) FROM generate_series(1, ${calls}) AS n, amt.amt_verify('${token}' || left(n::text, 0))`);
 	}
 	const page = await open('Ada', { viewport: { width: 1120, height: 800 }, deviceScaleFactor: 2 });
 	const token = await create(page, 'CI deploy');
