@@ -123,8 +123,11 @@ publish_seal(void)
 	{
 		appendStringInfo(&text, "%u ", seal.transaction);
 		for (int i = 0; i < seal.n; i++)
-			for (int j = 0; j < DIGEST_LEN; j++)
-				appendStringInfo(&text, "%02x", seal.digest[i][j]);
+		{
+			enlargeStringInfo(&text, 2 * DIGEST_LEN);
+			text.len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
+			text.data[text.len] = '\0';
+		}
 	}
 	setting = true;
 	PG_TRY();
@@ -183,7 +186,8 @@ add_to_seal(void)
 		seal.n--;
 	}
 	memcpy(seal.digest[seal.n++], digest, DIGEST_LEN);
-	holds_known = false;
+	holds = true;
+	holds_known = true;
 	publish_seal();
 }
 
@@ -329,8 +333,14 @@ amt_identity_set(const AmtIdentity *identity)
 	PG_TRY();
 	{
 		for (int i = 0; i < NPARTS; i++)
-			(void) set_config_option(part_name[i], part[i] != NULL ? part[i] : "",
-									 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+		{
+			const char *value = part[i] != NULL ? part[i] : "";
+
+			if (part_setting[i] != NULL && strcmp(part_setting[i], value) == 0)
+				continue;
+			(void) set_config_option(part_name[i], value, PGC_SUSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
+		}
 	}
 	PG_FINALLY();
 	{
