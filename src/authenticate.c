@@ -20,8 +20,6 @@
  */
 #include "postgres.h"
 
-#include <openssl/crypto.h>
-
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -153,7 +151,7 @@ static void
 leave_json_memory(JsonMemory *memory)
 {
 	MemoryContextSwitchTo(memory->outer);
-	OPENSSL_cleanse(memory->start, (char *) memory->context + memory->size - memory->start);
+	explicit_bzero(memory->start, (char *) memory->context + memory->size - memory->start);
 	MemoryContextDelete(memory->context);
 }
 

@@ -95,18 +95,22 @@ make_digest(uint8 digest[DIGEST_LEN])
 }
 
 static bool
+is_in_seal(const uint8 digest[DIGEST_LEN])
+{
+	for (int i = 0; i < seal.n; i++)
+		if (memcmp(seal.digest[i], digest, DIGEST_LEN) == 0)
+			return true;
+	return false;
+}
+
+static bool
 settings_hold(void)
 {
 	uint8		digest[DIGEST_LEN];
 
 	if (!holds_known)
-	{
-		holds = false;
-		if (make_digest(digest))
-			for (int i = 0; i < seal.n; i++)
-				holds = holds || memcmp(seal.digest[i], digest, DIGEST_LEN) == 0;
-		holds_known = true;
-	}
+		holds = make_digest(digest) && is_in_seal(digest);
+	holds_known = true;
 	return holds;
 }
 
@@ -174,21 +178,19 @@ add_to_seal(void)
 {
 	uint8		digest[DIGEST_LEN];
 
-	if (settings_hold())
-		return;
 	if (!make_digest(digest))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not compute a SHA-256 digest")));
-	if (seal.n == MAX_SEALED)
+	if (!is_in_seal(digest))
 	{
-		memmove(seal.digest[0], seal.digest[1], (MAX_SEALED - 1) * DIGEST_LEN);
-		seal.n--;
+		if (seal.n == MAX_SEALED)
+			memmove(seal.digest[0], seal.digest[1], --seal.n * DIGEST_LEN);
+		memcpy(seal.digest[seal.n++], digest, DIGEST_LEN);
+		publish_seal();
 	}
-	memcpy(seal.digest[seal.n++], digest, DIGEST_LEN);
 	holds = true;
 	holds_known = true;
-	publish_seal();
 }
 
 void
