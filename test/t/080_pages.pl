@@ -13,11 +13,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-<<<<<<< HEAD
-my @pages = split ' ', $ENV{AMT_PAGES} // 'README.md doc/operations.md doc/secret-scanning.md';
-=======
-my @pages = split ' ', $ENV{AMT_PAGES} // 'README.md doc/reference.md doc/secret-scanning.md';
->>>>>>> h-docs
+my @pages = split ' ', $ENV{AMT_PAGES} // 'README.md doc/operations.md doc/reference.md doc/secret-scanning.md';
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(allows_streaming => 'logical');
