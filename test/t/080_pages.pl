@@ -13,7 +13,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my @pages = split ' ', $ENV{AMT_PAGES} // 'README.md doc/operations.md doc/reference.md doc/secret-scanning.md';
+my @pages = split ' ', $ENV{AMT_PAGES} // 'README.md doc/operations.md doc/reference.md scanning.md top/README.md';
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(allows_streaming => 'logical');
