@@ -3,27 +3,29 @@
  *	  The library's entry: every file sets itself up.
  *
  * The library is loaded by the first call of one of its functions, or earlier
- * by session_preload_libraries or shared_preload_libraries.  Settings that
- * were made before are checked as they are defined: what their setter had no
- * right to is thrown away by the server.
+ * by session_preload_libraries or shared_preload_libraries.  Settings that were
+ * made before are checked as they are defined: the server throws away what the
+ * user had no right to set.
  */
 #include "postgres.h"
 
 #include "fmgr.h"
 #include "utils/guc.h"
 
-#include "atcommit.h"
 #include "authenticate.h"
-#include "cache.h"
+#include "checks.h"
+#include "entry.h"
 #include "identity.h"
 #include "kdf.h"
-#include "reapply.h"
+#include "prefixes.h"
 #include "redact.h"
+#include "relations.h"
+#include "roles.h"
 #include "scrypt_queue.h"
+#include "session.h"
 #include "shmem.h"
-#include "store.h"
-#include "usage.h"
-#include "worker.h"
+#include "stat.h"
+#include "writer.h"
 
 PG_MODULE_MAGIC;
 
@@ -32,17 +34,21 @@ PGDLLEXPORT void _PG_init(void);
 static void
 define_all(void)
 {
+	/* Those with a part of shared memory, always in this order. */
+	amt_stat_init();
+	amt_scrypt_queue_init();
+	amt_entry_init();
+	amt_writer_init();
+	amt_shmem_init();
+
+	amt_relations_init();
+	amt_prefixes_init();
+	amt_roles_init();
 	amt_identity_init();
+	amt_checks_init();
 	amt_kdf_init();
 	amt_authenticate_init();
 	amt_redact_init();
-	amt_scrypt_queue_setup();
-	amt_worker_setup();
-	amt_cache_init();
-	amt_at_commit_init();
-	amt_usage_init();			/* its callbacks come first then */
-	amt_store_init();
-	amt_shmem_init();
 	MarkGUCPrefixReserved("amt_keys");
 }
 
@@ -52,9 +58,10 @@ _PG_init(void)
 	static bool defined = false;
 
 	/* If an error ended the first try, the server calls us again. */
-	amt_reapply_prepare();
+	amt_session_before_settings();
 	if (!defined)
 		define_all();
 	defined = true;
-	amt_reapply();
+	amt_session_after_settings();
+	amt_identity_publish();
 }

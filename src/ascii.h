@@ -11,6 +11,20 @@
 
 #include <stdbool.h>
 
+/* Prefixes begin with one of these. */
+static inline bool
+amt_is_lower(char c)
+{
+	return c >= 'a' && c <= 'z';
+}
+
+/* Prefixes. */
+static inline bool
+amt_is_lower_or_digit(char c)
+{
+	return amt_is_lower(c) || (c >= '0' && c <= '9');
+}
+
 /* Key ids, and the secrets that we write. */
 static inline bool
 amt_is_base62(char c)

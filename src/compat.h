@@ -6,7 +6,11 @@
 #ifndef AMT_COMPAT_H
 #define AMT_COMPAT_H
 
-#include "catalog/pg_proc.h"
+#include "access/parallel.h"
+#include "catalog/dependency.h"
+#include "executor/executor.h"
+#include "nodes/parsenodes.h"
+#include "parser/parse_relation.h"
 #include "storage/bufmgr.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
@@ -60,17 +64,6 @@ amt_all_settings(int *n)
 #else
 	*n = GetNumConfigOptions();
 	return get_guc_variables();
-#endif
-}
-
-/* May the role execute the function? */
-static inline AclResult
-amt_function_aclcheck(Oid function, Oid roleid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_aclcheck(ProcedureRelationId, function, roleid, ACL_EXECUTE);
-#else
-	return pg_proc_aclcheck(function, roleid, ACL_EXECUTE);
 #endif
 }
 
@@ -140,23 +133,76 @@ amt_wait_event(const char *name)
 #endif
 }
 
+/* The leader's transaction in a parallel worker, else this process's own. */
+static inline LocalTransactionId
+amt_leader_transaction_id(void)
+{
+	PGPROC	   *proc = IsParallelWorker() && MyProc->lockGroupLeader != NULL ?
+		MyProc->lockGroupLeader : MyProc;
+
+#if PG_VERSION_NUM >= 170000
+	return proc->vxid.lxid;
+#else
+	return proc->lxid;
+#endif
+}
+
+/* May the role say SET ROLE to the other one? */
+static inline bool
+amt_can_set_role(Oid member, Oid roleid)
+{
+#if PG_VERSION_NUM >= 160000
+	return member_can_set_role(member, roleid);
+#else
+	return is_member_of_role(member, roleid);
+#endif
+}
+
+/* The sequence of an identity column, or InvalidOid. */
+static inline Oid
+amt_identity_sequence(Relation rel, AttrNumber attnum)
+{
+#if PG_VERSION_NUM >= 170000
+	return getIdentitySequence(rel, attnum, true);
+#else
+	return getIdentitySequence(RelationGetRelid(rel), attnum, true);
+#endif
+}
+
+/* Give the executor state a range table of one relation. */
+static inline void
+amt_init_range_table(EState *estate, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	List	   *perminfos = NIL;
+
+	addRTEPermissionInfo(&perminfos, rte);
+#endif
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, list_make1(rte), perminfos, bms_make_singleton(1));
+#elif PG_VERSION_NUM >= 160000
+	ExecInitRangeTable(estate, list_make1(rte), perminfos);
+#else
+	ExecInitRangeTable(estate, list_make1(rte));
+#endif
+}
+
+static inline void
+amt_eval_plan_qual_init(EPQState *epqstate, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	EvalPlanQualInit(epqstate, estate, NULL, NIL, -1, NIL);
+#else
+	EvalPlanQualInit(epqstate, estate, NULL, NIL, -1);
+#endif
+}
+
 /* No limit to the time of this process's transactions, where there can be one. */
 static inline void
 amt_no_transaction_timeout(void)
 {
 #if PG_VERSION_NUM >= 170000
 	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
-#endif
-}
-
-/* The number of this process's current transaction. */
-static inline LocalTransactionId
-amt_local_transaction_id(void)
-{
-#if PG_VERSION_NUM >= 170000
-	return MyProc->vxid.lxid;
-#else
-	return MyProc->lxid;
 #endif
 }
 

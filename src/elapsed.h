@@ -2,8 +2,8 @@
  * elapsed.h
  *	  Whether so many milliseconds have passed.
  *
- * The clock may be set back.  What lies further ahead than one waits for is not
- * waited for; otherwise nothing would be done until that time comes again.
+ * The clock may be set back.  A time that lies further ahead than the period
+ * counts as passed; otherwise nothing would happen until that time comes.
  */
 #ifndef AMT_ELAPSED_H
 #define AMT_ELAPSED_H

@@ -3,17 +3,13 @@
  *	  The token in the value of an HTTP header.
  *
  * RFC 9110 writes a credential as a scheme in any case, one or more spaces
- * and the rest.  Beside Bearer we know ApiKey, for the sake of gateways which
- * take every Bearer for a JWT of theirs, and no scheme at all.
+ * and the rest.  Beside Bearer we accept ApiKey, because some gateways take
+ * every Bearer for a JWT of their own, and a value without a scheme.
  *
- * The value comes from the network: it may hold anything, NUL included, and is
- * nowhere taken for a C string.
+ * The value comes from the network.  It may hold any byte, NUL included, so no
+ * function here treats it as a C string.
  */
 #include "header.h"
-
-#include <string.h>
-
-#include "token.h"
 
 /* Step over a scheme, given in lower case, and the spaces behind it. */
 static bool
@@ -43,14 +39,14 @@ amt_header_skip_bearer(const char **s, size_t *len)
 }
 
 bool
-amt_header_authorization(const char **s, size_t *len)
+amt_header_key(const AmtPrefixes *list, const char **s, size_t *len)
 {
 	const char *rest = *s;
 	size_t		rest_len = *len;
 
 	if (!skip_scheme(&rest, &rest_len, "bearer"))
 		(void) skip_scheme(&rest, &rest_len, "apikey");
-	if (rest_len < AMT_TOKEN_HEAD_LEN || memcmp(rest, AMT_TOKEN_HEAD, AMT_TOKEN_HEAD_LEN) != 0)
+	if (!amt_token_has_prefix(list, rest, rest_len))
 		return false;
 	*s = rest;
 	*len = rest_len;

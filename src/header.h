@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "token.h"
+
 /*
  * Step over a leading "Bearer " (any case, one or more spaces), if there is
  * one.  Narrows *s and *len; never fails.
@@ -15,10 +17,10 @@
 extern void amt_header_skip_bearer(const char **s, size_t *len);
 
 /*
- * The value of an Authorization header: does it carry something that starts
- * with "amt_", as "Bearer amt_...", "ApiKey amt_..." (schemes in any case) or
- * bare?  Then *s and *len are narrowed to it and the answer is true.
+ * Does a header's value carry a text that begins with a listed prefix and '_',
+ * as "Bearer amt_...", "ApiKey amt_..." (schemes in any case) or bare?  If so,
+ * narrow *s and *len to that text and return true.
  */
-extern bool amt_header_authorization(const char **s, size_t *len);
+extern bool amt_header_key(const AmtPrefixes *list, const char **s, size_t *len);
 
 #endif							/* AMT_HEADER_H */

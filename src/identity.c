@@ -1,319 +1,348 @@
 /*
  * identity.c
- *	  Who is calling: the identity, and what its role allows.
+ *	  The identity of the caller, and what it allows.
  *
- * The identity is held by four settings that only a superuser, or who was
- * granted SET on them, can change, so PostgreSQL's own rules protect it.  They
- * have to be read through this library, never by current_setting(): before the
- * library is loaded anybody can make a placeholder of that name, which loading
- * throws away.
+ * Five settings hold the identity.  Only a superuser, or a role that was
+ * granted SET on them, can change them, so PostgreSQL's own rules protect them.
+ * They must be read through this library, never by current_setting(): before
+ * the library is loaded, anybody can make a placeholder of that name.
  *
- * The C code sets them as SET LOCAL does (PGC_S_SESSION and GUC_ACTION_LOCAL):
- * the value ends with the transaction, savepoints restore it, and parallel
- * workers are given it.
+ * The C code sets them as SET LOCAL does (PGC_S_SESSION, GUC_ACTION_LOCAL): the
+ * value ends with the transaction, savepoints restore it, and parallel workers
+ * receive it.
  *
- * amt_authenticate() seals the identity until the end of the transaction.  It
- * serves web users whose session user may set the identity, and RESET ROLE
- * takes SQL that was smuggled into such a request back to that user.  While the
- * seal holds, SET is refused and nobody is trusted, but for a superuser's own
- * session.  A savepoint does not break it: it is a variable of this process,
- * compared with the transaction's number.  RESET asks no one,
- * so it is not refused but comes to nothing: the identities that the C code has
- * set since are remembered, and any other combination of the four settings is no
- * identity.  (Parallel workers do not know of the seal and read the settings as
- * they are; nothing is written there, and the organization cannot have become
- * another's.)
+ * amt_authenticate() seals the identity until the end of the transaction, since
+ * SQL that was smuggled into a request can take back the session user's rights.
+ * Under the seal SET is refused.  RESET and ROLLBACK TO ask no check hook, so
+ * the seal remembers digests of the identities that the C code has set, and any
+ * other combination of the five settings is no identity.  The seal itself is in
+ * variables of this process, tied to the transaction's number.  A sixth setting
+ * carries a copy to parallel workers, and is not transactional.
+ *
+ * In a security-restricted operation there is no identity.  There the code of
+ * some table's owner runs, in maintenance or because we write a table, and it
+ * must not act as the caller whose session it is.
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/varlena.h"
 
 #include "compat.h"
 #include "identity.h"
+#include "roles.h"
+#include "session.h"
+#include "sha256.h"
 
-static char *org_id_setting = NULL;
-static char *role_setting = NULL;
-static char *actor_setting = NULL;
-static char *key_id_setting = NULL;
-static char *roles_setting = NULL;
-static char *manager_role_setting = NULL;
+#define NPARTS			5
+#define MAX_SEALED		16
+#define DIGEST_LEN		AMT_SHA256_LEN
+#define REFUSED			"refused"
 
-/* The check hook's reading of amt_keys.roles, lowest first. */
-typedef struct RoleList
+static char *part_setting[NPARTS];	/* in the order of AmtIdentity */
+static char *seal_setting = NULL;
+
+static const char *const part_name[NPARTS] = {
+	"amt_keys.org_id", "amt_keys.role", "amt_keys.scopes", "amt_keys.actor", "amt_keys.key_id"
+};
+
+/* The identities that hold under the seal. */
+static struct
 {
+	LocalTransactionId transaction; /* the sealed one, if it still runs */
 	int			n;
-	int			offset[FLEXIBLE_ARRAY_MEMBER];	/* of each name, from the
-												 * block's start */
-} RoleList;
+	uint8		digest[MAX_SEALED][DIGEST_LEN];
+}			seal;
 
-static RoleList *role_list = NULL;
-
-static const char *
-role_name(const RoleList *list, int i)
-{
-	return (const char *) list + list->offset[i];
-}
-
-static bool
-roles_are_distinct(List *names)
-{
-	ListCell   *a;
-	ListCell   *b;
-
-	foreach(a, names)
-	{
-		for_each_cell(b, names, lnext(names, a))
-		{
-			if (strcmp(lfirst(a), lfirst(b)) == 0)
-			{
-				GUC_check_errdetail("Role \"%s\" appears twice.", (char *) lfirst(a));
-				return false;
-			}
-		}
-	}
-	return true;
-}
-
-static RoleList *
-make_role_list(List *names)
-{
-	Size		size = offsetof(RoleList, offset) + sizeof(int) * list_length(names);
-	Size		at = size;
-	RoleList   *list;
-	ListCell   *cell;
-
-	foreach(cell, names)
-		size += strlen(lfirst(cell)) + 1;
-	list = amt_guc_alloc(size);
-	if (list == NULL)
-		return NULL;
-	list->n = 0;
-	foreach(cell, names)
-	{
-		strcpy((char *) list + at, lfirst(cell));
-		list->offset[list->n++] = at;
-		at += strlen(lfirst(cell)) + 1;
-	}
-	return list;
-}
-
-static bool
-check_roles(char **newval, void **extra, GucSource source)
-{
-	char	   *copy = pstrdup(*newval);
-	List	   *names;
-	ListCell   *cell;
-
-	if (!SplitGUCList(copy, ',', &names))
-	{
-		GUC_check_errdetail("List syntax is invalid.");
-		return false;
-	}
-	if (names == NIL)
-	{
-		GUC_check_errdetail("The list of roles is empty.");
-		return false;
-	}
-	foreach(cell, names)
-	{
-		const char *name = lfirst(cell);
-
-		if (*name == '\0' || strlen(name) >= NAMEDATALEN)
-		{
-			GUC_check_errdetail("A role's name must have 1 to %d bytes.", NAMEDATALEN - 1);
-			return false;
-		}
-	}
-	if (!roles_are_distinct(names))
-		return false;
-	*extra = make_role_list(names);
-	list_free(names);
-	pfree(copy);
-	return *extra != NULL;
-}
-
-static void
-assign_roles(const char *newval, void *extra)
-{
-	role_list = extra;
-}
-
-/* The transaction whose identity is sealed, if it still runs. */
-static LocalTransactionId sealed_transaction = InvalidLocalTransactionId;
-
-/* An identity that holds under the seal; empty for a part that is unset. */
-typedef struct Sealed
-{
-	struct Sealed *next;
-	char	   *part[4];
-} Sealed;
-
-static Sealed *sealed = NULL;	/* in the sealed transaction's memory */
-
-/* Is amt_identity_set() at work? */
+/* Is the C code setting the identity? */
 static bool setting = false;
+
+/* Do the settings as they are hold?  Forgotten when one of them changes. */
+static bool holds;
+static bool holds_known = false;
 
 bool
 amt_identity_is_sealed(void)
 {
-	return LocalTransactionIdIsValid(sealed_transaction) &&
-		sealed_transaction == amt_local_transaction_id() &&
-		!superuser_arg(GetSessionUserId());
+	return LocalTransactionIdIsValid(seal.transaction) &&
+		seal.transaction == amt_leader_transaction_id();
+}
+
+/* A digest of the five settings; false if OpenSSL fails. */
+static bool
+make_digest(uint8 digest[DIGEST_LEN])
+{
+	StringInfoData text;
+	bool		done;
+
+	initStringInfo(&text);
+	for (int i = 0; i < NPARTS; i++)
+	{
+		const char *part = part_setting[i] != NULL ? part_setting[i] : "";
+
+		/* With its NUL, so that parts cannot run into one another. */
+		appendBinaryStringInfo(&text, part, strlen(part) + 1);
+	}
+	done = amt_sha256(text.data, text.len, digest);
+	pfree(text.data);
+	return done;
 }
 
 static bool
-same_part(const char *a, const char *b)
+is_in_seal(const uint8 digest[DIGEST_LEN])
 {
-	return strcmp(a != NULL ? a : "", b != NULL ? b : "") == 0;
-}
-
-/* Are the settings one of the identities that hold? */
-static bool
-is_among_sealed(void)
-{
-	for (Sealed *s = sealed; s != NULL; s = s->next)
-		if (same_part(s->part[0], org_id_setting) && same_part(s->part[1], role_setting) &&
-			same_part(s->part[2], actor_setting) && same_part(s->part[3], key_id_setting))
+	for (int i = 0; i < seal.n; i++)
+		if (memcmp(seal.digest[i], digest, DIGEST_LEN) == 0)
 			return true;
 	return false;
 }
 
-/* From now on the settings as they are hold, too. */
-static void
-add_sealed(void)
+static bool
+settings_hold(void)
 {
-	const char *part[4] = {org_id_setting, role_setting, actor_setting, key_id_setting};
-	Sealed	   *s;
+	uint8		digest[DIGEST_LEN];
 
-	if (is_among_sealed())
+	if (!holds_known)
+		holds = make_digest(digest) && is_in_seal(digest);
+	holds_known = true;
+	return holds;
+}
+
+/* Give the seal to parallel workers that start from now on. */
+static void
+publish_seal(void)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	if (amt_session_is_refused())
+		appendStringInfoString(&text, REFUSED);
+	else
+	{
+		appendStringInfo(&text, "%u ", seal.transaction);
+		for (int i = 0; i < seal.n; i++)
+		{
+			enlargeStringInfo(&text, 2 * DIGEST_LEN);
+			text.len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
+			text.data[text.len] = '\0';
+		}
+	}
+	setting = true;
+	PG_TRY();
+	{
+		SetConfigOption("amt_keys.seal", text.data, PGC_SUSET, PGC_S_OVERRIDE);
+	}
+	PG_FINALLY();
+	{
+		setting = false;
+	}
+	PG_END_TRY();
+	pfree(text.data);
+}
+
+/* In a parallel worker: take over what the leader has published. */
+static void
+assign_seal(const char *newval, void *extra)
+{
+	unsigned int transaction;
+	int			at;
+
+	if (!IsParallelWorker() || newval == NULL)
 		return;
-	s = MemoryContextAllocZero(TopTransactionContext, sizeof(Sealed));
-	for (int i = 0; i < 4; i++)
-		s->part[i] = MemoryContextStrdup(TopTransactionContext, part[i] != NULL ? part[i] : "");
-	s->next = sealed;
-	sealed = s;
+	if (strcmp(newval, REFUSED) == 0)
+		amt_session_refuse();
+	if (sscanf(newval, "%u %n", &transaction, &at) != 1)
+		return;
+	seal.transaction = transaction;
+	seal.n = 0;
+	holds_known = false;
+	for (const char *hex = newval + at; seal.n < MAX_SEALED && strlen(hex) >= 2 * DIGEST_LEN; seal.n++)
+		for (int i = 0; i < DIGEST_LEN; i++, hex += 2)
+		{
+			unsigned int byte = 0;
+
+			(void) sscanf(hex, "%2x", &byte);
+			seal.digest[seal.n][i] = byte;
+		}
+}
+
+/* From now on the settings as they are hold under the seal. */
+static void
+add_to_seal(void)
+{
+	uint8		digest[DIGEST_LEN];
+
+	if (!make_digest(digest))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not compute a SHA-256 digest")));
+	if (!is_in_seal(digest))
+	{
+		if (seal.n == MAX_SEALED)
+			memmove(seal.digest[0], seal.digest[1], --seal.n * DIGEST_LEN);
+		memcpy(seal.digest[seal.n++], digest, DIGEST_LEN);
+		publish_seal();
+	}
+	holds = true;
+	holds_known = true;
 }
 
 void
 amt_identity_seal(void)
 {
-	if (sealed_transaction == amt_local_transaction_id())
+	if (amt_identity_is_sealed())
 		return;
-	sealed = NULL;
-	add_sealed();
-	sealed_transaction = amt_local_transaction_id();
+	seal.n = 0;
+	holds_known = false;
+	seal.transaction = amt_leader_transaction_id();
+	publish_seal();
 }
 
-/* SET and its like, ALTER ROLE SET included; not a savepoint's restoring. */
 static bool
-check_identity(char **newval, void **extra, GucSource source)
+refuse_setting(const char *detail)
 {
-	if (setting || source < PGC_S_TEST || !amt_identity_is_sealed())
-		return true;
 	GUC_check_errcode(ERRCODE_INSUFFICIENT_PRIVILEGE);
 	GUC_check_errmsg("permission denied to set the identity");
-	GUC_check_errdetail("The identity was decided by amt_authenticate() and stays until the end of the transaction.");
+	GUC_check_errdetail("%s", detail);
 	return false;
 }
 
-static void
-define_identity(const char *name, const char *short_desc, const char *long_desc, char **value)
+/* SET and its like, ALTER ROLE SET included, but not a savepoint's restoring. */
+static bool
+check_identity(char **newval, void **extra, GucSource source)
 {
-	DefineCustomStringVariable(name, short_desc, long_desc, value, "",
-							   PGC_SUSET, 0, check_identity, NULL, NULL);
+	if (!setting && source >= PGC_S_TEST && !IsParallelWorker() && amt_identity_is_sealed())
+		return refuse_setting("The identity was decided by amt_authenticate() and stays until the end of the transaction.");
+	if (!pg_verify_mbstr(GetDatabaseEncoding(), *newval, strlen(*newval), true))
+	{
+		GUC_check_errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE);
+		GUC_check_errmsg("invalid byte sequence for encoding \"%s\"", GetDatabaseEncodingName());
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_scopes(char **newval, void **extra, GucSource source)
+{
+	const char *detail;
+
+	if (!check_identity(newval, extra, source))
+		return false;
+	if (!amt_scopes_are_valid(*newval, &detail))
+	{
+		GUC_check_errdetail("%s", detail);
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_seal(char **newval, void **extra, GucSource source)
+{
+	if (setting || source == PGC_S_DEFAULT || IsParallelWorker())
+		return true;
+	return refuse_setting("This setting is for internal use.");
+}
+
+static void
+assign_identity(const char *newval, void *extra)
+{
+	holds_known = false;
+}
+
+void
+amt_identity_publish(void)
+{
+	if (amt_session_is_refused())
+		publish_seal();
+}
+
+static void
+define_part(int i, const char *short_desc, const char *long_desc, GucStringCheckHook check)
+{
+	DefineCustomStringVariable(part_name[i], short_desc, long_desc, &part_setting[i], "",
+							   PGC_SUSET, 0, check, assign_identity, NULL);
 }
 
 void
 amt_identity_init(void)
 {
-	define_identity("amt_keys.org_id",
-					"The organization that is calling; empty for none.",
-					"Row-level security of the extension's tables, and of yours through amt_org_id(), depends on it. See section 4 of the contract.",
-					&org_id_setting);
-	define_identity("amt_keys.role",
-					"The caller's role in the organization; one of amt_keys.roles, or empty.",
-					"Read it with amt_role(), test it with amt_has_role(). See section 4 of the contract.",
-					&role_setting);
-	define_identity("amt_keys.actor",
-					"The person who is calling, as the application names it; empty for none.",
-					"Recorded as created_by of new keys. See section 4 of the contract.",
-					&actor_setting);
-	define_identity("amt_keys.key_id",
-					"The key that is calling; empty if none is.",
-					"Set by amt_verify() and amt_authenticate(). See section 4 of the contract.",
-					&key_id_setting);
-	DefineCustomStringVariable("amt_keys.roles",
-							   "Lists the names of roles, lowest first.",
-							   "Each role includes those before it. See section 4 of the contract.",
-							   &roles_setting,
-							   "viewer, editor, admin, owner",
-							   PGC_SUSET, GUC_LIST_INPUT,
-							   check_roles, assign_roles, NULL);
-	DefineCustomStringVariable("amt_keys.manager_role",
-							   "Sets the lowest role that manages other people's keys.",
-							   "One of amt_keys.roles; with any other name nobody does. See section 4 of the contract.",
-							   &manager_role_setting,
-							   "admin",
-							   PGC_SUSET, 0, NULL, NULL, NULL);
+	define_part(0, "Sets the organization that is calling; empty for none.",
+				"Row-level security of the extension's tables, and of yours through amt_org_id(), depends on it.",
+				check_identity);
+	define_part(1, "Sets the caller's role in the organization; one of amt_keys.roles, or empty.",
+				"Read it with amt_role(), and test it with amt_has_role().",
+				check_identity);
+	define_part(2, "Sets the scopes that the caller is narrowed to, separated by commas; empty for no narrowing.",
+				"Read them with amt_scopes(), and test them with amt_has_scope(). A single comma is an empty list.",
+				check_scopes);
+	define_part(3, "Sets the person who is calling, as the application names it; empty for none.",
+				"It is recorded as created_by of new keys, and in events.",
+				check_identity);
+	define_part(4, "Sets the key that is calling; empty if none is.",
+				"amt_verify() and amt_authenticate() set it.",
+				check_identity);
+	DefineCustomStringVariable("amt_keys.seal",
+							   "Carries the state of the identity to parallel workers.",
+							   NULL,
+							   &seal_setting, "",
+							   PGC_SUSET,
+							   GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE |
+							   GUC_SUPERUSER_ONLY,
+							   check_seal, assign_seal, NULL);
 }
 
-static const char *
-get_part(const char *value)
+AmtIdentity
+amt_identity_recorded(void)
 {
-	if (value == NULL || value[0] == '\0' ||
-		(amt_identity_is_sealed() && !is_among_sealed()))
-		return NULL;
-	return value;
+	AmtIdentity identity;
+	const char **part[NPARTS] = {
+		&identity.org_id, &identity.role, &identity.scopes, &identity.actor, &identity.key_id
+	};
+	bool		valid = !amt_identity_is_sealed() || settings_hold();
+
+	amt_session_check();
+	for (int i = 0; i < NPARTS; i++)
+		*part[i] = valid && part_setting[i] != NULL && part_setting[i][0] != '\0' ?
+			part_setting[i] : NULL;
+	return identity;
 }
 
-const char *
-amt_identity_org_id(void)
+AmtIdentity
+amt_identity(void)
 {
-	return get_part(org_id_setting);
-}
+	static const AmtIdentity nobody = {0};
+	AmtIdentity identity = amt_identity_recorded();
 
-const char *
-amt_identity_role(void)
-{
-	return get_part(role_setting);
-}
-
-const char *
-amt_identity_actor(void)
-{
-	return get_part(actor_setting);
-}
-
-const char *
-amt_identity_key_id(void)
-{
-	return get_part(key_id_setting);
-}
-
-static void
-set_local(const char *name, const char *value)
-{
-	(void) set_config_option(name, value != NULL ? value : "",
-							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
-							 true, 0, false);
+	return InSecurityRestrictedOperation() ? nobody : identity;
 }
 
 void
-amt_identity_set(const char *org_id, const char *role, const char *actor, const char *key_id)
+amt_identity_set(const AmtIdentity *identity)
 {
+	const char *part[NPARTS] = {
+		identity->org_id, identity->role, identity->scopes, identity->actor, identity->key_id
+	};
+
 	setting = true;
 	PG_TRY();
 	{
-		set_local("amt_keys.org_id", org_id);
-		set_local("amt_keys.role", role);
-		set_local("amt_keys.actor", actor);
-		set_local("amt_keys.key_id", key_id);
+		for (int i = 0; i < NPARTS; i++)
+		{
+			const char *value = part[i] != NULL ? part[i] : "";
+
+			if (part_setting[i] != NULL && strcmp(part_setting[i], value) == 0)
+				continue;
+			(void) set_config_option(part_name[i], value, PGC_SUSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
+		}
 	}
 	PG_FINALLY();
 	{
@@ -321,58 +350,48 @@ amt_identity_set(const char *org_id, const char *role, const char *actor, const 
 	}
 	PG_END_TRY();
 	if (amt_identity_is_sealed())
-		add_sealed();
+		add_to_seal();
 }
 
-int
-amt_role_rank(const char *role)
-{
-	for (int i = 0; i < role_list->n; i++)
-		if (strcmp(role_name(role_list, i), role) == 0)
-			return i;
-	return -1;
-}
-
-void
-amt_unknown_role(const char *role)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("role \"%s\" is not known", role),
-			 errhint("The roles in \"amt_keys.roles\" are: %s.", roles_setting)));
-}
-
-/* A role that is known, in an organization. */
+/* Does the role of the identity, in an organization, have at least this rank? */
 static bool
-identity_reaches(int minimum)
+has_rank(const AmtIdentity *identity, int minimum)
 {
-	return amt_identity_role() != NULL && amt_identity_org_id() != NULL &&
-		minimum >= 0 && amt_role_rank(amt_identity_role()) >= minimum;
+	return identity->org_id != NULL && identity->role != NULL && minimum >= 0 &&
+		amt_role_rank(identity->role) >= minimum;
 }
 
 bool
 amt_identity_has_role(const char *minimum)
 {
+	AmtIdentity identity = amt_identity();
 	int			rank = amt_role_rank(minimum);
 
 	/* Without identity the answer is no, whatever the question. */
-	if (rank < 0 && amt_identity_role() != NULL && amt_identity_org_id() != NULL)
+	if (rank < 0 && identity.role != NULL && identity.org_id != NULL)
 		amt_unknown_role(minimum);
-	return identity_reaches(rank);
+	return has_rank(&identity, rank);
 }
 
 bool
 amt_identity_is_manager(void)
 {
-	return identity_reaches(amt_role_rank(manager_role_setting));
+	AmtIdentity identity = amt_identity();
+
+	return has_rank(&identity, amt_manager_rank());
 }
 
 bool
-amt_is_trusted(Oid roleid)
+amt_role_may_identify(Oid roleid)
 {
-	if (amt_identity_is_sealed())
-		return false;
-	return pg_parameter_aclcheck("amt_keys.org_id", roleid, ACL_SET) == ACLCHECK_OK;
+	return pg_parameter_aclcheck(part_name[0], roleid, ACL_SET) == ACLCHECK_OK;
+}
+
+bool
+amt_caller_is_trusted(void)
+{
+	return !amt_identity_is_sealed() && amt_identity_recorded().key_id == NULL &&
+		amt_role_may_identify(GetUserId());
 }
 
 bool
@@ -382,6 +401,24 @@ amt_text_is(Datum text_value, const char *string)
 	Size		len = VARSIZE_ANY_EXHDR(value);
 
 	return len == strlen(string) && memcmp(VARDATA_ANY(value), string, len) == 0;
+}
+
+void
+amt_check_encoding(const char *s, Size len)
+{
+	(void) pg_verify_mbstr(GetDatabaseEncoding(), s, len, false);
+}
+
+char *
+amt_string_arg(FunctionCallInfo fcinfo, int n)
+{
+	char	   *arg;
+
+	if (PG_ARGISNULL(n))
+		return NULL;
+	arg = text_to_cstring(PG_GETARG_TEXT_PP(n));
+	amt_check_encoding(arg, strlen(arg));
+	return arg;
 }
 
 static Datum
@@ -396,47 +433,98 @@ PG_FUNCTION_INFO_V1(amt_org_id);
 Datum
 amt_org_id(PG_FUNCTION_ARGS)
 {
-	return text_or_null(fcinfo, amt_identity_org_id());
+	return text_or_null(fcinfo, amt_identity().org_id);
 }
 
 PG_FUNCTION_INFO_V1(amt_role);
 Datum
 amt_role(PG_FUNCTION_ARGS)
 {
-	return text_or_null(fcinfo, amt_identity_role());
+	return text_or_null(fcinfo, amt_identity().role);
 }
 
 PG_FUNCTION_INFO_V1(amt_actor);
 Datum
 amt_actor(PG_FUNCTION_ARGS)
 {
-	return text_or_null(fcinfo, amt_identity_actor());
+	return text_or_null(fcinfo, amt_identity().actor);
 }
 
 PG_FUNCTION_INFO_V1(amt_key_id);
 Datum
 amt_key_id(PG_FUNCTION_ARGS)
 {
-	return text_or_null(fcinfo, amt_identity_key_id());
+	return text_or_null(fcinfo, amt_identity().key_id);
+}
+
+PG_FUNCTION_INFO_V1(amt_scopes);
+Datum
+amt_scopes(PG_FUNCTION_ARGS)
+{
+	AmtIdentity identity = amt_identity();
+
+	if (identity.scopes == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(amt_scopes_to_array(identity.scopes));
+}
+
+static bool
+has_role_arg(FunctionCallInfo fcinfo)
+{
+	char	   *minimum = amt_string_arg(fcinfo, 0);
+
+	amt_session_check();
+	return minimum != NULL && amt_identity_has_role(minimum);
 }
 
 PG_FUNCTION_INFO_V1(amt_has_role);
 Datum
 amt_has_role(PG_FUNCTION_ARGS)
 {
-	if (PG_ARGISNULL(0))
-		PG_RETURN_BOOL(false);
-	PG_RETURN_BOOL(amt_identity_has_role(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+	PG_RETURN_BOOL(has_role_arg(fcinfo));
+}
+
+static void
+forbidden(const char *message)
+{
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE('P', 'T', '4', '0', '3')),
+			 errmsg("%s", message)));
 }
 
 PG_FUNCTION_INFO_V1(amt_require_role);
 Datum
 amt_require_role(PG_FUNCTION_ARGS)
 {
-	if (PG_ARGISNULL(0) ||
-		!amt_identity_has_role(text_to_cstring(PG_GETARG_TEXT_PP(0))))
-		ereport(ERROR,
-				(errcode(MAKE_SQLSTATE('P', 'T', '4', '0', '3')),
-				 errmsg("forbidden_role")));
+	if (!has_role_arg(fcinfo))
+		forbidden("forbidden_role");
+	PG_RETURN_VOID();
+}
+
+static bool
+has_scope_arg(FunctionCallInfo fcinfo)
+{
+	AmtIdentity identity = amt_identity();
+	text	   *scope;
+
+	if (PG_ARGISNULL(0) || identity.org_id == NULL)
+		return false;
+	scope = PG_GETARG_TEXT_PP(0);
+	return amt_scopes_have(identity.scopes, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+}
+
+PG_FUNCTION_INFO_V1(amt_has_scope);
+Datum
+amt_has_scope(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(has_scope_arg(fcinfo));
+}
+
+PG_FUNCTION_INFO_V1(amt_require_scope);
+Datum
+amt_require_scope(PG_FUNCTION_ARGS)
+{
+	if (!has_scope_arg(fcinfo))
+		forbidden("insufficient_scope");
 	PG_RETURN_VOID();
 }

@@ -1,36 +1,45 @@
 /*
  * identity.h
- *	  Who is calling: the identity, and what its role allows.
+ *	  The identity of the caller, and what it allows.
  */
 #ifndef AMT_IDENTITY_H
 #define AMT_IDENTITY_H
 
 #include "fmgr.h"
 
+/* The parts of an identity; each is NULL when unset. */
+typedef struct AmtIdentity
+{
+	const char *org_id;
+	const char *role;
+	const char *scopes;			/* a list, see roles.h */
+	const char *actor;
+	const char *key_id;
+} AmtIdentity;
+
 extern void amt_identity_init(void);
 
-/* The identity's parts; NULL when unset. */
-extern const char *amt_identity_org_id(void);
-extern const char *amt_identity_role(void);
-extern const char *amt_identity_actor(void);
-extern const char *amt_identity_key_id(void);
-
-/* Set all parts until the end of the transaction; NULL clears. */
-extern void amt_identity_set(const char *org_id, const char *role,
-							 const char *actor, const char *key_id);
+/* After all settings are defined: tell parallel workers of a refused session. */
+extern void amt_identity_publish(void);
 
 /*
- * Until the end of the transaction, only amt_identity_set() changes it; what
- * else happens to the settings makes it none.
+ * The identity now; the strings stay valid until it changes.  In a
+ * security-restricted operation it is empty.
+ */
+extern AmtIdentity amt_identity(void);
+
+/* The same in any operation: for the record of what happens, not to decide. */
+extern AmtIdentity amt_identity_recorded(void);
+
+/* Set all parts until the end of the transaction. */
+extern void amt_identity_set(const AmtIdentity *identity);
+
+/*
+ * Until the end of the transaction, only amt_identity_set() changes the
+ * identity; after any other change there is none.
  */
 extern void amt_identity_seal(void);
 extern bool amt_identity_is_sealed(void);
-
-/* A role's rank in amt_keys.roles, or -1 if it is unknown. */
-extern int	amt_role_rank(const char *role);
-
-/* Raise the error for an unknown role. */
-extern void amt_unknown_role(const char *role);
 
 /* Does the identity's role include this one? */
 extern bool amt_identity_has_role(const char *minimum);
@@ -38,10 +47,23 @@ extern bool amt_identity_has_role(const char *minimum);
 /* Does it include amt_keys.manager_role? */
 extern bool amt_identity_is_manager(void);
 
-/* May this database role set amt_keys.org_id?  Not while it is sealed. */
-extern bool amt_is_trusted(Oid roleid);
+/*
+ * Is the current user trusted with the keys of all organizations?  It must have
+ * SET on amt_keys.org_id.  Nobody is trusted while the identity is sealed or a
+ * key's.
+ */
+extern bool amt_caller_is_trusted(void);
 
-/* Is the text this string?  (No collation: bytes.) */
+/* May this role set amt_keys.org_id? */
+extern bool amt_role_may_identify(Oid roleid);
+
+/* Is the text this string?  Compares bytes. */
 extern bool amt_text_is(Datum text_value, const char *string);
+
+/* Raise 22021 unless the text is valid in the database's encoding. */
+extern void amt_check_encoding(const char *s, Size len);
+
+/* An argument as a C string, checked in this way; NULL if it is null. */
+extern char *amt_string_arg(FunctionCallInfo fcinfo, int n);
 
 #endif							/* AMT_IDENTITY_H */

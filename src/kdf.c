@@ -3,12 +3,9 @@
  *	  Hashing new secrets with the parameters that the settings give.
  *
  * The three settings are bounded together, by the memory of one run.  While
- * the library is being loaded each gets its value before the others have
- * theirs, so the check waits for the first use then; a change later on is
- * checked against the other two as they are.
- *
- * Of shared memory, the seed is used, which never changes, and the queue
- * (scrypt_queue.c), whose place is held without a lock while scrypt runs.
+ * the library is loaded, each gets its value before the others have theirs, so
+ * the check waits for the first use.  A later change is checked against the
+ * other two as they are.
  */
 #include "postgres.h"
 
@@ -61,7 +58,7 @@ amt_kdf_init(void)
 {
 	DefineCustomIntVariable("amt_keys.scrypt_ln",
 							"Sets the binary logarithm of scrypt's cost N for new keys.",
-							"One run takes 128 * 2^ln * r * p bytes, at most 1 GiB. Stored hashes keep their own. See section 8 of the contract.",
+							"One run takes 128 * 2^ln * r * p bytes, at most 1 GiB. Stored hashes keep their own.",
 							&scrypt_ln, 14, 1, 23,
 							PGC_SUSET, 0, check_ln, NULL, NULL);
 	DefineCustomIntVariable("amt_keys.scrypt_r",
@@ -82,10 +79,10 @@ static bool
 hash_in_queue(const AmtToken *token, AmtPhc *phc)
 {
 	bool		done;
-	uint64		tag = 0;
+	uint64		tag;
 
-	if (amt_shmem_attach())
-		tag = amt_shmem_hash(phc->salt, phc->salt_len);
+	(void) amt_shmem_attach();
+	memcpy(&tag, phc->salt, sizeof(tag));	/* random, so nobody else's */
 	while (!amt_scrypt_enter(tag))
 		CHECK_FOR_INTERRUPTS();
 	/* Nothing in between can raise an error. */

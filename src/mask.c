@@ -2,22 +2,22 @@
  * mask.c
  *	  Secrets of tokens in a text, such as a log entry, replaced.
  *
- * What remains is amt_<id>_[redacted], so that the entry still tells which
- * key.  The checksum is of no use here: a token with a typing mistake, one
- * made elsewhere and one cut short must not be seen either.  So this goes by
- * shape, and where the shape leaves a doubt, it masks.
+ * <prefix>_<id>_[redacted] remains, so that the entry still tells which key.
+ * The checksum is of no use here: a token with a typing mistake, one made
+ * elsewhere and one cut short must be masked as well.  So the shape decides,
+ * and where the shape leaves a doubt, we mask.
  *
  * The text is a sequence of runs of secret characters (0-9A-Za-z_-) and of
- * what lies between them.  A secret reaches to the end of its run, however
- * long that is, so every question is one about a single run and its
- * neighbours, each run is looked at once, and a masked run ("[" ends it right
- * after the "_") never looks like a secret again.
+ * other characters between them.  A secret reaches to the end of its run,
+ * however long that is, so each run is looked at once, together with its
+ * neighbours.  A masked run ends in "_" before the "[", and never looks like a
+ * secret again.
  *
- * Runs are short of a secret in two ways.  PostgreSQL cuts parameters at
+ * Part of a secret may be missing.  PostgreSQL cuts parameters at
  * log_parameter_max_length and writes "...", and cuts the head of a line in
- * the context of a JSON error and puts "..." before it.  And they may be names
- * of our own: amt_key_usage and amt_create_key have the shape of a short
- * token.  Names of 16 characters after amt_<word>_ are taken for secrets.
+ * the context of a JSON error and puts "..." before it.  And a run may be a
+ * name of our own: amt_key_usage and amt_create_key have the shape of a short
+ * token.  Names of 16 characters after <prefix>_<word>_ are taken for secrets.
  */
 #include "mask.h"
 
@@ -68,21 +68,20 @@ looks_random(const char *s, const char *end)
 }
 
 /*
- * Given a place in a run and where the run and the text end: if a token starts
- * here, where its secret does, or what is left of it.  NULL if none does.
+ * Given the '_' behind a prefix and where the run and the text end: where the
+ * secret of a token with this prefix starts, or a remainder of it.  NULL if
+ * this is no token.
  *
  * The secret may be empty, as it is after masking.
  */
 static const char *
-secret_at(const char *p, const char *run_end, const char *text_end)
+find_secret(const char *prefix_end, const char *run_end, const char *text_end)
 {
-	const char *id = p + AMT_TOKEN_HEAD_LEN;
+	const char *id = prefix_end + 1;
 	const char *secret;
 	size_t		id_len = 0;
 	size_t		len;
 
-	if (run_end - p <= AMT_TOKEN_HEAD_LEN || memcmp(p, AMT_TOKEN_HEAD, AMT_TOKEN_HEAD_LEN) != 0)
-		return NULL;
 	while (id + id_len < run_end && amt_is_base62(id[id_len]))
 		id_len++;
 	if (id_len < 1 || id_len > AMT_ID_MAX || id + id_len == run_end || id[id_len] != '_')
@@ -101,27 +100,43 @@ secret_at(const char *p, const char *run_end, const char *text_end)
  * Where to start masking in a run: the first secret, since the rest of the run
  * goes with it.  The end of the run if there is nothing to mask.
  *
- * An id ends before the '_' of the next head, so that all ids of a run together
- * are not longer than the run, and this is linear.
+ * Every '_' is tried as the end of a prefix.  Neither a prefix nor an id has a
+ * '_', so that all of them together are not longer than the run, and this is
+ * linear.
  */
 static const char *
-find_masked(const char *start, const char *run, const char *run_end, const char *text_end)
+find_masked(const AmtPrefixes *list, const char *start, const char *run, const char *run_end,
+			const char *text_end)
 {
-	const char *secret = secret_at(run, run_end, text_end);
+	bool		cut = list->n > 0 && run - start >= CUT_LEN && starts_with_cut(run - CUT_LEN, run);
+	const char *word = run;		/* behind the last '_' */
 	const char *p;
 
 	/* Behind a cut all is secret, unless the cut spared the whole token. */
-	if (secret == NULL && run_end - run >= AMT_SECRET_MIN &&
-		run - start >= CUT_LEN && starts_with_cut(run - CUT_LEN, run))
-		return run;
+	if (cut && run_end - run >= AMT_SECRET_MIN)
+	{
+		p = memchr(run, '_', run_end - run);
+		if (p == NULL || !amt_token_has_prefix(list, run, run_end - run) ||
+			find_secret(p, run_end, text_end) == NULL)
+			return run;
+	}
 
-	for (p = run + 1; secret == NULL && p < run_end; p++)
-		secret = secret_at(p, run_end, text_end);
-	return secret != NULL ? secret : run_end;
+	while ((p = memchr(word, '_', run_end - word)) != NULL)
+	{
+		if (amt_prefixes_find_last(list, word, p - word, AMT_PREFIX_MAX + 1) != NULL)
+		{
+			const char *secret = find_secret(p, run_end, text_end);
+
+			if (secret != NULL)
+				return secret;
+		}
+		word = p + 1;
+	}
+	return run_end;
 }
 
 size_t
-amt_mask(const char *s, size_t len, char *out, size_t out_size, bool *found)
+amt_mask(const AmtPrefixes *list, const char *s, size_t len, char *out, size_t out_size, bool *found)
 {
 	Sink		sink = {out, out != NULL && out_size > 0 ? out_size - 1 : 0, 0};
 	const char *text_end = s + len;
@@ -136,7 +151,7 @@ amt_mask(const char *s, size_t len, char *out, size_t out_size, bool *found)
 
 		while (p < text_end && amt_is_secret_char(*p))
 			p++;
-		masked = find_masked(s, run, p, text_end);
+		masked = find_masked(list, s, run, p, text_end);
 		if (masked < p)
 		{
 			put(&sink, copied, masked - copied);

@@ -24,8 +24,8 @@
 #include "utils/memutils.h"
 
 #include "mask.h"
+#include "prefixes.h"
 #include "redact.h"
-#include "token.h"
 
 static bool redact_logs = true;
 static emit_log_hook_type prev_emit_log_hook = NULL;
@@ -39,11 +39,11 @@ mask_text(const char *s, MemoryContext context)
 	bool		found;
 	char	   *masked;
 
-	masked_len = amt_mask(s, len, NULL, 0, &found);
+	masked_len = amt_mask(amt_prefixes(), s, len, NULL, 0, &found);
 	if (!found)
 		return NULL;
 	masked = MemoryContextAlloc(context, masked_len + 1);
-	amt_mask(s, len, masked, masked_len + 1, &found);
+	amt_mask(amt_prefixes(), s, len, masked, masked_len + 1, &found);
 	return masked;
 }
 
@@ -99,7 +99,7 @@ mask_statement(void)
 	{
 		bool		found;
 
-		(void) amt_mask(debug_query_string, strlen(debug_query_string), NULL, 0, &found);
+		(void) amt_mask(amt_prefixes(), debug_query_string, strlen(debug_query_string), NULL, 0, &found);
 		if (found)
 			debug_query_string = NULL;
 		return;
@@ -140,7 +140,7 @@ amt_redact_init(void)
 {
 	DefineCustomBoolVariable("amt_keys.redact_logs",
 							 "Masks the secrets of tokens in the server's log.",
-							 "The key id stays readable. Works from the moment the library is loaded into a process. See section 8 of the contract.",
+							 "The key id stays readable. Works from the moment the library is loaded into a process.",
 							 &redact_logs,
 							 true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);

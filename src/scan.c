@@ -13,7 +13,8 @@
 #include "utils/builtins.h"
 
 #include "compat.h"
-#include "token.h"
+#include "prefixes.h"
+#include "session.h"
 
 PG_FUNCTION_INFO_V1(amt_check_token);
 Datum
@@ -21,7 +22,8 @@ amt_check_token(PG_FUNCTION_ARGS)
 {
 	text	   *token = PG_GETARG_TEXT_PP(0);
 
-	PG_RETURN_BOOL(amt_token_check(VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token)));
+	amt_session_check();
+	PG_RETURN_BOOL(amt_token_check(amt_prefixes(), VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token)));
 }
 
 /* The text, and where the search goes on. */
@@ -48,7 +50,9 @@ amt_find_tokens(PG_FUNCTION_ARGS)
 	const char *s;
 	Size		len;
 	Size		found;
+	size_t		token_len;
 
+	amt_session_check();
 	if (SRF_IS_FIRSTCALL())
 	{
 		MemoryContext oldcontext;
@@ -69,11 +73,11 @@ amt_find_tokens(PG_FUNCTION_ARGS)
 	len = VARSIZE_ANY_EXHDR(search->text);
 
 	CHECK_FOR_INTERRUPTS();
-	found = amt_token_find(s, len, search->at);
+	found = amt_token_find(amt_prefixes(), s, len, search->at, &token_len);
 	if (found == len)
 		SRF_RETURN_DONE(context);
-	search->at = found + AMT_TOKEN_LEN;
+	search->at = found + token_len;
 	SRF_RETURN_NEXT(context,
 					CStringGetTextDatum(psprintf("%.*s...",
-												 AMT_TOKEN_HEAD_LEN + AMT_ID_LEN, s + found)));
+												 (int) (token_len - 1 - AMT_SECRET_LEN), s + found)));
 }

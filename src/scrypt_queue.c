@@ -1,32 +1,27 @@
 /*
  * scrypt_queue.c
- *	  Who may run scrypt now.
+ *	  Which processes may run scrypt now.
  *
- * One run takes tens of milliseconds of a processor and 16 MiB, and whoever
- * knows a key id can ask for one.  So at most amt_keys.max_concurrent_scrypt
- * run in the whole server, and at most one per key and stored hash: what it
- * proves serves all who wait for that key.
+ * One run takes tens of milliseconds of a processor and 16 MiB, and anybody
+ * who knows a key id can ask for one.  So at most amt_keys.max_concurrent_scrypt
+ * run in the whole server, and at most one for each key and stored hash: what
+ * it proves serves all who wait for that key.
  *
- * A place is taken and left under the queue's lock, which is held for a few
- * instructions and never during a run.  Who finds no place sleeps on the
- * condition variable, prepared before the places are looked at, so that no
- * wakeup is lost; the sleep can be cancelled and timed out like any other.
- * Everybody who leaves wakes all sleepers, who look afresh at the row, the
- * cache and the places.
+ * The queue's lock guards the places.  It is held for a few instructions and
+ * is the last lock that is taken.  A process that finds no place sleeps on the
+ * condition variable, which it prepares before it looks, so no wakeup is lost.
+ * Everybody who leaves wakes all sleepers, and each looks again at the row, the
+ * entry and the places.
  *
- * Who has a place waits for nothing that somebody may keep for long: no row, no
- * relation, no transaction, no other place.  So nobody who waits for a place is
- * part of a deadlock.  The lock of the queue is the last that is taken, as a run
- * that has failed may leave its place with a lock of a table still held.
- *
- * Nobody waits for the dead: a place is left when the run is over, in the
- * caller's PG_FINALLY() when it fails, and by an exit callback when the process
- * is terminated; a process that is killed takes the server's shared memory with
- * it.
+ * The holder of a place waits for nothing, so no deadlock contains a place.  A
+ * place is left when the run is over, in PG_FINALLY() when it fails, and by an
+ * exit callback when the process is terminated.
  */
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
 #include "storage/ipc.h"
 #include "utils/guc.h"
 
@@ -34,30 +29,62 @@
 #include "scrypt_queue.h"
 #include "shmem.h"
 
+typedef struct Place
+{
+	int			pid;			/* the process that runs, or 0 */
+	uint64		tag;			/* the key and stored hash that it runs for */
+} Place;
+
+typedef struct Queue
+{
+	LWLock		lock;			/* guards the places */
+	ConditionVariable left;		/* a process has left its place */
+	Place		place[AMT_SCRYPT_PLACES];
+} Queue;
+
+static Queue *queue = NULL;
 static int	max_concurrent_scrypt = 4;
 static int	my_place = -1;
 
-void
-amt_scrypt_queue_setup(void)
+static void
+init_queue(void *part, const AmtShmemInit *init)
 {
+	Queue	   *new = part;
+
+	LWLockInitialize(&new->lock, init->lock_tranche);
+	ConditionVariableInit(&new->left);
+}
+
+static void
+leave_on_exit(int code, Datum arg)
+{
+	amt_scrypt_leave();
+}
+
+static void
+attach_queue(void *part)
+{
+	queue = part;
+	before_shmem_exit(leave_on_exit, (Datum) 0);
+}
+
+void
+amt_scrypt_queue_init(void)
+{
+	static const AmtShmemPart part = {sizeof(Queue), init_queue, attach_queue};
+
+	amt_shmem_register(&part);
 	DefineCustomIntVariable("amt_keys.max_concurrent_scrypt",
 							"Sets how many processes of the server may run scrypt at once.",
-							"Each run keeps one processor busy for some 40 ms and takes 16 MiB with the default parameters; others wait. See section 8 of the contract.",
+							"Each run keeps one processor busy for some 40 ms and takes 16 MiB with the default parameters. Other processes wait.",
 							&max_concurrent_scrypt,
 							4, 1, AMT_SCRYPT_PLACES,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
-void
-amt_scrypt_queue_init(AmtScryptQueue *queue, int tranche)
-{
-	LWLockInitialize(&queue->lock, tranche);
-	ConditionVariableInit(&queue->left);
-}
-
 /* Take a free place, unless somebody runs for the tag or too many run. */
 static bool
-take_place(AmtScryptQueue *queue, uint64 tag)
+take_place(uint64 tag)
 {
 	int			running = 0;
 	int			free_place = -1;
@@ -66,7 +93,7 @@ take_place(AmtScryptQueue *queue, uint64 tag)
 	LWLockAcquire(&queue->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < AMT_SCRYPT_PLACES; i++)
 	{
-		AmtScryptPlace *place = &queue->place[i];
+		Place	   *place = &queue->place[i];
 
 		if (place->pid == 0)
 		{
@@ -93,19 +120,17 @@ bool
 amt_scrypt_enter(uint64 tag)
 {
 	static uint32 wait_event = 0;
-	AmtScryptQueue *queue;
 
-	if (amt_shared == NULL)
+	if (queue == NULL)
 		return true;
-	queue = &amt_shared->queue;
 	Assert(my_place < 0);
-	if (take_place(queue, tag))
+	if (take_place(tag))
 		return true;
 
 	if (wait_event == 0)
 		wait_event = amt_wait_event("AmtKeysScrypt");
 	ConditionVariablePrepareToSleep(&queue->left);
-	if (take_place(queue, tag))
+	if (take_place(tag))
 	{
 		ConditionVariableCancelSleep();
 		return true;
@@ -118,26 +143,11 @@ amt_scrypt_enter(uint64 tag)
 void
 amt_scrypt_leave(void)
 {
-	AmtScryptQueue *queue;
-
 	if (my_place < 0)
 		return;
-	queue = &amt_shared->queue;
 	LWLockAcquire(&queue->lock, LW_EXCLUSIVE);
 	queue->place[my_place].pid = 0;
 	my_place = -1;
 	LWLockRelease(&queue->lock);
 	ConditionVariableBroadcast(&queue->left);
-}
-
-static void
-leave_on_exit(int code, Datum arg)
-{
-	amt_scrypt_leave();
-}
-
-void
-amt_scrypt_queue_attached(void)
-{
-	before_shmem_exit(leave_on_exit, (Datum) 0);
 }

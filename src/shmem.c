@@ -2,87 +2,113 @@
  * shmem.c
  *	  The shared memory of the extension, one for the whole server.
  *
- * Nothing has to be preloaded, so it is made by the first process that wants
- * it: a header of fixed size (from the registry of named segments where the
- * version has one, else from what the server's main shared memory has left),
- * and an area of dynamic shared memory for the two tables that grow.  The
- * header's name carries a layout number and sizes, so a library of another
- * layout, loaded after a package upgrade, never shares it.
+ * Nothing has to be preloaded, so the first process that needs shared memory
+ * makes it: a segment of fixed size that holds all registered parts, and an
+ * area of dynamic shared memory for what grows.  The segment comes from the
+ * registry of named segments where the version has one, else from the memory
+ * that the server's main segment has left.  Its name carries a layout number
+ * and its size, so a library of another layout, loaded after an upgrade of the
+ * package, never shares it.
  *
- * Locks.  Whoever comes first initializes the header under the lock of the
- * facility that it comes from; once that has the memory, nothing fails (but for
- * one tranche of locks too many, where the version has a limit to them).  The
- * header's constants are read without a lock.  The area is created, or attached
- * to, under the header's own lock, which is held with no other of ours; that
- * allocates and may fail, and the subtransaction around it (attempt.c) then
- * releases the lock.  Both stay until the server stops; after a crash the
- * postmaster starts without them.
+ * Locks.  The facility's own lock guards the initialization of the segment,
+ * and nothing in it may fail.  The segment's lock guards the creation of the
+ * area.  No other lock of ours is held meanwhile.  An error releases it by the
+ * rollback of the subtransaction in attempt.c.
  *
- * Getting the memory can fail at any step.  Then the caller does without, which
- * is slower but right, the log says so once per process, and later calls try
- * again after a while.  The same holds if a table was moved by another process and
- * cannot be mapped here: that is found out, by a glance without a lock, before a
- * call begins.  (Some releases' registry refuses a name for ever once it could not
- * make the segment, and an area a segment that it could not map, until the table is
- * moved again.)
+ * Getting the memory can fail at any step.  Then the caller goes on without
+ * it, which is slower but right; the log says so once per process, and later
+ * calls try again after a while.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "attempt.h"
-#include "cache.h"
 #include "compat.h"
 #include "elapsed.h"
 #include "shmem.h"
-#include "token.h"
-#include "usage.h"
 
-#define RETRY_AFTER_MS	10000
-#define RESIZE_AGAIN_MS	1000
+/* Change it when something in shared memory changes its meaning. */
+#define AMT_SHMEM_LAYOUT	2
 
-AmtShared  *amt_shared = NULL;
+#define MAX_PARTS			8
+#define RETRY_AFTER_MS		10000
+
+typedef struct SegmentHeader
+{
+	LWLock		lock;			/* guards "area" while it is being created */
+	int			lock_tranche;	/* constant after initialization */
+	int			table_tranche;	/* constant after initialization */
+	int			area_tranche;	/* constant after initialization */
+	dsa_handle	area;			/* DSM_HANDLE_INVALID until it is created */
+} SegmentHeader;
+
 dsa_area   *amt_area = NULL;
 
+static const AmtShmemPart *parts[MAX_PARTS];
+static int	nparts = 0;
+static bool attached = false;
+
 /*
- * Random bytes for a new header, drawn before the facility registers its name:
- * nothing may fail between that and the end of the initialization.
+ * Random bytes for a new segment.  They are drawn before the facility registers
+ * the segment's name: nothing may fail after that.
  */
-static struct
+static uint8 fresh_random[AMT_SHMEM_RANDOM];
+
+void
+amt_shmem_register(const AmtShmemPart *part)
 {
-	uint8		mac_key[AMT_MAC_KEY_LEN];
-	uint64		seed[2];
-}			fresh;
+	Assert(nparts < MAX_PARTS);
+	parts[nparts++] = part;
+}
+
+static Size
+segment_size(void)
+{
+	Size		size = MAXALIGN(sizeof(SegmentHeader));
+
+	for (int i = 0; i < nparts; i++)
+		size += CACHELINEALIGN(parts[i]->size);
+	return size + PG_CACHE_LINE_SIZE;
+}
+
+static void *
+part_address(SegmentHeader *header, int n)
+{
+	char	   *address = (char *) CACHELINEALIGN((char *) header + sizeof(SegmentHeader));
+
+	for (int i = 0; i < n; i++)
+		address += CACHELINEALIGN(parts[i]->size);
+	return address;
+}
 
 static void
-init_header(void *segment)
+init_segment(void *segment)
 {
-	AmtShared  *header = segment;
+	SegmentHeader *header = segment;
+	AmtShmemInit init;
 
-	memset(header, 0, sizeof(AmtShared));
-	memcpy(header->mac_key, fresh.mac_key, sizeof(header->mac_key));
-	memcpy(header->seed, fresh.seed, sizeof(header->seed));
+	memset(header, 0, segment_size());
 	header->lock_tranche = amt_new_tranche("AmtKeys");
 	header->table_tranche = amt_new_tranche("AmtKeysTable");
 	header->area_tranche = amt_new_tranche("AmtKeysMemory");
 	LWLockInitialize(&header->lock, header->lock_tranche);
 	header->area = DSM_HANDLE_INVALID;
-	pg_atomic_init_u64(&header->flushes, 0);
-	pg_atomic_init_u64(&header->exits, 0);
-	amt_table_init(&header->cache, AMT_CACHE_SLOT_SIZE, header->table_tranche);
-	amt_table_init(&header->usage, AMT_USAGE_SLOT_SIZE, header->table_tranche);
-	amt_scrypt_queue_init(&header->queue, header->lock_tranche);
-	amt_workers_init(&header->workers, header->lock_tranche);
-	amt_stats_init(&header->stats);
+
+	init.lock_tranche = header->lock_tranche;
+	init.table_tranche = header->table_tranche;
+	memcpy(init.random, fresh_random, sizeof(init.random));
+	for (int i = 0; i < nparts; i++)
+		parts[i]->init(part_address(header, i), &init);
+	explicit_bzero(&init, sizeof(init));
 }
 
 static dsa_area *
-get_area(AmtShared *header)
+get_area(SegmentHeader *header)
 {
 	dsa_area   *area;
 
@@ -100,85 +126,41 @@ get_area(AmtShared *header)
 	return area;
 }
 
-/* What attach() finds. */
-typedef struct Attached
+typedef struct Attachment
 {
-	AmtShared  *header;
+	SegmentHeader *header;
 	dsa_area   *area;
-} Attached;
+} Attachment;
 
+/* Get segment and area; may raise an error. */
 static void
 attach(void *arg)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
-	Attached   *attached = arg;
-	AmtShared  *header;
+	Attachment *attachment = arg;
+	SegmentHeader *header;
 	char		name[NAMEDATALEN];
 
-	snprintf(name, sizeof(name), "amt_keys %d %zu %zu %zu", AMT_SHMEM_LAYOUT,
-			 sizeof(AmtShared), AMT_CACHE_SLOT_SIZE, AMT_USAGE_SLOT_SIZE);
-	if (!pg_strong_random(&fresh, sizeof(fresh)))
+	snprintf(name, sizeof(name), "amt_keys %d %zu", AMT_SHMEM_LAYOUT, segment_size());
+	if (!pg_strong_random(fresh_random, sizeof(fresh_random)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random bytes")));
-	header = amt_get_segment(name, sizeof(AmtShared), init_header);
-	explicit_bzero(&fresh, sizeof(fresh));
+	header = amt_get_segment(name, segment_size(), init_segment);
+	explicit_bzero(fresh_random, sizeof(fresh_random));
 	amt_name_tranche(header->lock_tranche, "AmtKeys");
 	amt_name_tranche(header->table_tranche, "AmtKeysTable");
 	amt_name_tranche(header->area_tranche, "AmtKeysMemory");
-	attached->area = get_area(header);
-	attached->header = header;
+	attachment->area = get_area(header);
+	attachment->header = header;
 	MemoryContextSwitchTo(oldcontext);
 }
 
-/* The tables' memory that was mapped last. */
-static dsa_pointer mapped_cache = InvalidDsaPointer;
-static dsa_pointer mapped_usage = InvalidDsaPointer;
-
-static bool
-tables_are_mapped(void)
-{
-	return *(volatile dsa_pointer *) &amt_shared->cache.memory == mapped_cache &&
-		*(volatile dsa_pointer *) &amt_shared->usage.memory == mapped_usage;
-}
-
 static void
-map_tables(void *arg)
+report_failure(ErrorData *error)
 {
-	mapped_cache = amt_table_map(&amt_shared->cache, amt_area);
-	mapped_usage = amt_table_map(&amt_shared->usage, amt_area);
-}
-
-bool
-amt_shmem_attach(void)
-{
-	static TimestampTz failed_at = 0;
 	static bool reported = false;
-	Attached	attached;
-	ErrorData  *error;
 
-	if (likely(amt_shared != NULL && tables_are_mapped()))
-		return true;
-	if (amt_shared != NULL && IsInParallelMode())
-		return true;			/* nothing can be attempted there */
-	if (failed_at != 0 && !amt_elapsed(failed_at, GetCurrentTimestamp(), RETRY_AFTER_MS))
-		return false;
-
-	error = amt_shared == NULL ? amt_attempt(attach, &attached) : NULL;
-	if (amt_shared == NULL && error == NULL)
-	{
-		amt_area = attached.area;
-		amt_shared = attached.header;
-		amt_stat_attached();
-		amt_usage_attached();	/* last at exit: it may take a while */
-		amt_scrypt_queue_attached();
-	}
-	if (error == NULL)
-		error = amt_attempt(map_tables, NULL);
-	if (error == NULL)
-		return true;
-
-	failed_at = GetCurrentTimestamp();
 	if (!reported)
 		ereport(LOG,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -186,74 +168,35 @@ amt_shmem_attach(void)
 				 errdetail("%s", error->message),
 				 errhint("Add amt_keys to \"shared_preload_libraries\" to reserve the memory at server start.")));
 	reported = true;
-	FreeErrorData(error);
-	return false;
-}
-
-typedef struct ResizeRequest
-{
-	AmtTable   *table;
-	uint32		before;
-	uint32		nslots;
-} ResizeRequest;
-
-static void
-resize(void *arg)
-{
-	ResizeRequest *request = arg;
-
-	amt_table_resize(request->table, amt_area, request->before, request->nslots);
 }
 
 bool
-amt_shmem_make_room(AmtTable *table, uint32 limit, uint32 more)
+amt_shmem_attach(void)
 {
-	static TimestampTz failed_at_of[2] = {0};
-	TimestampTz *failed_at = &failed_at_of[table == &amt_shared->usage];
-	ResizeRequest request;
+	static TimestampTz failed_at = 0;
+	Attachment	attachment;
 	ErrorData  *error;
 
-	request.table = table;
-	request.nslots = amt_table_wants(table, limit, more, &request.before);
-	if (request.nslots == 0)
+	if (likely(attached))
 		return true;
-	if (*failed_at != 0 && !amt_elapsed(*failed_at, GetCurrentTimestamp(), RESIZE_AGAIN_MS))
-		return false;			/* each failure costs */
-	error = amt_attempt(resize, &request);
-	*failed_at = 0;
-	if (error == NULL)
-		return true;
-	*failed_at = GetCurrentTimestamp();
-	FreeErrorData(error);
-	return false;
-}
+	if (IsInParallelMode())
+		return false;			/* no subtransaction can be started there */
+	if (failed_at != 0 && !amt_elapsed(failed_at, GetCurrentTimestamp(), RETRY_AFTER_MS))
+		return false;
 
-uint64
-amt_shmem_hash(const void *bytes, Size len)
-{
-	return hash_bytes_extended(bytes, len, amt_shared->seed[0]);
-}
-
-AmtTag
-amt_shmem_key_tag(Oid table, const char *id, Size id_len)
-{
-	struct
+	error = amt_attempt(attach, &attachment);
+	if (error != NULL)
 	{
-		Oid			database;
-		Oid			table;
-		char		id[AMT_ID_MAX];
-	}			key;
-	Size		len;
-	AmtTag		tag;
-
-	Assert(id_len <= AMT_ID_MAX);
-	key.database = MyDatabaseId;
-	key.table = table;
-	memcpy(key.id, id, id_len);
-	len = 2 * sizeof(Oid) + id_len;
-	tag.lo = hash_bytes_extended((unsigned char *) &key, len, amt_shared->seed[0]);
-	tag.hi = hash_bytes_extended((unsigned char *) &key, len, amt_shared->seed[1]);
-	return tag;
+		failed_at = GetCurrentTimestamp();
+		report_failure(error);
+		FreeErrorData(error);
+		return false;
+	}
+	amt_area = attachment.area;
+	for (int i = 0; i < nparts; i++)
+		parts[i]->attached(part_address(attachment.header, i));
+	attached = true;
+	return true;
 }
 
 #ifndef AMT_HAVE_DSM_REGISTRY
@@ -261,16 +204,15 @@ amt_shmem_key_tag(Oid table, const char *id, Size id_len)
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 
 static void
-request_header(void)
+request_segment(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(AmtShared)));
+	RequestAddinShmemSpace(MAXALIGN(segment_size()));
 }
 
 #endif
 
-/* Preloaded, reserve the header; otherwise it comes from what is left. */
 void
 amt_shmem_init(void)
 {
@@ -278,7 +220,7 @@ amt_shmem_init(void)
 	if (process_shared_preload_libraries_in_progress)
 	{
 		prev_shmem_request_hook = shmem_request_hook;
-		shmem_request_hook = request_header;
+		shmem_request_hook = request_segment;
 	}
 #endif
 }

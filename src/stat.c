@@ -2,52 +2,55 @@
  * stat.c
  *	  Counters of what the extension did, for the whole server.
  *
- * Every process adds to one of several stripes without a lock; reading sums
- * them up, which is exact once the adders have stopped, and a moment's
- * approximation before.  A reset racing with an addition may keep or lose that
- * addition.  Without shared memory each process counts for itself.  Of the
- * tables, the view shows the numbers of slots in use at a glance, without a lock,
- * and sums up the pending calls by a scan, with theirs (table.c).
+ * Every process adds to one of several stripes without a lock.  Reading sums
+ * them up, which is exact once nobody adds.  A reset that races with an
+ * addition may keep or lose that addition.
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
+#include "port/atomics.h"
 #include "utils/timestamp.h"
 
 #include "shmem.h"
-#include "usage.h"
+#include "stat.h"
 
-StaticAssertDecl(sizeof(AmtStatStripe) == 128, "a stripe fills its cache lines");
+#define STRIPES	16
 
-static uint64 own[AMT_NCOUNTERS];
+/* Busy processes rarely share a cache line. */
+typedef struct Stripe
+{
+	pg_atomic_uint64 counter[AMT_NCOUNTERS];
+	char		pad[128 - AMT_NCOUNTERS * 8];
+} Stripe;
+
+StaticAssertDecl(sizeof(Stripe) == 128, "a stripe fills its cache lines");
+
+typedef struct Stats
+{
+	Stripe		stripe[STRIPES];
+	pg_atomic_uint64 since;		/* a TimestampTz */
+} Stats;
+
+static Stats *stats = NULL;
+static uint64 own[AMT_NCOUNTERS];	/* of this process, until it is attached */
 static TimestampTz own_since = 0;
 
-void
-amt_stats_init(AmtStats *stats)
+static void
+init_stats(void *part, const AmtShmemInit *init)
 {
-	for (int i = 0; i < AMT_STAT_STRIPES; i++)
-		for (int j = 0; j < AMT_NCOUNTERS; j++)
-			pg_atomic_init_u64(&stats->stripe[i].counter[j], 0);
-	pg_atomic_init_u64(&stats->since, (uint64) GetCurrentTimestamp());
+	Stats	   *new = part;
+
+	for (int i = 0; i < STRIPES; i++)
+		for (int c = 0; c < AMT_NCOUNTERS; c++)
+			pg_atomic_init_u64(&new->stripe[i].counter[c], 0);
+	pg_atomic_init_u64(&new->since, (uint64) GetCurrentTimestamp());
 }
 
-void
-amt_stat_add(AmtCounter counter, uint64 n)
+static void
+attach_stats(void *part)
 {
-	if (amt_shared == NULL)
-		own[counter] += n;
-	else
-		pg_atomic_fetch_add_u64(&amt_shared->stats.stripe[MyProcPid % AMT_STAT_STRIPES].counter[counter],
-								(int64) n);
-}
-
-/* What was counted before is the server's now. */
-void
-amt_stat_attached(void)
-{
+	stats = part;
 	for (int c = 0; c < AMT_NCOUNTERS; c++)
 	{
 		if (own[c] > 0)
@@ -56,68 +59,54 @@ amt_stat_attached(void)
 	}
 }
 
-static uint64
-read_counter(AmtCounter counter)
+void
+amt_stat_init(void)
+{
+	static const AmtShmemPart part = {sizeof(Stats), init_stats, attach_stats};
+
+	amt_shmem_register(&part);
+}
+
+void
+amt_stat_add(AmtCounter counter, uint64 n)
+{
+	if (stats == NULL)
+		own[counter] += n;
+	else
+		pg_atomic_fetch_add_u64(&stats->stripe[MyProcPid % STRIPES].counter[counter], (int64) n);
+}
+
+uint64
+amt_stat_read(AmtCounter counter)
 {
 	uint64		sum = 0;
 
-	if (amt_shared == NULL)
+	if (stats == NULL)
 		return own[counter];
-	for (int i = 0; i < AMT_STAT_STRIPES; i++)
-		sum += pg_atomic_read_u64(&amt_shared->stats.stripe[i].counter[counter]);
+	for (int i = 0; i < STRIPES; i++)
+		sum += pg_atomic_read_u64(&stats->stripe[i].counter[counter]);
 	return sum;
 }
 
-#define STAT_COLUMNS	17
-
-PG_FUNCTION_INFO_V1(amt_stat_get);
-Datum
-amt_stat_get(PG_FUNCTION_ARGS)
+TimestampTz
+amt_stat_since(void)
 {
-	bool		shared = amt_shmem_attach();
-	TupleDesc	tupdesc;
-	Datum		values[STAT_COLUMNS];
-	bool		nulls[STAT_COLUMNS] = {false};
-	int			n = 0;
-
-	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
+	if (stats != NULL)
+		return (TimestampTz) pg_atomic_read_u64(&stats->since);
 	if (own_since == 0)
 		own_since = GetCurrentTimestamp();
-
-	values[n++] = Int64GetDatum((int64) read_counter(AMT_VERIFIED));
-	for (int c = AMT_REJECTED_MALFORMED; c <= AMT_REJECTED_EXPIRED; c++)
-		values[n++] = Int64GetDatum((int64) read_counter(c));
-	for (int c = AMT_CACHE_HITS; c <= AMT_SCRYPT_RUNS; c++)
-		values[n++] = Int64GetDatum((int64) read_counter(c));
-	values[n++] = Float8GetDatum(read_counter(AMT_SCRYPT_MICROSECONDS) / 1000.0);
-	values[n++] = Int64GetDatum((int64) read_counter(AMT_SCRYPT_WAITS));
-	values[n++] = Int64GetDatum(shared ? amt_table_used(&amt_shared->cache) : 0);
-	values[n++] = Int64GetDatum(shared ? amt_usage_pending_calls() : 0);
-	for (int c = AMT_CALLS_FLUSHED; c <= AMT_WORKER_FAILURES; c++)
-		values[n++] = Int64GetDatum((int64) read_counter(c));
-	values[n++] = BoolGetDatum(shared);
-	values[n++] = TimestampTzGetDatum(amt_shared != NULL ?
-									  (TimestampTz) pg_atomic_read_u64(&amt_shared->stats.since) :
-									  own_since);
-	Assert(n == STAT_COLUMNS);
-
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
+	return own_since;
 }
 
-PG_FUNCTION_INFO_V1(amt_stat_reset);
-Datum
-amt_stat_reset(PG_FUNCTION_ARGS)
+void
+amt_stat_reset_all(void)
 {
 	memset(own, 0, sizeof(own));
 	own_since = GetCurrentTimestamp();
-	(void) amt_shmem_attach();
-	if (amt_shared != NULL)
-	{
-		for (int i = 0; i < AMT_STAT_STRIPES; i++)
-			for (int j = 0; j < AMT_NCOUNTERS; j++)
-				pg_atomic_write_u64(&amt_shared->stats.stripe[i].counter[j], 0);
-		pg_atomic_write_u64(&amt_shared->stats.since, (uint64) own_since);
-	}
-	PG_RETURN_VOID();
+	if (stats == NULL)
+		return;
+	for (int i = 0; i < STRIPES; i++)
+		for (int c = 0; c < AMT_NCOUNTERS; c++)
+			pg_atomic_write_u64(&stats->stripe[i].counter[c], 0);
+	pg_atomic_write_u64(&stats->since, (uint64) own_since);
 }

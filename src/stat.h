@@ -6,13 +6,13 @@
 #define AMT_STAT_H
 
 #include "datatype/timestamp.h"
-#include "port/atomics.h"
 
 typedef enum AmtCounter
 {
-	AMT_REJECTED_MALFORMED,		/* these five in AmtVerdict's order */
+	AMT_REJECTED_MALFORMED,		/* the first six are in AmtVerdict's order */
 	AMT_REJECTED_UNKNOWN,
 	AMT_REJECTED_WRONG_SECRET,
+	AMT_REJECTED_SUSPENDED,
 	AMT_REJECTED_EXPIRED,
 	AMT_VERIFIED,
 	AMT_CACHE_HITS,
@@ -26,27 +26,20 @@ typedef enum AmtCounter
 } AmtCounter;
 
 #define AMT_NCOUNTERS		(AMT_WORKER_FAILURES + 1)
-#define AMT_STAT_STRIPES	16
 
-/* Stripes, so that busy processes rarely share a cache line. */
-typedef struct AmtStatStripe
-{
-	pg_atomic_uint64 counter[AMT_NCOUNTERS];
-	char		pad[128 - AMT_NCOUNTERS * 8];
-} AmtStatStripe;
+extern void amt_stat_init(void);
 
-typedef struct AmtStats
-{
-	AmtStatStripe stripe[AMT_STAT_STRIPES];
-	pg_atomic_uint64 since;		/* a TimestampTz */
-} AmtStats;
-
-extern void amt_stats_init(AmtStats *stats);
-
-/* This process has shared memory now. */
-extern void amt_stat_attached(void);
-
-/* Add to a counter; in this process only when there is no shared memory. */
+/*
+ * Add to a counter.  Without shared memory the process counts for itself, and
+ * hands its counters over when it is attached.
+ */
 extern void amt_stat_add(AmtCounter counter, uint64 n);
+
+extern uint64 amt_stat_read(AmtCounter counter);
+
+/* Time since when the counters count. */
+extern TimestampTz amt_stat_since(void);
+
+extern void amt_stat_reset_all(void);
 
 #endif							/* AMT_STAT_H */

@@ -2,13 +2,16 @@
  * token.c
  *	  The shape of a token: writing one, reading one, finding one in a text.
  *
- * A token that we write is amt_<12>_<43><6>: a public key id, the random part
- * of the secret and a checksum, all of 0-9A-Za-z.  43 such characters carry
- * 256 bits.  The checksum keeps no enemy out; it lets a scanner tell a token
- * from a lookalike without asking a database, so it must be what everybody
- * has at hand, zlib's CRC-32, and is worth no dependency for 60 bytes.
+ * A token that we write is <prefix>_<12>_<43><6>: a public key id, the random
+ * part of the secret and a checksum, all of 0-9A-Za-z.  43 such characters
+ * carry 256 bits.  The checksum stops no attacker.  It lets a scanner tell a
+ * token from a lookalike without asking a database, so it must be one that
+ * every language has: zlib's CRC-32.
  *
- * Because writing is strict and reading is lenient there are two readers:
+ * No prefix contains '_', so the first '_' of a token ends its prefix, and the
+ * part before it must be a listed name exactly.
+ *
+ * Writing is strict and reading is lenient, so there are two readers:
  * amt_token_check() knows what we write, amt_token_parse() what we accept.
  * Neither looks further than it must, so that a megabyte of noise is refused
  * as cheaply as an empty string.
@@ -22,9 +25,17 @@
 
 #include "ascii.h"
 
+/* From the '_' behind the prefix on, which is the same for all prefixes. */
+#define TAIL_LEN		(1 + AMT_ID_LEN + 1 + AMT_SECRET_LEN)
+
 #define BASE			62
 #define RANDOM_BLOCK	64		/* bytes asked of the random source at a time */
 #define RANDOM_BLOCKS	64		/* a source that needs more is broken */
+
+/* More than the frames of everything that sees a part of a new secret. */
+#define STACK_TO_CLEAR	8192
+
+#define NOINLINE		__attribute__((noinline))
 
 static const char digits[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -54,7 +65,7 @@ crc32_ieee(const char *s, size_t len)
 }
 
 /* The checksum of what stands before it; 62^6 is more than 2^32. */
-static void
+static NOINLINE void
 write_checksum(const char *s, size_t len, char out[AMT_CHECKSUM_LEN])
 {
 	uint32_t	crc = crc32_ieee(s, len);
@@ -67,6 +78,75 @@ write_checksum(const char *s, size_t len, char out[AMT_CHECKSUM_LEN])
 	}
 }
 
+static bool
+checksum_is_right(const char *s, size_t len)
+{
+	char		expected[AMT_CHECKSUM_LEN];
+
+	write_checksum(s, len - AMT_CHECKSUM_LEN, expected);
+	return memcmp(s + len - AMT_CHECKSUM_LEN, expected, AMT_CHECKSUM_LEN) == 0;
+}
+
+bool
+amt_prefix_is_valid(const char *name, size_t len)
+{
+	size_t		i;
+
+	if (len < AMT_PREFIX_MIN || len > AMT_PREFIX_MAX || !amt_is_lower(name[0]))
+		return false;
+	for (i = 1; i < len; i++)
+	{
+		if (!amt_is_lower_or_digit(name[i]))
+			return false;
+	}
+	return true;
+}
+
+static bool
+is_listed(const AmtPrefixes *list, const char *name, size_t len)
+{
+	int			i;
+
+	for (i = 0; i < list->n; i++)
+	{
+		if (list->prefix[i].len == len && memcmp(list->prefix[i].name, name, len) == 0)
+			return true;
+	}
+	return false;
+}
+
+bool
+amt_prefixes_add(AmtPrefixes *list, const char *name, size_t len)
+{
+	AmtPrefix  *prefix;
+
+	if (list->n >= AMT_PREFIXES_MAX || !amt_prefix_is_valid(name, len) || is_listed(list, name, len))
+		return false;
+	prefix = &list->prefix[list->n++];
+	memset(prefix, 0, sizeof(*prefix));
+	prefix->len = (unsigned char) len;
+	memcpy(prefix->name, name, len);
+	return true;
+}
+
+const AmtPrefix *
+amt_prefixes_find_last(const AmtPrefixes *list, const char *s, size_t len, size_t limit)
+{
+	const AmtPrefix *longest = NULL;
+	int			i;
+
+	for (i = 0; i < list->n; i++)
+	{
+		const AmtPrefix *prefix = &list->prefix[i];
+
+		if (prefix->len <= len && prefix->len < limit &&
+			(longest == NULL || prefix->len > longest->len) &&
+			memcmp(s + len - prefix->len, prefix->name, prefix->len) == 0)
+			longest = prefix;
+	}
+	return longest;
+}
+
 /*
  * Uniform digits.  A byte has 256 values, which 62 does not divide: those from
  * 248 on are thrown away, or the first eight digits would come more often.
@@ -74,7 +154,7 @@ write_checksum(const char *s, size_t len, char out[AMT_CHECKSUM_LEN])
  * One byte in 32 is thrown away, so one block is nearly always enough.  The
  * bound is for a source that is stuck: no answer is better than no end.
  */
-static bool
+static NOINLINE bool
 write_random(AmtRandom source, char *out, size_t len)
 {
 	unsigned char block[RANDOM_BLOCK];
@@ -97,23 +177,56 @@ write_random(AmtRandom source, char *out, size_t len)
 	return written == len;
 }
 
-bool
-amt_token_generate(AmtRandom source, char token[AMT_TOKEN_LEN + 1])
+/* amt_token_generate() without the cleaning up. */
+static NOINLINE bool
+write_token(const AmtPrefixes *list, AmtRandom source, char *token)
 {
-	const size_t separator = AMT_TOKEN_HEAD_LEN + AMT_ID_LEN;
-	const size_t checksum = AMT_TOKEN_LEN - AMT_CHECKSUM_LEN;
+	const AmtPrefix *prefix = &list->prefix[0];
+	char	   *tail;
+	char	   *checksum;
 
-	/* Random all the way to the checksum, then the separator over it. */
-	if (!write_random(source, token + AMT_TOKEN_HEAD_LEN, checksum - AMT_TOKEN_HEAD_LEN))
-	{
-		OPENSSL_cleanse(token, AMT_TOKEN_LEN + 1);
+	if (list->n == 0)
 		return false;
-	}
-	memcpy(token, AMT_TOKEN_HEAD, AMT_TOKEN_HEAD_LEN);
-	token[separator] = '_';
-	write_checksum(token, checksum, token + checksum);
-	token[AMT_TOKEN_LEN] = '\0';
+	tail = token + prefix->len;
+	checksum = tail + TAIL_LEN - AMT_CHECKSUM_LEN;
+
+	/* Random all the way to the checksum, then the separators over it. */
+	if (!write_random(source, tail + 1, checksum - (tail + 1)))
+		return false;
+	memcpy(token, prefix->name, prefix->len);
+	tail[0] = '_';
+	tail[1 + AMT_ID_LEN] = '_';
+	write_checksum(token, checksum - token, checksum);
+	checksum[AMT_CHECKSUM_LEN] = '\0';
 	return true;
+}
+
+/* Overwrite the stack that functions called before have used. */
+static NOINLINE void
+clear_stack(void)
+{
+	char		area[STACK_TO_CLEAR];
+
+	OPENSSL_cleanse(area, sizeof(area));
+}
+
+/*
+ * The compiler may keep parts of the secret in registers, and each function
+ * that is called may save registers on the stack.  So no part of the secret is
+ * touched here, nor in write_token(), but only in frames below them: those of
+ * write_random(), of the source and of write_checksum().  The same stack is
+ * overwritten when they have returned.  That works only as long as the compiler
+ * makes none of them part of its caller.
+ */
+bool
+amt_token_generate(const AmtPrefixes *list, AmtRandom source, char token[AMT_TOKEN_MAX + 1])
+{
+	bool		written = write_token(list, source, token);
+
+	clear_stack();
+	if (!written)
+		OPENSSL_cleanse(token, AMT_TOKEN_MAX + 1);
+	return written;
 }
 
 static bool
@@ -135,24 +248,40 @@ amt_token_is_id(const char *s, size_t len)
 	return len >= 1 && len <= AMT_ID_MAX && all_base62(s, len);
 }
 
-static bool
-starts_with_head(const char *s, size_t len)
+/* The listed prefix that the text begins with, followed by '_'; its length, or 0. */
+static size_t
+get_prefix_len(const AmtPrefixes *list, const char *s, size_t len)
 {
-	return len >= AMT_TOKEN_HEAD_LEN && memcmp(s, AMT_TOKEN_HEAD, AMT_TOKEN_HEAD_LEN) == 0;
+	const char *end;
+
+	if (len <= AMT_PREFIX_MIN)
+		return 0;
+	end = memchr(s, '_', len < AMT_PREFIX_MAX + 1 ? len : AMT_PREFIX_MAX + 1);
+	return end != NULL && is_listed(list, s, end - s) ? end - s : 0;
 }
 
 bool
-amt_token_parse(const char *s, size_t len, AmtToken *token)
+amt_token_has_prefix(const AmtPrefixes *list, const char *s, size_t len)
+{
+	return get_prefix_len(list, s, len) > 0;
+}
+
+bool
+amt_token_parse(const AmtPrefixes *list, const char *s, size_t len, AmtToken *token)
 {
 	const char *end = s + len;
 	const char *separator;
 	const char *c;
 
-	if (len > AMT_TOKEN_HEAD_LEN + AMT_ID_MAX + 1 + AMT_SECRET_MAX || !starts_with_head(s, len))
+	if (len > AMT_PREFIX_MAX + 1 + AMT_ID_MAX + 1 + AMT_SECRET_MAX)
+		return false;
+	token->prefix = s;
+	token->prefix_len = get_prefix_len(list, s, len);
+	if (token->prefix_len == 0)
 		return false;
 
 	/* No '_' in an id: the first one ends it, and the secret may have more. */
-	token->id = s + AMT_TOKEN_HEAD_LEN;
+	token->id = s + token->prefix_len + 1;
 	separator = memchr(token->id, '_', end - token->id);
 	if (separator == NULL)
 		return false;
@@ -171,43 +300,60 @@ amt_token_parse(const char *s, size_t len, AmtToken *token)
 	return true;
 }
 
-bool
-amt_token_check(const char *s, size_t len)
+/* Has this, TAIL_LEN characters, the shape of all that follows a prefix? */
+static bool
+is_tail(const char *s)
 {
-	const size_t separator = AMT_TOKEN_HEAD_LEN + AMT_ID_LEN;
-	const size_t checksum = AMT_TOKEN_LEN - AMT_CHECKSUM_LEN;
-	char		expected[AMT_CHECKSUM_LEN];
+	const char *id = s + 1;
+	const char *separator = id + AMT_ID_LEN;
 
-	if (len != AMT_TOKEN_LEN || !starts_with_head(s, len) || s[separator] != '_' ||
-		!all_base62(s + AMT_TOKEN_HEAD_LEN, AMT_ID_LEN) ||
-		!all_base62(s + separator + 1, AMT_SECRET_LEN))
-		return false;
-	write_checksum(s, checksum, expected);
-	return memcmp(s + checksum, expected, AMT_CHECKSUM_LEN) == 0;
+	return *s == '_' && *separator == '_' &&
+		all_base62(id, AMT_ID_LEN) && all_base62(separator + 1, AMT_SECRET_LEN);
+}
+
+bool
+amt_token_check(const AmtPrefixes *list, const char *s, size_t len)
+{
+	return len >= AMT_PREFIX_MIN + TAIL_LEN && len <= AMT_TOKEN_MAX &&
+		is_tail(s + len - TAIL_LEN) &&
+		is_listed(list, s, len - TAIL_LEN) &&
+		checksum_is_right(s, len);
 }
 
 /*
- * Every "amt_" is tried, also inside what might have been another token: a
- * try costs AMT_TOKEN_LEN at most, and less unless the next "amt_" is further
- * away than that, since only one '_' may follow the head.
+ * Every '_' is tried as the end of a prefix, also inside a text that might be
+ * another token.  A try costs TAIL_LEN at most, and less unless the next '_' is
+ * about that far away, since a tail has no third '_'.  Only behind a right tail
+ * are the prefixes looked at, the longest first: "amt" is found in "xamt" if
+ * the checksum says so.
  */
 size_t
-amt_token_find(const char *s, size_t len, size_t from)
+amt_token_find(const AmtPrefixes *list, const char *s, size_t len, size_t from, size_t *token_len)
 {
 	const char *end = s + len;
-	const char *p = s + (from < len ? from : len);
+	const char *start = s + (from < len ? from : len);
+	const char *p = start;
 
-	while (end - p >= AMT_TOKEN_LEN)
+	while (list->n > 0 && end - p >= TAIL_LEN)
 	{
-		/* Look for the head by its last character, the rarest in most texts. */
-		const char *last = memchr(p + AMT_TOKEN_HEAD_LEN - 1, '_', end - p - (AMT_TOKEN_HEAD_LEN - 1));
+		const char *tail = memchr(p, '_', end - p - (TAIL_LEN - 1));
+		const AmtPrefix *prefix;
+		size_t		limit = AMT_PREFIX_MAX + 1;
 
-		if (last == NULL)
+		if (tail == NULL)
 			break;
-		p = last - (AMT_TOKEN_HEAD_LEN - 1);
-		if (end - p >= AMT_TOKEN_LEN && amt_token_check(p, AMT_TOKEN_LEN))
-			return p - s;
-		p++;
+		while (is_tail(tail) &&
+			   (prefix = amt_prefixes_find_last(list, start, tail - start, limit)) != NULL)
+		{
+			if (checksum_is_right(tail - prefix->len, prefix->len + TAIL_LEN))
+			{
+				*token_len = prefix->len + TAIL_LEN;
+				return tail - prefix->len - s;
+			}
+			limit = prefix->len;
+		}
+		p = tail + 1;
 	}
+	*token_len = 0;
 	return len;
 }

@@ -1,33 +1,27 @@
 /*
  * trigger.c
- *	  What the table amt_key guards against, and records.
+ *	  The triggers of the tables: what they refuse, complete and record.
  *
- * Keys come and go by the functions of manage.c, but the owner of the table
- * can also insert and delete rows, so both are recorded here, by triggers, in
- * the same transaction.  A trigger function runs as whoever changed the table;
- * the event is written as the owner.  The functions insist on being called by
- * a trigger of amt_key itself: attached to anybody's table they would write
- * events with the owner's rights.
+ * The functions manage keys, but the owner of amt_key can also write rows, and
+ * logical replication does.  So rows are checked, and what happens to a key is
+ * recorded, by triggers in the same transaction.  The trigger functions insist
+ * on being called by a trigger of the extension's own table.
  *
- * A dump holds the events beside the keys.  Were a restored key recorded once
- * more, it would have come twice, and the new event would take the number of
- * an old one.  So a key that came about before this transaction is not
- * recorded when row_security is off, which the scripts of pg_dump set and
- * nobody else does.  That only concerns those who can write the table anyway;
- * amt_create_key() always records.
- *
- * Shared memory is reached by way of usage.c, atcommit.c and shmem.c only, whose
- * rules hold; no lock of theirs is held here.
+ * A dump holds the events beside the keys.  If a restored key were recorded
+ * once more, its event would take the number of an old one.  So a key that was
+ * created before this transaction is not recorded while row_security is off,
+ * which the scripts of pg_dump set.  That concerns only roles that can write
+ * the table anyway.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
@@ -35,65 +29,105 @@
 #include "utils/rls.h"
 #include "utils/timestamp.h"
 
+#include "checks.h"
 #include "compat.h"
-#include "atcommit.h"
-#include "attempt.h"
+#include "event.h"
 #include "identity.h"
-#include "manage.h"
+#include "newkey.h"
 #include "phc.h"
-#include "shmem.h"
-#include "store.h"
-#include "token.h"
+#include "prefixes.h"
+#include "roles.h"
+#include "session.h"
+#include "sha256.h"
 #include "usage.h"
+#include "write.h"
 
+#define ROW_EVENTS		(TRIGGER_EVENT_ROW | TRIGGER_EVENT_TIMINGMASK)
+
+/*
+ * The trigger data, if a trigger of that table of ours calls with these bits;
+ * else an error.
+ */
 static TriggerData *
-check_caller(FunctionCallInfo fcinfo, const AmtStore *store, bool for_row)
+check_caller(FunctionCallInfo fcinfo, Oid extension, AmtTableId table, uint32 bits)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || RelationGetRelid(trigdata->tg_relation) != store->key ||
-		(TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) != 0) != for_row)
+	amt_session_check();
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!amt_is_table(extension, table, trigdata->tg_relation) ||
+		(trigdata->tg_event & ROW_EVENTS) != bits)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function can only be called by the triggers of table \"amt_key\"")));
+				 errmsg("function can only be called by the triggers of extension \"amt_keys\"")));
+	amt_check_table(trigdata->tg_relation, table);
 	return trigdata;
 }
 
-static bool
-text_is_empty(Datum value)
-{
-	return VARSIZE_ANY_EXHDR(DatumGetTextPP(value)) == 0;
-}
-
 static void
-refuse_row(const char *what, const char *hint)
+refuse_row(const char *problem, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_CHECK_VIOLATION),
-			 errmsg("%s", what),
+			 errmsg("%s", problem),
 			 errhint("%s", hint)));
 }
 
-/* An imported row must be one that can be verified, listed and revoked. */
+/* A text of the row, valid in the database's encoding; NULL if it is null. */
+static char *
+row_text(const AmtKey *key, int attnum)
+{
+	char	   *s;
+
+	if (key->nulls[attnum - 1])
+		return NULL;
+	s = TextDatumGetCString(key->values[attnum - 1]);
+	amt_check_encoding(s, strlen(s));
+	return s;
+}
+
+static void
+check_hashes(const AmtKey *key)
+{
+	AmtPhc		phc;
+	Size		len;
+	const char *stored = amt_key_stored_hash(key, &len);
+
+	if (AmtKeyIsNull(key, scrypt_hash) == AmtKeyIsNull(key, token_sha256))
+		refuse_row("key must have one hash",
+				   "Set either scrypt_hash, or token_sha256 for a key made elsewhere.");
+	if (!AmtKeyIsNull(key, scrypt_hash) && !amt_phc_parse(stored, len, &phc))
+		refuse_row("scrypt hash is not valid",
+				   "A hash is a PHC string, $scrypt$ln=14,r=8,p=1$<salt>$<hash>, of at most 1 GiB of work.");
+	if (!AmtKeyIsNull(key, token_sha256) && len != AMT_SHA256_LEN)
+		refuse_row("token_sha256 must have 32 bytes", "It is the SHA-256 of the whole token.");
+}
+
+/* A row must be one that can be verified, listed and revoked. */
 static void
 check_row(const AmtKey *key)
 {
-	text	   *id = DatumGetTextPP(AmtKeyColumn(key, key_id));
-	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
-	const char *what;
-	AmtPhc		phc;
+	char	   *id = row_text(key, Anum_amt_key_key_id);
+	char	   *prefix = row_text(key, Anum_amt_key_token_prefix);
+	char	   *role = row_text(key, Anum_amt_key_role);
+	const char *problem;
 
-	if (!amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)))
+	(void) row_text(key, Anum_amt_key_created_by);
+	(void) row_text(key, Anum_amt_key_replaces);
+	if (!amt_token_is_id(id, strlen(id)))
 		refuse_row("key id is not valid", "A key id has 1 to 64 characters of 0-9, A-Z and a-z.");
-	if (!amt_phc_parse(VARDATA_ANY(hash), VARSIZE_ANY_EXHDR(hash), &phc))
-		refuse_row("scrypt hash is not valid",
-				   "A hash is a PHC string, $scrypt$ln=14,r=8,p=1$<salt>$<hash>, of at most 1 GiB of work.");
-	if (text_is_empty(AmtKeyColumn(key, org_id)))
-		refuse_row("organization must not be empty", "Every key belongs to an organization.");
-	if (text_is_empty(AmtKeyColumn(key, role)))
+	check_hashes(key);
+	if (!amt_org_id_is_valid(row_text(key, Anum_amt_key_org_id), &problem))
+		refuse_row(problem, "An organization has 1 to 255 characters.");
+	if (*role == '\0')
 		refuse_row("role must not be empty", "Every key has one of the roles in \"amt_keys.roles\".");
-	if (amt_name_is_bad(TextDatumGetCString(AmtKeyColumn(key, name)), &what))
-		refuse_row(what, "A name has 1 to 100 characters, none of them a control character.");
+	if (!amt_name_is_valid(row_text(key, Anum_amt_key_name), &problem))
+		refuse_row(problem, "A name has 1 to 100 characters; none is a control character or a line separator, and one is visible.");
+	if (prefix != NULL && !amt_token_prefix_is_valid(prefix, &problem))
+		refuse_row(problem, "A token prefix has 1 to 100 characters that lists can show.");
+	if (!AmtKeyIsNull(key, scopes) &&
+		amt_scopes_from_array(AmtKeyValue(key, scopes), &problem) == NULL)
+		refuse_row("scopes are not valid", problem);
 }
 
 static bool
@@ -103,18 +137,19 @@ column_differs(const AmtKey *old, const AmtKey *new, TupleDesc tupdesc, int i)
 
 	if (old->nulls[i] || new->nulls[i])
 		return old->nulls[i] != new->nulls[i];
-	if (att->attlen == -1)
-		return !DatumGetBool(DirectFunctionCall2Coll(texteq, C_COLLATION_OID,
-													 old->values[i], new->values[i]));
-	return !datumIsEqual(old->values[i], new->values[i], att->attbyval, att->attlen);
+	return !datum_image_eq(old->values[i], new->values[i], att->attbyval, att->attlen);
 }
+
+#define Differs(column) \
+	column_differs(&old, &new, tupdesc, Anum_amt_key_##column - 1)
 
 static void
 check_frozen(const AmtKey *old, const AmtKey *new, TupleDesc tupdesc)
 {
 	for (int i = 0; i < Natts_amt_key; i++)
 	{
-		if (i + 1 == Anum_amt_key_name || i + 1 == Anum_amt_key_expires_at)
+		if (i + 1 == Anum_amt_key_name || i + 1 == Anum_amt_key_expires_at ||
+			i + 1 == Anum_amt_key_suspended_at)
 			continue;
 		if (column_differs(old, new, tupdesc, i))
 			ereport(ERROR,
@@ -125,177 +160,152 @@ check_frozen(const AmtKey *old, const AmtKey *new, TupleDesc tupdesc)
 	}
 }
 
-/* BEFORE INSERT OR UPDATE, for each row. */
+/* The row with a displayed prefix made of the first listed one and the id. */
+static HeapTuple
+add_token_prefix(HeapTuple row, TupleDesc tupdesc, const AmtKey *key)
+{
+	int			column = Anum_amt_key_token_prefix;
+	bool		isnull = false;
+	Datum		value = CStringGetTextDatum(psprintf("%s_%s...", amt_prefixes()->prefix[0].name,
+													 row_text(key, Anum_amt_key_key_id)));
+
+	return heap_modify_tuple_by_cols(row, tupdesc, 1, &column, &value, &isnull);
+}
+
+/* BEFORE INSERT OR UPDATE on amt_key, for each row. */
 PG_FUNCTION_INFO_V1(amt_key_guard);
 Datum
 amt_key_guard(PG_FUNCTION_ARGS)
 {
-	const AmtStore *store = amt_store(fcinfo);
-	TriggerData *trigdata = check_caller(fcinfo, store, true);
+	TriggerData *trigdata = check_caller(fcinfo, amt_extension(fcinfo), AMT_KEY,
+										 TRIGGER_EVENT_ROW | TRIGGER_EVENT_BEFORE);
 	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
-	HeapTuple	result = trigdata->tg_trigtuple;
+	HeapTuple	row = trigdata->tg_trigtuple;
 	AmtKey		new;
 	AmtKey		old;
 
-	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
-		result = trigdata->tg_newtuple;
-	amt_store_read_key(result, tupdesc, &new);
+	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+		return PointerGetDatum(row);
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 	{
-		amt_store_read_key(trigdata->tg_trigtuple, tupdesc, &old);
+		row = trigdata->tg_newtuple;
+		amt_key_deform(row, tupdesc, &new);
+		amt_key_deform(trigdata->tg_trigtuple, tupdesc, &old);
 		check_frozen(&old, &new, tupdesc);
-		if (amt_shmem_attach())
-			amt_usage_take_care();
 	}
+	else
+		amt_key_deform(row, tupdesc, &new);
 	check_row(&new);
-	return PointerGetDatum(result);
+	if (AmtKeyIsNull(&new, token_prefix))
+		row = add_token_prefix(row, tupdesc, &new);
+	return PointerGetDatum(row);
 }
 
+/* Delete the usage row; waits for the worker's batch, if that is writing it. */
 static void
-write_event(const AmtStore *store, const AmtKey *key, const char *event, int64 calls)
+delete_usage(Oid extension, const AmtKey *key)
 {
-	static const char query[] =
-	"INSERT INTO %s.amt_key_event (at, event, key_id, org_id, name, role, actor, db_user, calls)"
-	" VALUES (pg_catalog.clock_timestamp(), $1, $2, $3, $4, $5, $6, session_user, $7)";
-	Oid			types[7] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT8OID};
-	const char *actor = amt_identity_actor();
-	const char *own_key = amt_identity_key_id();
-	Datum		values[7];
-	char		nulls[7];
+	Relation	rel = amt_open(extension, AMT_KEY_USAGE, RowExclusiveLock);
+	Size		id_len;
+	const char *id = amt_key_id_of(key, &id_len);
+	AmtWrite	write;
+	bool		busy;
 
-	/* A key that acts is named as it is displayed. */
-	if (actor == NULL && own_key != NULL)
-		actor = psprintf(AMT_TOKEN_HEAD "%s...", own_key);
-
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = CStringGetTextDatum(event);
-	values[1] = AmtKeyColumn(key, key_id);
-	values[2] = AmtKeyColumn(key, org_id);
-	values[3] = AmtKeyColumn(key, name);
-	values[4] = AmtKeyColumn(key, role);
-	values[5] = actor != NULL ? CStringGetTextDatum(actor) : (Datum) 0;
-	nulls[5] = actor != NULL ? ' ' : 'n';
-	values[6] = Int64GetDatum(calls);
-	nulls[6] = calls >= 0 ? ' ' : 'n';
-
-	SPI_connect();
-	amt_store_execute(store, 0, query, 7, types, values, nulls);
-	SPI_finish();
-}
-
-#define MAX_TRIES	10
-
-typedef struct UsageToDelete
-{
-	const AmtStore *store;
-	Datum		key_id;
-} UsageToDelete;
-
-static void
-delete_usage_once(void *arg)
-{
-	UsageToDelete *usage = arg;
-	Oid			types[1] = {TEXTOID};
-
-	SPI_connect();
-	amt_store_execute(usage->store, 0,
-					  "DELETE FROM %s.amt_key_usage WHERE key_id OPERATOR(pg_catalog.=) $1",
-					  1, types, &usage->key_id, NULL);
-	SPI_finish();
-}
-
-/*
- * Delete the key's usage as the newest snapshot shows it.  The foreign key
- * would do it with the transaction's own under REPEATABLE READ, and fail if the
- * calls were written since.  So does the deletion itself when it has to wait
- * for a writer; then it is tried again, with a snapshot that sees what that
- * wrote.  A writer would have to come each time in between to make all tries fail;
- * but a transaction that SERIALIZABLE has doomed fails each time.
- */
-static void
-delete_usage(const AmtStore *store, const AmtKey *key)
-{
-	UsageToDelete usage;
-	ErrorData  *error;
-
-	usage.store = store;
-	usage.key_id = AmtKeyColumn(key, key_id);
-	if (!IsolationUsesXactSnapshot())
-	{
-		delete_usage_once(&usage);
-		return;
-	}
-	for (int tries = 1; (error = amt_attempt(delete_usage_once, &usage)) != NULL; tries++)
-	{
-		if (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE || tries == MAX_TRIES)
-			ReThrowError(error);
-		FreeErrorData(error);
-		CHECK_FOR_INTERRUPTS();
-	}
+	amt_write_begin(&write, rel);
+	if (amt_write_lock(&write, amt_index(rel, AMT_USAGE_BY_ID), id, id_len, false, &busy))
+		amt_write_delete(&write);
+	amt_write_end(&write);
+	table_close(rel, NoLock);
 }
 
 static bool
 is_restored(const AmtKey *key)
 {
-	return !row_security && !amt_is_creating() &&
-		DatumGetTimestampTz(AmtKeyColumn(key, created_at)) < GetCurrentTransactionStartTimestamp();
+	return !row_security && !amt_newkey_is_inserting() &&
+		DatumGetTimestampTz(AmtKeyValue(key, created_at)) < GetCurrentTransactionStartTimestamp();
 }
 
-/* AFTER INSERT OR DELETE, for each row. */
+static void
+record_update(Oid extension, TriggerData *trigdata)
+{
+	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
+	AmtKey		old;
+	AmtKey		new;
+
+	amt_key_deform(trigdata->tg_trigtuple, tupdesc, &old);
+	amt_key_deform(trigdata->tg_newtuple, tupdesc, &new);
+	if (Differs(name) || Differs(expires_at))
+		amt_event_write(extension, &new, "changed", AMT_NO_CALLS);
+	if (Differs(suspended_at))
+		amt_event_write(extension, &new, AmtKeyIsNull(&new, suspended_at) ? "resumed" : "suspended",
+						AMT_NO_CALLS);
+}
+
+static void
+record_delete(Oid extension, TriggerData *trigdata)
+{
+	AmtKey		key;
+	int64		calls;
+	TimestampTz last_used_at;
+
+	amt_key_deform(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
+	amt_usage_read(extension, RelationGetRelid(trigdata->tg_relation), &key, &calls, &last_used_at);
+	amt_event_write(extension, &key, "revoked", calls);
+	delete_usage(extension, &key);
+}
+
+/* AFTER INSERT OR UPDATE OR DELETE on amt_key, for each row. */
 PG_FUNCTION_INFO_V1(amt_key_record);
 Datum
 amt_key_record(PG_FUNCTION_ARGS)
 {
-	const AmtStore *store = amt_store(fcinfo);
-	TriggerData *trigdata = check_caller(fcinfo, store, true);
-	bool		shared = amt_shmem_attach();
+	Oid			extension = amt_extension(fcinfo);
+	TriggerData *trigdata = check_caller(fcinfo, extension, AMT_KEY,
+										 TRIGGER_EVENT_ROW | TRIGGER_EVENT_AFTER);
 	AmtKey		key;
-	text	   *id;
-	Size		id_len;
 
-	amt_store_read_key(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
-	id = DatumGetTextPP(AmtKeyColumn(&key, key_id));
-	id_len = VARSIZE_ANY_EXHDR(id);
-	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
+		record_update(extension, trigdata);
+	else if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+		record_delete(extension, trigdata);
+	else
 	{
-		int64		calls;
-		TimestampTz last_used_at;
-
-		amt_usage_take_care();
-
-		/*
-		 * The foreign key's trigger may have been faster: it is the order of
-		 * names only as long as the server reads the catalog by its index.
-		 */
-		amt_usage_read(store, VARDATA_ANY(id), id_len,
-					   HeapTupleHeaderGetCmax(trigdata->tg_trigtuple->t_data) + 1,
-					   &calls, &last_used_at);
-		write_event(store, &key, "revoked", calls);
-		delete_usage(store, &key);
+		amt_key_deform(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
+		if (!is_restored(&key))
+			amt_event_write(extension, &key, "created", AMT_NO_CALLS);
 	}
-	else if (!is_restored(&key))
-		write_event(store, &key, "created", -1);
-
-	/*
-	 * Nothing of a key that is gone, or of one that had a new key's id
-	 * before. (A longer id is none; its owner has forced it in.)
-	 */
-	if (!amt_is_creating() && id_len <= AMT_ID_MAX && shared)
-		amt_at_commit_forget(amt_shmem_key_tag(store->key, VARDATA_ANY(id), id_len),
-							 !TRIGGER_FIRED_BY_DELETE(trigdata->tg_event));
 	return PointerGetDatum(NULL);
 }
 
-/* BEFORE TRUNCATE: it would fire no row trigger, so nothing would be recorded. */
+/* BEFORE TRUNCATE: it fires no row trigger, so nothing would be recorded. */
 PG_FUNCTION_INFO_V1(amt_key_no_truncate);
 Datum
 amt_key_no_truncate(PG_FUNCTION_ARGS)
 {
-	(void) check_caller(fcinfo, amt_store(fcinfo), false);
+	(void) check_caller(fcinfo, amt_extension(fcinfo), AMT_KEY, TRIGGER_EVENT_BEFORE);
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("cannot truncate table \"amt_key\""),
 			 errdetail("Every revocation is recorded, and TRUNCATE cannot be."),
 			 errhint("Use DELETE.")));
 	PG_RETURN_NULL();
+}
+
+/*
+ * A REPLICA trigger, BEFORE each row of amt_key_usage: a subscriber counts by
+ * itself, so that rows of a publisher are discarded.  A tool that enables all
+ * triggers of a table lets this one fire for the writer's rows too; those must
+ * pass, or nothing could be counted or revoked any more.
+ */
+PG_FUNCTION_INFO_V1(amt_usage_replica);
+Datum
+amt_usage_replica(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = check_caller(fcinfo, amt_extension(fcinfo), AMT_KEY_USAGE,
+										 TRIGGER_EVENT_ROW | TRIGGER_EVENT_BEFORE);
+
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		return PointerGetDatum(NULL);
+	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+						   trigdata->tg_newtuple : trigdata->tg_trigtuple);
 }

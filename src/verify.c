@@ -1,47 +1,52 @@
 /*
  * verify.c
- *	  Is a token good, and whose is it?
+ *	  Whether a token is valid, and whose it is.
  *
- * The row is read with the newest snapshot at each call, so what it says of
- * organization, role and expiry, and whether it is there at all, is never older
- * than the database.  Whether the secret belongs to the hash in that row is
- * answered by the cache, or by a run of scrypt when the key is cold.
+ * The row is read with the newest snapshot at each call, so what it says is
+ * never older than the database.  Whether the secret belongs to the hash in the
+ * row is known from the key's entry in shared memory, or else scrypt is run.
+ * An imported key is found by the SHA-256 of its whole token and needs neither.
  *
- * A run takes long enough for the key to be revoked meanwhile, and so does
- * waiting for one's turn (scrypt_queue.c).  Nothing of ours is held then: no
- * snapshot, no relation, no lock, neither one of the server's nor one of our shared
- * memory, which is reached by way of other files only.  So whatever was learned is
- * only about a stored hash, and the row is read again afterwards; only if it still
- * stores that hash is the answer yes.
+ * A run of scrypt takes long enough for the key to be revoked meanwhile, and so
+ * does waiting for one's turn.  Nothing of ours is held then: no snapshot, no
+ * relation, no lock.  What was learned is about a stored hash only, so the row
+ * is read again afterwards, and the answer is yes only if it still stores that
+ * hash.
  *
- * No input raises an error.  What can is the system: a query cancelled while
- * it waits, memory that OpenSSL does not get, or a table in shared memory that has
- * grown in this very moment and cannot be mapped.
+ * No text raises an error.  The system can: a query that is cancelled while it
+ * waits, memory that OpenSSL does not get, or tables that their owner broke.
  */
 #include "postgres.h"
 
 #include <openssl/crypto.h>
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include "compat.h"
-#include "atcommit.h"
-#include "cache.h"
 #include "header.h"
 #include "identity.h"
+#include "prefixes.h"
+#include "roles.h"
 #include "scrypt.h"
 #include "scrypt_queue.h"
+#include "session.h"
+#include "sha256.h"
 #include "shmem.h"
 #include "stat.h"
 #include "usage.h"
 #include "verify.h"
+
+#define IMPORTED_TOKEN_MAX	512
 
 /* What scrypt said about one stored hash. */
 typedef struct ScryptAnswer
@@ -52,11 +57,25 @@ typedef struct ScryptAnswer
 	Size		hash_len;
 } ScryptAnswer;
 
-static bool
-same_hash(const ScryptAnswer *answer, const char *hash, Size hash_len)
+/* A token that is being verified, and what is known of its key just now. */
+typedef struct Attempt
 {
-	return answer->known && answer->hash_len == hash_len &&
-		memcmp(answer->hash, hash, hash_len) == 0;
+	const AmtToken *token;
+	AmtKey	   *key;			/* filled by each look at the row */
+	bool		shared;			/* is there shared memory? */
+	bool		no_mac;			/* OpenSSL cannot compute the MAC */
+	AmtKeyRef	ref;			/* this and the next two with shared memory */
+	uint64		hash_tag;		/* of the stored hash */
+	AmtProof	proof;
+	const char *hash;			/* the stored hash, in "key" */
+	Size		hash_len;
+} Attempt;
+
+static bool
+same_hash(const ScryptAnswer *answer, const Attempt *attempt)
+{
+	return answer->known && answer->hash_len == attempt->hash_len &&
+		memcmp(answer->hash, attempt->hash, attempt->hash_len) == 0;
 }
 
 static AmtScryptResult
@@ -78,64 +97,45 @@ run_scrypt(const AmtToken *token, const char *hash, Size hash_len)
 	return result;
 }
 
-/* The row as it is now, and what the cache says of the secret. */
-typedef struct Look
-{
-	AmtVerdict	verdict;		/* AMT_GOOD, AMT_UNKNOWN or AMT_WRONG_SECRET */
-	bool		undecided;		/* scrypt has to be asked */
-	bool		no_mac;			/* the cache cannot: OpenSSL fails */
-	AmtTag		key_tag;		/* these only with shared memory */
-	uint64		hash_tag;
-	AmtRowHint	hint;
-} Look;
-
-/* Does the cache know the secret of this stored hash? */
+/* Does the entry have a proof for the hash that is stored now? */
 static bool
-is_warm(const Look *seen, AmtCacheEntry *entry)
+find_proof(Attempt *attempt)
 {
-	return amt_cache_is_on() && amt_cache_find(seen->key_tag, entry) &&
-		entry->hash_tag == seen->hash_tag;
+	return attempt->shared && amt_entry_may_prove() &&
+		amt_entry_find(&attempt->ref, &attempt->proof) && attempt->proof.known &&
+		attempt->proof.hash_tag == attempt->hash_tag;
 }
 
 static void
-make_warm(const AmtStore *store, const AmtToken *token, const AmtKey *key,
-		  const ScryptAnswer *answer, const Look *seen)
+enter_proof(const Attempt *attempt, const ScryptAnswer *answer)
 {
-	static const AmtTag none = {0};
-	AmtCacheEntry entry = {0};
+	AmtProof	proof = {0};
 
-	if (!amt_cache_is_on() || AmtTagEquals(seen->key_tag, none) ||
-		!amt_cache_mac(store, token->id, token->id_len, answer->hash, answer->hash_len,
-					   token->secret, token->secret_len, entry.mac))
+	if (!attempt->shared || !amt_entry_may_prove() ||
+		!amt_entry_mac(&attempt->ref, answer->hash, answer->hash_len,
+					   attempt->token->secret, attempt->token->secret_len, proof.mac))
 		return;
-	entry.hash_tag = seen->hash_tag;
-	entry.hint = seen->hint;
-	if (key->own)
-		amt_at_commit_warm(seen->key_tag, &entry);
-	else
-		amt_cache_warm(seen->key_tag, &entry);
+	proof.hash_tag = attempt->hash_tag;
+	proof.hint = attempt->proof.hint;
+	amt_entry_prove(&attempt->ref, &proof);
 }
 
 /*
- * In our place in the queue: run scrypt, unless somebody has made the key warm
- * since we looked.  What it proves is entered before the place is left, so
- * that those who wait find it.
+ * In our place in the queue: run scrypt, unless another process has proved the
+ * secret since we looked.  A proof is entered before the place is left, so that
+ * those who wait find it.
  */
 static pg_noinline void
-ask_scrypt(const AmtStore *store, const AmtToken *token, const AmtKey *key,
-		   const Look *seen, ScryptAnswer *answer)
+ask_scrypt(Attempt *attempt, ScryptAnswer *answer)
 {
-	text	   *hash = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
-	AmtCacheEntry entry;
-
-	if (!seen->no_mac && is_warm(seen, &entry))
+	if (!attempt->no_mac && find_proof(attempt))
 		return;
-	answer->hash_len = VARSIZE_ANY_EXHDR(hash);
-	answer->hash = pnstrdup(VARDATA_ANY(hash), answer->hash_len);
-	answer->result = run_scrypt(token, answer->hash, answer->hash_len);
+	answer->hash_len = attempt->hash_len;
+	answer->hash = pnstrdup(attempt->hash, attempt->hash_len);
+	answer->result = run_scrypt(attempt->token, answer->hash, answer->hash_len);
 	answer->known = true;
 	if (answer->result == AMT_SCRYPT_MATCH)
-		make_warm(store, token, key, answer, seen);
+		enter_proof(attempt, answer);
 	if (answer->result == AMT_SCRYPT_FAILED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -145,14 +145,13 @@ ask_scrypt(const AmtStore *store, const AmtToken *token, const AmtKey *key,
 
 /* Wait for our turn, then ask; false if we waited and should look again. */
 static bool
-ask_scrypt_in_turn(const AmtStore *store, const AmtToken *token, const AmtKey *key,
-				   const Look *seen, ScryptAnswer *answer)
+ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
 {
-	if (!amt_scrypt_enter(seen->hash_tag))
+	if (!amt_scrypt_enter(attempt->hash_tag))
 		return false;
 	PG_TRY();
 	{
-		ask_scrypt(store, token, key, seen, answer);
+		ask_scrypt(attempt, answer);
 	}
 	PG_FINALLY();
 	{
@@ -162,158 +161,250 @@ ask_scrypt_in_turn(const AmtStore *store, const AmtToken *token, const AmtKey *k
 	return true;
 }
 
-/* Compare with what the cache knows; undecided if it knows nothing. */
-static void
-ask_cache(const AmtStore *store, const AmtToken *token, const char *hash, Size hash_len,
-		  const AmtCacheEntry *entry, Look *seen)
+/* Compare the secret with the proof; false if that decides nothing. */
+static bool
+compare_proof(Attempt *attempt, AmtVerdict *verdict)
 {
 	uint8		mac[AMT_MAC_LEN];
 
-	if (entry->hash_tag != seen->hash_tag)
-		return;
-	seen->no_mac = !amt_cache_mac(store, token->id, token->id_len, hash, hash_len,
-								  token->secret, token->secret_len, mac);
-	if (seen->no_mac)
-		return;
-	seen->undecided = false;
+	attempt->no_mac = !amt_entry_mac(&attempt->ref, attempt->hash, attempt->hash_len,
+									 attempt->token->secret, attempt->token->secret_len, mac);
+	if (attempt->no_mac)
+		return false;
 	amt_stat_add(AMT_CACHE_HITS, 1);
-	seen->verdict = CRYPTO_memcmp(mac, entry->mac, sizeof(mac)) == 0 ?
+	*verdict = CRYPTO_memcmp(mac, attempt->proof.mac, sizeof(mac)) == 0 ?
 		AMT_GOOD : AMT_WRONG_SECRET;
-	if (!AmtRowHintEquals(entry->hint, seen->hint))
-		amt_cache_move(seen->key_tag, seen->hash_tag, &seen->hint);
+	return true;
 }
 
-static void
-look(const AmtStore *store, const AmtToken *token, const ScryptAnswer *answer,
-	 AmtKey *key, Look *seen)
+/* Read the key's row, at the place where the entry has seen it last. */
+static bool
+read_key(Oid extension, Attempt *attempt)
 {
-	bool		cached;
-	AmtCacheEntry entry;
-	text	   *hash_text;
-	const char *hash;
-	Size		hash_len;
+	const AmtToken *token = attempt->token;
+	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	AmtRowHint	hint;
+	bool		found;
 
-	memset(seen, 0, sizeof(Look));
-	if (amt_shmem_attach())
-		seen->key_tag = amt_shmem_key_tag(store->key, token->id, token->id_len);
-	cached = amt_cache_is_on() && amt_cache_find(seen->key_tag, &entry);
-	if (cached)
+	memset(&attempt->proof, 0, sizeof(attempt->proof));
+	if (attempt->shared)
 	{
-		seen->hint = entry.hint;
-		amt_store_prefetch(&seen->hint);
+		attempt->ref = amt_entry_ref(RelationGetRelid(rel), token->id, token->id_len);
+		(void) amt_entry_find(&attempt->ref, &attempt->proof);
 	}
+	hint = attempt->proof.hint;
+	found = amt_key_by_hint(rel, token->id, token->id_len, &hint, attempt->key);
 
-	seen->verdict = AMT_UNKNOWN;
-	if (!amt_store_get_key(store, token->id, token->id_len, &seen->hint, key))
-		return;
-	hash_text = DatumGetTextPP(AmtKeyColumn(key, scrypt_hash));
-	hash = VARDATA_ANY(hash_text);
-	hash_len = VARSIZE_ANY_EXHDR(hash_text);
-	if (same_hash(answer, hash, hash_len))
-	{
-		seen->verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
-		return;
-	}
+	/* Given back at once: a login path must not stand in the way of DDL. */
+	table_close(rel, AccessShareLock);
 
-	seen->undecided = true;
-	if (amt_shared != NULL)
-		seen->hash_tag = amt_shmem_hash(hash, hash_len);
-	if (cached)
-		ask_cache(store, token, hash, hash_len, &entry, seen);
+	if (attempt->proof.known && found && !AmtRowHintEquals(hint, attempt->proof.hint))
+		amt_entry_move(&attempt->ref, attempt->proof.hash_tag, &hint);
+	attempt->proof.hint = hint;
+	return found && !AmtKeyIsNull(attempt->key, scrypt_hash);
 }
 
-/* *key_tag is set if there is shared memory. */
+/* Look at row and entry; false if scrypt has to be asked. */
+static bool
+decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *verdict)
+{
+	attempt->shared = amt_entry_attach();
+	if (!read_key(extension, attempt))
+	{
+		*verdict = AMT_UNKNOWN;
+		return true;
+	}
+	attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
+	if (attempt->shared)
+		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len);
+	if (same_hash(answer, attempt))
+	{
+		*verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
+		return true;
+	}
+	return attempt->proof.known && amt_entry_may_prove() &&
+		attempt->proof.hash_tag == attempt->hash_tag && compare_proof(attempt, verdict);
+}
+
 static AmtVerdict
-verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key, AmtTag *key_tag)
+verify_secret(Oid extension, Attempt *attempt)
 {
 	ScryptAnswer answer = {0};
-	Look		seen;
+	AmtVerdict	verdict;
 	bool		waited = false;
 
-	for (;;)
+	while (!decide(extension, attempt, &answer, &verdict))
 	{
-		look(store, token, &answer, key, &seen);
-		if (!seen.undecided)
-		{
-			*key_tag = seen.key_tag;
-			return seen.verdict;
-		}
-		if (!ask_scrypt_in_turn(store, token, key, &seen, &answer) && !waited)
+		if (!ask_scrypt_in_turn(attempt, &answer) && !waited)
 		{
 			waited = true;
 			amt_stat_add(AMT_SCRYPT_WAITS, 1);
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+	return verdict;
 }
 
 AmtVerdict
-amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key)
+amt_verify_secret(Oid extension, const AmtToken *token, AmtKey *key)
 {
-	AmtTag		key_tag;
+	Attempt		attempt = {0};
 
-	return verify_secret(store, token, key, &key_tag);
+	attempt.token = token;
+	attempt.key = key;
+	return verify_secret(extension, &attempt);
+}
+
+/* Printable ASCII without space, and not too long? */
+static bool
+may_be_imported(const char *s, Size len)
+{
+	if (len < 1 || len > IMPORTED_TOKEN_MAX)
+		return false;
+	for (Size i = 0; i < len; i++)
+		if (s[i] <= ' ' || s[i] > '~')
+			return false;
+	return true;
+}
+
+static bool
+find_imported(Oid extension, const char *s, Size len, AmtKey *key, Oid *table)
+{
+	uint8		digest[AMT_SHA256_LEN];
+	Relation	rel;
+	bool		found;
+
+	if (!may_be_imported(s, len) || !amt_sha256(s, len, digest))
+		return false;
+	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	*table = RelationGetRelid(rel);
+	found = amt_key_by_sha256(rel, digest, key);
+	table_close(rel, AccessShareLock);
+	OPENSSL_cleanse(digest, sizeof(digest));
+	return found;
+}
+
+bool
+amt_find_imported(Oid extension, const char *s, Size len, AmtKey *key)
+{
+	Oid			table;
+
+	return find_imported(extension, s, len, key, &table);
+}
+
+/* The same for a verification: the attempt is then about the key found. */
+static bool
+is_imported(Oid extension, const char *s, Size len, Attempt *attempt)
+{
+	Oid			table;
+
+	if (!find_imported(extension, s, len, attempt->key, &table))
+		return false;
+	if (amt_entry_attach())
+	{
+		Size		id_len;
+		const char *id = amt_key_id_of(attempt->key, &id_len);
+
+		attempt->ref = amt_entry_ref(table, id, id_len);
+		attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
+		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len);
+	}
+	return true;
 }
 
 static AmtVerdict
-verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
+verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 {
+	Attempt		attempt = {0};
 	AmtToken	token;
-	AmtTag		key_tag;
-	AmtVerdict	verdict;
+	AmtVerdict	verdict = AMT_MALFORMED;
 	TimestampTz now;
 
+	attempt.token = &token;
+	attempt.key = key;
 	amt_header_skip_bearer(&s, &len);
-	if (!amt_token_parse(s, len, &token))
-		return AMT_MALFORMED;
-	verdict = verify_secret(store, &token, key, &key_tag);
+	if (amt_token_parse(amt_prefixes(), s, len, &token))
+		verdict = verify_secret(extension, &attempt);
+	if ((verdict == AMT_MALFORMED || verdict == AMT_UNKNOWN) &&
+		is_imported(extension, s, len, &attempt))
+		verdict = AMT_GOOD;
 	if (verdict != AMT_GOOD)
 		return verdict;
 
 	now = GetCurrentTimestamp();
-	if (!AmtKeyColumnIsNull(key, expires_at) &&
-		DatumGetTimestampTz(AmtKeyColumn(key, expires_at)) <= now)
+	if (!AmtKeyIsNull(key, suspended_at))
+		return AMT_SUSPENDED;
+	if (!AmtKeyIsNull(key, expires_at) &&
+		DatumGetTimestampTz(AmtKeyValue(key, expires_at)) <= now)
 		return AMT_EXPIRED;
-	amt_usage_count(store, key, key_tag, now);
+	amt_usage_count(extension, &attempt.ref, attempt.hash_tag, now);
 	return AMT_GOOD;
 }
 
+/*
+ * Count a verdict; the counters are in the verdicts' order.  A session may see
+ * nothing but bad tokens, and must not take these counts with it.
+ */
+static void
+count_verdict(AmtVerdict verdict)
+{
+	(void) amt_shmem_attach();
+	amt_stat_add((AmtCounter) verdict, 1);
+}
+
 AmtVerdict
-amt_verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key)
+amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 {
 	AmtVerdict	verdict;
 
-	/* There is no newest snapshot to be had, so a function must not say so. */
+	/* A parallel operation has no newer snapshot than its own. */
 	if (IsInParallelMode())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 				 errmsg("cannot verify a key during a parallel operation")));
-	(void) amt_shmem_attach();
-	verdict = verify_text(store, s, len, key);
-
-	/* The counters are in the verdicts' order. */
-	amt_stat_add((AmtCounter) verdict, 1);
+	verdict = verify_text(extension, s, len, key);
+	count_verdict(verdict);
 	return verdict;
-}
-
-void
-amt_identify(const AmtKey *key)
-{
-	amt_identity_set(TextDatumGetCString(AmtKeyColumn(key, org_id)),
-					 TextDatumGetCString(AmtKeyColumn(key, role)),
-					 NULL,
-					 TextDatumGetCString(AmtKeyColumn(key, key_id)));
 }
 
 StaticAssertDecl((int) AMT_MALFORMED == (int) AMT_REJECTED_MALFORMED &&
 				 (int) AMT_UNKNOWN == (int) AMT_REJECTED_UNKNOWN &&
 				 (int) AMT_WRONG_SECRET == (int) AMT_REJECTED_WRONG_SECRET &&
+				 (int) AMT_SUSPENDED == (int) AMT_REJECTED_SUSPENDED &&
 				 (int) AMT_EXPIRED == (int) AMT_REJECTED_EXPIRED &&
 				 (int) AMT_GOOD == (int) AMT_VERIFIED,
 				 "the counters are in the verdicts' order");
 
+void
+amt_identify(const AmtKey *key)
+{
+	AmtIdentity identity = {0};
+	const char *detail;
+
+	identity.org_id = TextDatumGetCString(AmtKeyValue(key, org_id));
+	identity.role = TextDatumGetCString(AmtKeyValue(key, role));
+	identity.key_id = TextDatumGetCString(AmtKeyValue(key, key_id));
+	if (!AmtKeyIsNull(key, scopes))
+	{
+		identity.scopes = amt_scopes_from_array(AmtKeyValue(key, scopes), &detail);
+		if (identity.scopes == NULL)
+			identity.scopes = ",";	/* not a list of scopes: none */
+	}
+	amt_identity_set(&identity);
+}
+
+#define VERIFIED_COLUMNS	7
+
+static const Oid verified_types[VERIFIED_COLUMNS] = {
+	TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TIMESTAMPTZOID
+};
+static const AttrNumber verified_columns[VERIFIED_COLUMNS] = {
+	Anum_amt_key_key_id, Anum_amt_key_org_id, Anum_amt_key_role, Anum_amt_key_scopes,
+	Anum_amt_key_name, Anum_amt_key_created_by, Anum_amt_key_expires_at
+};
+
 /* An empty result set for a function called in FROM or in a select list. */
-static void
+static ReturnSetInfo *
 make_result_set(FunctionCallInfo fcinfo)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
@@ -327,80 +418,84 @@ make_result_set(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("materialize mode required, but it is not allowed in this context")));
+	amt_check_row_type(rsinfo->expectedDesc, verified_types, VERIFIED_COLUMNS);
 
-	/* The descriptor that the caller expects is ours; no need for a copy. */
+	/* The caller expects our descriptor, so it needs no copy. */
 	oldcontext = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
 	rsinfo->returnMode = SFRM_Materialize;
 	rsinfo->setResult = tuplestore_begin_heap(rsinfo->allowedModes & SFRM_Materialize_Random,
 											  false, work_mem);
 	rsinfo->setDesc = NULL;
 	MemoryContextSwitchTo(oldcontext);
+	return rsinfo;
 }
 
-#define VERIFY_COLUMNS	6
-
-static Datum
-verify_call(FunctionCallInfo fcinfo, const AmtStore *store)
+static void
+put_row(ReturnSetInfo *rsinfo, const AmtKey *key)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool		identify = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
-	AmtVerdict	verdict = AMT_MALFORMED;
-	AmtKey		key;
+	Datum		values[VERIFIED_COLUMNS];
+	bool		nulls[VERIFIED_COLUMNS];
 
-	make_result_set(fcinfo);
-	if (PG_ARGISNULL(0))
-		amt_stat_add(AMT_REJECTED_MALFORMED, 1);
-	else
+	for (int i = 0; i < VERIFIED_COLUMNS; i++)
 	{
-		text	   *token = PG_GETARG_TEXT_PP(0);
-
-		verdict = amt_verify_text(store, VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token), &key);
-		if ((Pointer) token != DatumGetPointer(PG_GETARG_DATUM(0)))
-			OPENSSL_cleanse(token, VARSIZE_ANY(token));
+		values[i] = key->values[verified_columns[i] - 1];
+		nulls[i] = key->nulls[verified_columns[i] - 1];
 	}
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->expectedDesc, values, nulls);
+}
 
+/*
+ * An identity that ends with the statement serves nobody, unless the statement
+ * is a function's: so warn as SET LOCAL does, of the client's own statement.
+ */
+static void
+warn_outside_block(const ReturnSetInfo *rsinfo)
+{
+	const EState *estate = rsinfo->econtext->ecxt_estate;
+
+	if (!IsTransactionBlock() && !IsSubTransaction() && ActivePortal != NULL && estate != NULL &&
+		estate->es_sourceText == ActivePortal->sourceText)
+		ereport(WARNING,
+				(errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
+				 errmsg("identify => true has an effect in transaction blocks only")));
+}
+
+static void
+identify(const ReturnSetInfo *rsinfo, AmtVerdict verdict, const AmtKey *key)
+{
+	static const AmtIdentity nobody = {0};
+
+	warn_outside_block(rsinfo);
 	if (verdict == AMT_GOOD)
-	{
-		static const int columns[VERIFY_COLUMNS] = {
-			Anum_amt_key_key_id, Anum_amt_key_org_id, Anum_amt_key_role,
-			Anum_amt_key_name, Anum_amt_key_created_by, Anum_amt_key_expires_at
-		};
-		Datum		values[VERIFY_COLUMNS];
-		bool		nulls[VERIFY_COLUMNS];
-
-		for (int i = 0; i < VERIFY_COLUMNS; i++)
-		{
-			values[i] = key.values[columns[i] - 1];
-			nulls[i] = key.nulls[columns[i] - 1];
-		}
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->expectedDesc, values, nulls);
-	}
-	if (identify)
-	{
-		if (verdict == AMT_GOOD)
-			amt_identify(&key);
-		else
-			amt_identity_set(NULL, NULL, NULL, NULL);
-	}
-	return (Datum) 0;
+		amt_identify(key);
+	else
+		amt_identity_set(&nobody);
 }
 
 PG_FUNCTION_INFO_V1(amt_verify);
 Datum
 amt_verify(PG_FUNCTION_ARGS)
 {
-	return verify_call(fcinfo, amt_store(fcinfo));
-}
+	Oid			extension = amt_extension(fcinfo);
+	ReturnSetInfo *rsinfo;
+	AmtVerdict	verdict = AMT_MALFORMED;
+	AmtKey		key;
 
-/* Its twin (verify_plan.c), for those who may execute it. */
-PG_FUNCTION_INFO_V1(amt_verify_row);
-Datum
-amt_verify_row(PG_FUNCTION_ARGS)
-{
-	const AmtStore *store = amt_store(fcinfo);
-	AclResult	allowed = amt_function_aclcheck(store->verify, GetUserId());
+	amt_session_check();
+	rsinfo = make_result_set(fcinfo);
+	if (PG_ARGISNULL(0))
+		count_verdict(AMT_MALFORMED);
+	else
+	{
+		text	   *token = PG_GETARG_TEXT_PP(0);
 
-	if (allowed != ACLCHECK_OK)
-		aclcheck_error(allowed, OBJECT_FUNCTION, "amt_verify");
-	return verify_call(fcinfo, store);
+		verdict = amt_verify_text(extension, VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token), &key);
+		if ((Pointer) token != DatumGetPointer(PG_GETARG_DATUM(0)))
+			OPENSSL_cleanse(token, VARSIZE_ANY(token));
+	}
+	if (verdict == AMT_GOOD)
+		put_row(rsinfo, &key);
+	if (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1))
+		identify(rsinfo, verdict, &key);
+	return (Datum) 0;
 }

@@ -1,31 +1,38 @@
 /*
  * verify.h
- *	  Is a token good, and whose is it?
+ *	  Whether a token is valid, and whose it is.
  */
 #ifndef AMT_VERIFY_H
 #define AMT_VERIFY_H
 
-#include "store.h"
+#include "rows.h"
 #include "token.h"
 
-/* Nothing that was merely zeroed is good. */
+/* A verdict that was merely zeroed is a refusal. */
 typedef enum AmtVerdict
 {
 	AMT_MALFORMED,
 	AMT_UNKNOWN,
 	AMT_WRONG_SECRET,
+	AMT_SUSPENDED,
 	AMT_EXPIRED,
 	AMT_GOOD
 } AmtVerdict;
 
 /*
- * Verify the token in the text, counting the call if it is good.  *key is
- * filled if it is.
+ * Verify the token in the text and count the call if it is valid.  *key is
+ * filled if it is.  No text raises an error.
  */
-extern AmtVerdict amt_verify_text(const AmtStore *store, const char *s, Size len, AmtKey *key);
+extern AmtVerdict amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key);
 
-/* Is this the key's secret?  Expired keys have theirs, too.  Counts nothing. */
-extern AmtVerdict amt_verify_secret(const AmtStore *store, const AmtToken *token, AmtKey *key);
+/*
+ * Does the token's secret belong to the key?  Suspended and expired keys have
+ * secrets, too.  Counts no call.
+ */
+extern AmtVerdict amt_verify_secret(Oid extension, const AmtToken *token, AmtKey *key);
+
+/* Find an imported key by its whole token, unless that cannot be one. */
+extern bool amt_find_imported(Oid extension, const char *s, Size len, AmtKey *key);
 
 /* Make the key the identity. */
 extern void amt_identify(const AmtKey *key);

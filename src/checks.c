@@ -1,0 +1,245 @@
+/*
+ * checks.c
+ *	  What the texts and times of a key must be like.
+ *
+ * People read names in lists and logs, so a name must show something and must
+ * not forge lines or hold a token.  Characters are judged in UTF-8; in
+ * SQL_ASCII a text that is valid UTF-8 is taken for that, and any other text,
+ * as in other single-byte encodings, byte by byte.  No conversion is used: the
+ * server looks conversions up in the search_path.
+ *
+ * All loops are bounded by the text's length, which was verified before.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "mb/pg_wchar.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "checks.h"
+#include "mask.h"
+#include "prefixes.h"
+
+static int	default_lifetime = 0;
+static int	max_lifetime = 0;
+
+typedef struct CharRange
+{
+	pg_wchar	first;
+	pg_wchar	last;
+} CharRange;
+
+/* Characters that must not be in a name. */
+static const CharRange control[] = {
+	{0x0000, 0x001F}, {0x007F, 0x009F}, {0x2028, 0x2029}
+};
+
+/* Characters that show nothing: spaces, joiners, directions, fillers, tags. */
+static const CharRange invisible[] = {
+	{0x0020, 0x0020}, {0x00A0, 0x00A0}, {0x00AD, 0x00AD}, {0x034F, 0x034F}, {0x061C, 0x061C},
+	{0x115F, 0x1160}, {0x1680, 0x1680}, {0x17B4, 0x17B5}, {0x180B, 0x180F}, {0x2000, 0x200F},
+	{0x202A, 0x202F}, {0x205F, 0x206F}, {0x2800, 0x2800}, {0x3000, 0x3000}, {0x3164, 0x3164},
+	{0xFE00, 0xFE0F}, {0xFEFF, 0xFEFF}, {0xFFA0, 0xFFA0}, {0xFFF0, 0xFFFB}, {0x1BCA0, 0x1BCA3},
+	{0x1D173, 0x1D17A}, {0xE0000, 0xE0FFF}
+};
+
+void
+amt_checks_init(void)
+{
+	DefineCustomIntVariable("amt_keys.default_lifetime",
+							"Sets the lifetime of keys that are created without an expiry.",
+							"0 lets them live for ever.",
+							&default_lifetime, 0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("amt_keys.max_lifetime",
+							"Sets the longest lifetime that callers who are not trusted may give a key.",
+							"0 sets no limit.",
+							&max_lifetime, 0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+static bool
+is_in(pg_wchar c, const CharRange *ranges, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (c >= ranges[i].first && c <= ranges[i].last)
+			return true;
+	return false;
+}
+
+static bool
+is_utf8(const char *s, Size len)
+{
+	int			encoding = GetDatabaseEncoding();
+
+	return encoding == PG_UTF8 ||
+		(encoding == PG_SQL_ASCII && pg_verify_mbstr(PG_UTF8, s, len, true));
+}
+
+/* In these encodings, bytes from 0x80 to 0x9F are control characters. */
+static bool
+has_c1_bytes(void)
+{
+	switch (GetDatabaseEncoding())
+	{
+		case PG_SQL_ASCII:
+		case PG_LATIN1:
+		case PG_LATIN2:
+		case PG_LATIN3:
+		case PG_LATIN4:
+		case PG_LATIN5:
+		case PG_LATIN6:
+		case PG_LATIN7:
+		case PG_LATIN8:
+		case PG_LATIN9:
+		case PG_LATIN10:
+		case PG_ISO_8859_5:
+		case PG_ISO_8859_6:
+		case PG_ISO_8859_7:
+		case PG_ISO_8859_8:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Judge the characters of a text; returns their number, or -1 for a bad one. */
+static int
+count_chars(const char *s, bool *visible)
+{
+	Size		len = strlen(s);
+	bool		utf8 = is_utf8(s, len);
+	bool		c1_bytes = has_c1_bytes();
+	int			n = 0;
+
+	*visible = false;
+	while (len > 0)
+	{
+		int			char_len = Min((int) len, utf8 ? pg_utf_mblen((const unsigned char *) s) : pg_mblen(s));
+		pg_wchar	c = *(const unsigned char *) s;
+
+		if (utf8)
+			c = utf8_to_unicode((const unsigned char *) s);
+		else if (char_len > 1 || (c >= 0x80 && !c1_bytes))
+			c = 0xFFFF;			/* some letter or sign */
+		if (is_in(c, control, lengthof(control)))
+			return -1;
+		if (!is_in(c, invisible, lengthof(invisible)))
+			*visible = true;
+		s += char_len;
+		len -= char_len;
+		n++;
+	}
+	return n;
+}
+
+static bool
+holds_token(const char *s)
+{
+	bool		found;
+
+	(void) amt_mask(amt_prefixes(), s, strlen(s), NULL, 0, &found);
+	return found;
+}
+
+bool
+amt_name_is_valid(const char *name, const char **problem)
+{
+	bool		visible;
+	int			n = count_chars(name, &visible);
+
+	if (*name == '\0')
+		*problem = "key name must not be empty";
+	else if (n < 0)
+		*problem = "key name must not contain control characters";
+	else if (n > AMT_NAME_MAX_CHARS)
+		*problem = "key name is too long";
+	else if (!visible)
+		*problem = "key name must contain a visible character";
+	else if (holds_token(name))
+		*problem = "key name must not contain a token";
+	else
+		return true;
+	return false;
+}
+
+bool
+amt_org_id_is_valid(const char *org_id, const char **problem)
+{
+	if (*org_id == '\0')
+		*problem = "organization must not be empty";
+	else if (pg_mbstrlen(org_id) > AMT_ORG_MAX_CHARS)
+		*problem = "organization is too long";
+	else
+		return true;
+	return false;
+}
+
+bool
+amt_token_prefix_is_valid(const char *prefix, const char **problem)
+{
+	bool		visible;
+	int			n = count_chars(prefix, &visible);
+
+	if (*prefix == '\0' || !visible)
+		*problem = "token prefix must not be empty";
+	else if (n < 0)
+		*problem = "token prefix must not contain control characters";
+	else if (n > AMT_NAME_MAX_CHARS)
+		*problem = "token prefix is too long";
+	else if (holds_token(prefix))
+		*problem = "token prefix must not contain a token";
+	else
+		return true;
+	return false;
+}
+
+void
+amt_invalid(const char *problem, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s", problem),
+			 errhint("%s", hint)));
+}
+
+char *
+amt_check_name(const char *name)
+{
+	char	   *trimmed;
+	Size		len;
+	const char *problem;
+
+	while (*name == ' ')
+		name++;
+	len = strlen(name);
+	while (len > 0 && name[len - 1] == ' ')
+		len--;
+	trimmed = pnstrdup(name, len);
+	if (!amt_name_is_valid(trimmed, &problem))
+		amt_invalid(problem,
+					"A name has 1 to 100 characters, not counting surrounding spaces; none is a control character or a line separator, and one is visible.");
+	return trimmed;
+}
+
+TimestampTz
+amt_default_expiry(TimestampTz now)
+{
+	return default_lifetime > 0 ? now + default_lifetime * USECS_PER_SEC : DT_NOEND;
+}
+
+void
+amt_check_lifetime(TimestampTz created_at, TimestampTz expires_at)
+{
+	TimestampTz latest = created_at + max_lifetime * USECS_PER_SEC;
+
+	if (max_lifetime == 0 || expires_at <= latest)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg(expires_at == DT_NOEND ? "key must have an expiry" : "expiry is too late"),
+			 errdetail("The setting \"amt_keys.max_lifetime\" limits how long a key may live."),
+			 errhint("The latest expiry is %s.", timestamptz_to_str(latest))));
+}

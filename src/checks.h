@@ -1,0 +1,35 @@
+/*
+ * checks.h
+ *	  What the texts and times of a key must be like.
+ */
+#ifndef AMT_CHECKS_H
+#define AMT_CHECKS_H
+
+#include "datatype/timestamp.h"
+
+#define AMT_NAME_MAX_CHARS		100
+#define AMT_ORG_MAX_CHARS		255
+
+extern void amt_checks_init(void);
+
+/* Each returns false and says what is wrong; the text must be validly encoded. */
+extern bool amt_name_is_valid(const char *name, const char **problem);
+extern bool amt_org_id_is_valid(const char *org_id, const char **problem);
+extern bool amt_token_prefix_is_valid(const char *prefix, const char **problem);
+
+/* A name without surrounding spaces; raises 22023 if it is not valid. */
+extern char *amt_check_name(const char *name);
+
+/* Raise 22023, with a hint. */
+extern void amt_invalid(const char *problem, const char *hint);
+
+/* The expiry of a key that is created without one; DT_NOEND for none. */
+extern TimestampTz amt_default_expiry(TimestampTz now);
+
+/*
+ * Raise 22023 if a caller that is not trusted may not give a key that was
+ * created then this expiry.  DT_NOEND stands for none.
+ */
+extern void amt_check_lifetime(TimestampTz created_at, TimestampTz expires_at);
+
+#endif							/* AMT_CHECKS_H */

@@ -1,0 +1,93 @@
+/*
+ * event.c
+ *	  Writing amt_key_event.
+ *
+ * Numbers come from the identity column's sequence.  After a failover to a
+ * logical subscriber or a partial restore, the sequence may be behind the rows.
+ * No revocation may fail for that, so a number that is taken makes the sequence
+ * go on behind the highest one.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "event.h"
+#include "identity.h"
+#include "write.h"
+
+/* As the table's owner, who owns the sequence. */
+static int64
+next_event_id(Relation rel)
+{
+	Oid			sequence = amt_event_sequence(rel);
+	int64		event_id;
+
+	event_id = nextval_internal(sequence, false);
+	if (likely(!amt_event_exists(rel, event_id)))
+		return event_id;
+	(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence),
+							   Int64GetDatum(amt_event_last_id(rel)));
+	return nextval_internal(sequence, false);
+}
+
+static void
+set_text(Datum *values, bool *nulls, int attnum, const char *value)
+{
+	nulls[attnum - 1] = value == NULL;
+	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
+}
+
+/* Who did it, if that is somebody of the key's own organization. */
+static void
+set_actor(Datum *values, bool *nulls, const AmtKey *key)
+{
+	AmtIdentity identity = amt_identity_recorded();
+	bool		own = identity.org_id != NULL && amt_text_is(AmtKeyValue(key, org_id), identity.org_id);
+
+	set_text(values, nulls, Anum_amt_key_event_actor, own ? identity.actor : NULL);
+	set_text(values, nulls, Anum_amt_key_event_by_key, own ? identity.key_id : NULL);
+}
+
+void
+amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls)
+{
+	static const AttrNumber copied[][2] = {
+		{Anum_amt_key_event_key_id, Anum_amt_key_key_id},
+		{Anum_amt_key_event_org_id, Anum_amt_key_org_id},
+		{Anum_amt_key_event_name, Anum_amt_key_name},
+		{Anum_amt_key_event_role, Anum_amt_key_role},
+		{Anum_amt_key_event_scopes, Anum_amt_key_scopes},
+		{Anum_amt_key_event_expires_at, Anum_amt_key_expires_at}
+	};
+	Relation	rel = amt_open(extension, AMT_KEY_EVENT, RowExclusiveLock);
+	Datum		values[Natts_amt_key_event] = {0};
+	bool		nulls[Natts_amt_key_event] = {false};
+	NameData	db_user;
+	AmtWrite	write;
+
+	for (int i = 0; i < (int) lengthof(copied); i++)
+	{
+		values[copied[i][0] - 1] = key->values[copied[i][1] - 1];
+		nulls[copied[i][0] - 1] = key->nulls[copied[i][1] - 1];
+	}
+	values[Anum_amt_key_event_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	set_text(values, nulls, Anum_amt_key_event_event, event);
+	set_actor(values, nulls, key);
+	namestrcpy(&db_user, GetUserNameFromId(GetSessionUserId(), false));
+	values[Anum_amt_key_event_db_user - 1] = NameGetDatum(&db_user);
+	values[Anum_amt_key_event_calls - 1] = Int64GetDatum(calls);
+	nulls[Anum_amt_key_event_calls - 1] = calls == AMT_NO_CALLS;
+
+	amt_write_begin(&write, rel);
+	values[Anum_amt_key_event_event_id - 1] = Int64GetDatum(next_event_id(rel));
+	(void) amt_write_insert(&write, values, nulls, Natts_amt_key_event);
+	amt_write_end(&write);
+	table_close(rel, NoLock);
+}

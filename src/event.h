@@ -1,0 +1,15 @@
+/*
+ * event.h
+ *	  Writing amt_key_event.
+ */
+#ifndef AMT_EVENT_H
+#define AMT_EVENT_H
+
+#include "rows.h"
+
+#define AMT_NO_CALLS	(-1)
+
+/* Write an event of the key, whose columns are those after the event. */
+extern void amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls);
+
+#endif							/* AMT_EVENT_H */

@@ -1,0 +1,91 @@
+/*
+ * prefixes.c
+ *	  The prefixes of tokens that are in force.
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+#include "compat.h"
+#include "mask.h"
+#include "prefixes.h"
+
+#define MAX_QUOTED	63			/* bytes of a text in an error message */
+
+static char *prefixes_setting = NULL;
+static const AmtPrefixes *prefixes = NULL;
+
+static bool
+check_prefixes(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *names;
+	ListCell   *cell;
+	AmtPrefixes *list;
+
+	if (!SplitGUCList(copy, ',', &names) || names == NIL)
+	{
+		GUC_check_errdetail("List syntax is invalid, or the list is empty.");
+		return false;
+	}
+	list = amt_guc_alloc(sizeof(AmtPrefixes));
+	if (list == NULL)
+		return false;
+	memset(list, 0, sizeof(AmtPrefixes));
+	foreach(cell, names)
+	{
+		const char *name = lfirst(cell);
+
+		if (!amt_prefixes_add(list, name, strlen(name)))
+		{
+			GUC_check_errdetail("A prefix has %d to %d characters of a-z and 0-9, beginning with a letter, and no prefix is listed twice; there can be %d.",
+								AMT_PREFIX_MIN, AMT_PREFIX_MAX, AMT_PREFIXES_MAX);
+			amt_guc_free(list);
+			return false;
+		}
+	}
+	list_free(names);
+	pfree(copy);
+	*extra = list;
+	return true;
+}
+
+static void
+assign_prefixes(const char *newval, void *extra)
+{
+	prefixes = extra;
+}
+
+void
+amt_prefixes_init(void)
+{
+	DefineCustomStringVariable("amt_keys.token_prefixes",
+							   "Lists the prefixes that tokens may begin with.",
+							   "New tokens use the first. Tokens of all of them are verified, revoked, found in texts "
+							   "and masked in the log. A prefix has 2 to 16 characters of a-z and 0-9, beginning with a letter.",
+							   &prefixes_setting,
+							   "amt",
+							   PGC_SUSET, GUC_LIST_INPUT,
+							   check_prefixes, assign_prefixes, NULL);
+}
+
+const AmtPrefixes *
+amt_prefixes(void)
+{
+	return prefixes;
+}
+
+char *
+amt_masked(const char *text)
+{
+	bool		found;
+	size_t		len = strlen(text);
+	size_t		masked_len = amt_mask(prefixes, text, len, NULL, 0, &found);
+	char	   *masked = palloc(masked_len + 1);
+
+	(void) amt_mask(prefixes, text, len, masked, masked_len + 1, &found);
+	masked[pg_mbcliplen(masked, masked_len, MAX_QUOTED)] = '\0';
+	return masked;
+}

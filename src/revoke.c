@@ -1,0 +1,90 @@
+/*
+ * revoke.c
+ *	  Revoking a key: amt_revoke().
+ *
+ * The row is deleted as the newest snapshot shows it, in every isolation level.
+ * Of two who revoke the same key, the second waits for the first and is then
+ * told that there is no such key.
+ */
+#include "postgres.h"
+
+#include <openssl/crypto.h>
+
+#include "access/table.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+
+#include "compat.h"
+#include "identity.h"
+#include "session.h"
+#include "stat.h"
+#include "target.h"
+#include "verify.h"
+
+/* Is the secret that was presented the key's?  Wrong ones are counted. */
+static bool
+has_right_secret(Oid extension, const AmtTarget *target)
+{
+	AmtKey		key;
+	AmtVerdict	verdict;
+
+	if (target->is_whole_token)
+		return true;
+	if (!target->has_secret)
+		return false;
+	verdict = amt_verify_secret(extension, &target->token, &key);
+	if (verdict == AMT_WRONG_SECRET)
+		amt_stat_add(AMT_REJECTED_WRONG_SECRET, 1);
+	return verdict == AMT_GOOD;
+}
+
+/* May the caller revoke the key?  Out of reach: no.  Within it: or an error. */
+static bool
+check_revoke(Oid extension, const AmtTarget *target)
+{
+	if (amt_may_revoke_key(&target->key) || has_right_secret(extension, target))
+		return true;
+	if (!amt_target_in_reach(AmtKeyValue(&target->key, org_id)))
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to revoke key"),
+			 errdetail("A key can be revoked by its creator, by anybody with the manager role, by itself, and by anybody who presents the whole token.")));
+	return false;				/* keep compiler quiet */
+}
+
+static bool
+revoke_target(Oid extension, const AmtTarget *target)
+{
+	Relation	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
+	Size		id_len;
+	const char *id = amt_key_id_of(&target->key, &id_len);
+	bool		revoked = amt_revoke_id(rel, id, id_len);
+
+	table_close(rel, NoLock);
+	return revoked;
+}
+
+PG_FUNCTION_INFO_V1(amt_revoke);
+Datum
+amt_revoke(PG_FUNCTION_ARGS)
+{
+	Oid			extension = amt_extension(fcinfo);
+	text	   *arg;
+	AmtTarget	target;
+	bool		revoked;
+
+	amt_session_check();
+	PreventCommandIfReadOnly("amt_revoke()");
+	PreventCommandIfParallelMode("amt_revoke()");
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	arg = PG_GETARG_TEXT_PP(0);
+	revoked = amt_target_find(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target) &&
+		check_revoke(extension, &target) &&
+		revoke_target(extension, &target);
+	if ((Pointer) arg != DatumGetPointer(PG_GETARG_DATUM(0)))
+		OPENSSL_cleanse(arg, VARSIZE_ANY(arg));
+	PG_RETURN_BOOL(revoked);
+}

@@ -1,0 +1,610 @@
+/*
+ * rows.c
+ *	  Reading rows of the extension's tables.
+ *
+ * Rows are found by an index, or where they were seen before, with a snapshot
+ * that is taken at each call.  So a revocation counts from the moment it
+ * commits, in every isolation level.  No planner, search_path, operator, policy
+ * or privilege takes part: the C code that calls is the access check.
+ *
+ * A scan is of all versions, and the snapshot picks one.  Were the snapshot the
+ * scan's own, SERIALIZABLE would make a dependency of the reading.  But these
+ * rows are read as they are now, not as the transaction's snapshot sees them.
+ *
+ * The place where a row was seen is a hint from shared memory.  Its buffer may
+ * hold another page by now, and the place another row or none, so the buffer is
+ * pinned, locked and looked at as if any number had been given.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/bufpage.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "rows.h"
+
+/*
+ * The first columns of a row; its owner may have added others.  A null where
+ * the definition forbids it is an error: its owner has dropped the constraint.
+ */
+static void
+deform_row(HeapTuple tuple, TupleDesc tupdesc, int natts, Datum *values, bool *nulls)
+{
+	Datum		all_values[MaxHeapAttributeNumber];
+	bool		all_nulls[MaxHeapAttributeNumber];
+
+	heap_deform_tuple(tuple, tupdesc, all_values, all_nulls);
+	memcpy(values, all_values, sizeof(Datum) * natts);
+	memcpy(nulls, all_nulls, sizeof(bool) * natts);
+}
+
+static void
+check_not_null(TupleDesc tupdesc, const bool *nulls, int attnum)
+{
+	if (nulls[attnum - 1])
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("null value in column \"%s\" of a table of extension \"amt_keys\"",
+						NameStr(TupleDescAttr(tupdesc, attnum - 1)->attname))));
+}
+
+void
+amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
+{
+	static const AttrNumber required[] = {
+		Anum_amt_key_key_id, Anum_amt_key_org_id, Anum_amt_key_name, Anum_amt_key_role,
+		Anum_amt_key_created_at
+	};
+
+	deform_row(tuple, tupdesc, Natts_amt_key, key->values, key->nulls);
+	for (int i = 0; i < (int) lengthof(required); i++)
+		check_not_null(tupdesc, key->nulls, required[i]);
+}
+
+void
+amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
+{
+	amt_key_deform(heap_copytuple(tuple), tupdesc, key);
+	for (int i = 0; i < Natts_amt_key; i++)
+		if (TupleDescAttr(tupdesc, i)->attlen == -1 && !key->nulls[i])
+			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
+}
+
+const char *
+amt_key_id_of(const AmtKey *key, Size *len)
+{
+	text	   *id = DatumGetTextPP(AmtKeyValue(key, key_id));
+
+	*len = VARSIZE_ANY_EXHDR(id);
+	return VARDATA_ANY(id);
+}
+
+const char *
+amt_key_stored_hash(const AmtKey *key, Size *len)
+{
+	struct varlena *stored;
+
+	if (!AmtKeyIsNull(key, scrypt_hash))
+		stored = PG_DETOAST_DATUM_PACKED(AmtKeyValue(key, scrypt_hash));
+	else if (!AmtKeyIsNull(key, token_sha256))
+		stored = PG_DETOAST_DATUM_PACKED(AmtKeyValue(key, token_sha256));
+	else
+	{
+		*len = 0;
+		return "";
+	}
+	*len = VARSIZE_ANY_EXHDR(stored);
+	return VARDATA_ANY(stored);
+}
+
+/* Does the snapshot see this version of the row, which the scan has pinned? */
+static bool
+is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot)
+{
+	Buffer		buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+	bool		visible;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	visible = HeapTupleSatisfiesVisibility(tuple, snapshot, buffer);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	return visible;
+}
+
+/* Take the newest snapshot.  Parallel mode has none newer than the active one. */
+static Snapshot
+newest_snapshot(void)
+{
+	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
+}
+
+/* What to do with a row that was found. */
+typedef void (*RowAction) (SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg);
+
+/* Find the visible rows by one column; returns their number, at most max. */
+static int
+find_rows(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal, Datum value,
+		  Snapshot snapshot, int max, RowAction action, void *arg)
+{
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	int			n = 0;
+
+	ScanKeyInit(&key, attnum, BTEqualStrategyNumber, equal, value);
+	scan = systable_beginscan(rel, amt_index(rel, index), true, SnapshotAny, 1, &key);
+	while (n < max && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (!is_visible(scan, tuple, snapshot))
+			continue;
+		if (action != NULL)
+			action(scan, tuple, RelationGetDescr(rel), arg);
+		n++;
+	}
+	systable_endscan(scan);
+	return n;
+}
+
+/* A key id as a text datum, in the caller's buffer. */
+typedef union IdText
+{
+	struct varlena header;
+	char		buffer[VARHDRSZ + AMT_ID_MAX];
+} IdText;
+
+/* False if it is too long for an id, which its owner must have forced in. */
+static bool
+make_id_text(IdText *text_id, const char *id, Size id_len)
+{
+	if (id_len > AMT_ID_MAX)
+		return false;
+	SET_VARSIZE(text_id, VARHDRSZ + id_len);
+	memcpy(text_id->buffer + VARHDRSZ, id, id_len);
+	return true;
+}
+
+static void
+copy_key(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	AmtKey	  **next = arg;
+
+	amt_key_copy(tuple, tupdesc, (*next)++);
+}
+
+bool
+amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
+{
+	IdText		text_id;
+	Snapshot	snapshot;
+	bool		found;
+
+	if (!make_id_text(&text_id, id, id_len))
+		return false;
+	snapshot = newest_snapshot();
+	found = find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
+					  PointerGetDatum(&text_id), snapshot, 1, copy_key, &key) > 0;
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+bool
+amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtKey *key)
+{
+	union
+	{
+		struct varlena header;
+		char		buffer[VARHDRSZ + 32];
+	}			value;
+	Snapshot	snapshot;
+	bool		found;
+
+	SET_VARSIZE(&value, sizeof(value.buffer));
+	memcpy(value.buffer + VARHDRSZ, sha256, 32);
+	snapshot = newest_snapshot();
+	found = find_rows(rel, AMT_KEY_BY_SHA256, Anum_amt_key_token_sha256, F_BYTEAEQ,
+					  PointerGetDatum(&value), snapshot, 1, copy_key, &key) > 0;
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+int
+amt_keys_by_prefix(Relation rel, const char *prefix, Size len, AmtKey *keys, int max)
+{
+	text	   *value = cstring_to_text_with_len(prefix, len);
+	Snapshot	snapshot = newest_snapshot();
+	int			n;
+
+	n = find_rows(rel, AMT_KEY_BY_PREFIX, Anum_amt_key_token_prefix, F_TEXTEQ,
+				  PointerGetDatum(value), snapshot, max, copy_key, &keys);
+	UnregisterSnapshot(snapshot);
+	pfree(value);
+	return n;
+}
+
+typedef struct KeyAndHint
+{
+	AmtRowHint *hint;
+	AmtKey	   *key;
+} KeyAndHint;
+
+static void
+copy_key_and_place(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	KeyAndHint *found = arg;
+
+	amt_key_copy(tuple, tupdesc, found->key);
+	found->hint->buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+	found->hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
+	found->hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
+}
+
+/* The row at the hint's place, if there is a visible one; buffer locked. */
+static bool
+row_is_there(Relation rel, const AmtRowHint *hint, Snapshot snapshot, HeapTuple tuple)
+{
+	Page		page = BufferGetPage(hint->buffer);
+	ItemId		item;
+
+	if (hint->offset < FirstOffsetNumber || hint->offset > PageGetMaxOffsetNumber(page))
+		return false;
+	item = PageGetItemId(page, hint->offset);
+	if (!ItemIdIsNormal(item))
+		return false;
+	tuple->t_data = (HeapTupleHeader) PageGetItem(page, item);
+	tuple->t_len = ItemIdGetLength(item);
+	tuple->t_tableOid = RelationGetRelid(rel);
+	ItemPointerSet(&tuple->t_self, hint->block, hint->offset);
+	return HeapTupleSatisfiesVisibility(tuple, snapshot, hint->buffer);
+}
+
+static bool
+has_id(const AmtKey *key, const char *id, Size id_len)
+{
+	Size		len;
+	const char *found = amt_key_id_of(key, &len);
+
+	return len == id_len && memcmp(found, id, len) == 0;
+}
+
+/*
+ * Read the row by the hint.  If that buffer still holds that block of the
+ * table, and the snapshot sees a row of this id in that place, it is the row:
+ * there is only one.  In all other cases the index knows.
+ */
+static bool
+get_by_hint(Relation rel, const char *id, Size id_len, Snapshot snapshot,
+			const AmtRowHint *hint, AmtKey *key)
+{
+	HeapTupleData tuple;
+	bool		found;
+
+	if (!BufferIsValid(hint->buffer) || BufferIsLocal(hint->buffer) ||
+		!amt_read_recent_buffer(rel, hint->block, hint->buffer))
+		return false;
+
+	LockBuffer(hint->buffer, BUFFER_LOCK_SHARE);
+	found = row_is_there(rel, hint, snapshot, &tuple);
+	LockBuffer(hint->buffer, BUFFER_LOCK_UNLOCK);
+
+	/* Pinned and visible, the row stays as it is. */
+	if (found)
+		amt_key_copy(&tuple, RelationGetDescr(rel), key);
+	ReleaseBuffer(hint->buffer);
+	return found && has_id(key, id, id_len);
+}
+
+bool
+amt_key_by_hint(Relation rel, const char *id, Size id_len, AmtRowHint *hint, AmtKey *key)
+{
+	IdText		text_id;
+	KeyAndHint	found_at = {hint, key};
+	Snapshot	snapshot;
+	bool		found;
+
+	if (!make_id_text(&text_id, id, id_len))
+		return false;
+	snapshot = newest_snapshot();
+	found = get_by_hint(rel, id, id_len, snapshot, hint, key) ||
+		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
+				  PointerGetDatum(&text_id), snapshot, 1, copy_key_and_place, &found_at) > 0;
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+bool
+amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *table, AmtKey *key)
+{
+	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	bool		found = hint != NULL ? amt_key_by_hint(rel, id, id_len, hint, key) :
+		amt_key_by_id(rel, id, id_len, key);
+
+	if (table != NULL)
+		*table = RelationGetRelid(rel);
+	/* Given back at once: a login path must not stand in the way of DDL. */
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/*
+ * Find the version that all transactions together see as the newest.
+ *
+ * "Not found" is not the last word.  The scan copies the matching places from a
+ * page of the index and then visits them.  If an update commits in between, the
+ * old version is dead and the new one's place was not copied.  So the caller
+ * must look again with a snapshot that it takes afterwards.
+ */
+static HeapTuple
+find_newest(Relation rel, Oid index, IdText *text_id, SnapshotData *dirty, SysScanDesc *scan)
+{
+	ScanKeyData key;
+
+	InitDirtySnapshot(*dirty);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
+	*scan = systable_beginscan(rel, index, true, dirty, 1, &key);
+	return systable_getnext(*scan);
+}
+
+AmtPresence
+amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
+{
+	IdText		text_id;
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	AmtPresence presence = AMT_ABSENT;
+
+	if (!make_id_text(&text_id, id, id_len))
+		return AMT_ABSENT;
+	tuple = find_newest(rel, amt_index(rel, AMT_KEY_BY_ID), &text_id, &dirty, &scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		if (TransactionIdIsValid(dirty.xmin))
+			presence = AMT_COMING;
+		else if (TransactionIdIsValid(dirty.xmax))
+			presence = AMT_GOING;
+		else
+			presence = AMT_PRESENT;
+		amt_key_copy(tuple, RelationGetDescr(rel), key);
+	}
+	systable_endscan(scan);
+	if (presence == AMT_ABSENT && amt_key_by_id(rel, id, id_len, key))
+		presence = AMT_GOING;	/* an update was missed: it has moved */
+	return presence;
+}
+
+static void
+note_xmin(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	*(TransactionId *) arg = HeapTupleHeaderGetXmin(tuple->t_data);
+}
+
+bool
+amt_key_is_ours(Oid extension, const char *id, Size id_len)
+{
+	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	IdText		text_id;
+	Snapshot	snapshot = newest_snapshot();
+	TransactionId xmin = InvalidTransactionId;
+	bool		found;
+
+	found = make_id_text(&text_id, id, id_len) &&
+		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
+				  PointerGetDatum(&text_id), snapshot, 1, note_xmin, &xmin) > 0;
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return !found || TransactionIdIsCurrentTransactionId(xmin);
+}
+
+void
+amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg), void *arg)
+{
+	Snapshot	snapshot = newest_snapshot();
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple	tuple;
+	bool		goes_on = true;
+
+	while (goes_on && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		text	   *id = DatumGetTextPP(heap_getattr(tuple, Anum_amt_key_usage_key_id,
+													 RelationGetDescr(rel), &isnull));
+
+		CHECK_FOR_INTERRUPTS();
+		if (!isnull)
+			goes_on = visit(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), arg);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+}
+
+typedef struct StoredUsage
+{
+	int64		calls;
+	TimestampTz last_used_at;
+} StoredUsage;
+
+static void
+copy_usage(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+{
+	StoredUsage *usage = arg;
+	Datum		values[Natts_amt_key_usage];
+	bool		nulls[Natts_amt_key_usage];
+
+	deform_row(tuple, tupdesc, Natts_amt_key_usage, values, nulls);
+	check_not_null(tupdesc, nulls, Anum_amt_key_usage_calls);
+	check_not_null(tupdesc, nulls, Anum_amt_key_usage_last_used_at);
+	usage->calls = DatumGetInt64(values[Anum_amt_key_usage_calls - 1]);
+	usage->last_used_at = DatumGetTimestampTz(values[Anum_amt_key_usage_last_used_at - 1]);
+}
+
+bool
+amt_usage_get(Oid extension, const char *id, Size id_len, int64 *calls, TimestampTz *last_used_at)
+{
+	StoredUsage usage = {0, DT_NOBEGIN};
+	Relation	rel = amt_open(extension, AMT_KEY_USAGE, AccessShareLock);
+	IdText		text_id;
+	bool		found = false;
+
+	if (make_id_text(&text_id, id, id_len))
+	{
+		Snapshot	snapshot = newest_snapshot();
+
+		found = find_rows(rel, AMT_USAGE_BY_ID, Anum_amt_key_usage_key_id, F_TEXTEQ,
+						  PointerGetDatum(&text_id), snapshot, 1, copy_usage, &usage) > 0;
+		UnregisterSnapshot(snapshot);
+	}
+	table_close(rel, AccessShareLock);
+	*calls = usage.calls;
+	*last_used_at = usage.last_used_at;
+	return found;
+}
+
+bool
+amt_event_exists(Relation rel, int64 event_id)
+{
+	SnapshotData dirty;
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		found;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, Anum_amt_key_event_event_id, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(event_id));
+	scan = systable_beginscan(rel, amt_index(rel, AMT_EVENT_BY_ID), true, &dirty, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	return found;
+}
+
+int64
+amt_event_last_id(Relation rel)
+{
+	Relation	index = index_open(amt_index(rel, AMT_EVENT_BY_ID), AccessShareLock);
+	Snapshot	snapshot = newest_snapshot();
+	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
+	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	int64		last = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_amt_key_event_event_id,
+										 RelationGetDescr(rel), &isnull);
+
+		if (!isnull)
+			last = DatumGetInt64(value);
+	}
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	return last;
+}
+
+/* Does a snapshot that is taken now see a row with this key id? */
+static bool
+row_exists(Relation rel, Oid index, IdText *text_id)
+{
+	Snapshot	snapshot = newest_snapshot();
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
+	scan = systable_beginscan(rel, index, true, snapshot, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+bool
+amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
+			 TupleTableSlot *slot, bool *busy)
+{
+	IdText		text_id;
+
+	*busy = false;
+	if (!make_id_text(&text_id, id, id_len))
+		return false;
+	for (;;)
+	{
+		SnapshotData dirty;
+		SysScanDesc scan;
+		HeapTuple	tuple = find_newest(rel, index, &text_id, &dirty, &scan);
+		ItemPointerData place;
+		TransactionId in_progress;
+		TM_FailureData failure;
+		TM_Result	result;
+
+		if (!HeapTupleIsValid(tuple))
+		{
+			systable_endscan(scan);
+			if (!row_exists(rel, index, &text_id))
+				return false;
+			CHECK_FOR_INTERRUPTS();
+			continue;			/* an update was missed */
+		}
+		place = tuple->t_self;
+		in_progress = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+		systable_endscan(scan);
+		if (TransactionIdIsValid(in_progress))
+		{
+			*busy = nowait;
+			if (nowait)
+				return false;
+			XactLockTableWait(in_progress, rel, &place, XLTW_None);
+			continue;
+		}
+
+		result = table_tuple_lock(rel, &place, GetLatestSnapshot(), slot,
+								  GetCurrentCommandId(false), LockTupleExclusive,
+								  nowait ? LockWaitSkip : LockWaitBlock, 0, &failure);
+		switch (result)
+		{
+			case TM_Ok:
+				return true;
+			case TM_WouldBlock:
+				*busy = true;
+				return false;
+			case TM_Updated:
+			case TM_Deleted:
+				break;			/* look again */
+			case TM_Invisible:
+			case TM_SelfModified:
+				return false;	/* deleted by this transaction itself */
+			default:
+				elog(ERROR, "unexpected result %d of table_tuple_lock", result);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+bool
+amt_row_find(Relation rel, Oid index, const char *id, Size id_len, TupleTableSlot *slot)
+{
+	IdText		text_id;
+	SnapshotData dirty;
+	SysScanDesc scan;
+	bool		found;
+
+	if (!make_id_text(&text_id, id, id_len))
+		return false;
+	found = HeapTupleIsValid(find_newest(rel, index, &text_id, &dirty, &scan));
+	if (found)
+		ExecCopySlot(slot, scan->slot);
+	systable_endscan(scan);
+	return found;
+}

@@ -1,0 +1,106 @@
+/*
+ * rows.h
+ *	  Reading rows of the extension's tables.
+ */
+#ifndef AMT_ROWS_H
+#define AMT_ROWS_H
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "datatype/timestamp.h"
+#include "executor/tuptable.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+
+#include "entry.h"
+#include "relations.h"
+
+/* A row of amt_key, copied into the caller's memory context. */
+typedef struct AmtKey
+{
+	Datum		values[Natts_amt_key];	/* detoasted */
+	bool		nulls[Natts_amt_key];
+} AmtKey;
+
+#define AmtKeyValue(k, column) \
+	((k)->values[Anum_amt_key_##column - 1])
+#define AmtKeyIsNull(k, column) \
+	((k)->nulls[Anum_amt_key_##column - 1])
+
+/* The columns of a row of amt_key, as they are in the tuple. */
+extern void amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
+
+/* The same, copied and detoasted. */
+extern void amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
+
+/* The key's id as bytes. */
+extern const char *amt_key_id_of(const AmtKey *key, Size *len);
+
+/* What was stored of the token, as bytes: scrypt_hash or token_sha256. */
+extern const char *amt_key_stored_hash(const AmtKey *key, Size *len);
+
+/*
+ * Find a row of amt_key, as committed just now or as changed by the current
+ * transaction, whatever the isolation level.  "rel" was opened by amt_open().
+ * No privilege is checked.
+ */
+extern bool amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key);
+extern bool amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtKey *key);
+
+/* Returns the number of keys with this displayed prefix, at most max. */
+extern int	amt_keys_by_prefix(Relation rel, const char *prefix, Size len, AmtKey *keys, int max);
+
+/*
+ * The same by id, at the place of the hint if the row is there; the hint is
+ * set to where it is.
+ */
+extern bool amt_key_by_hint(Relation rel, const char *id, Size id_len,
+							AmtRowHint *hint, AmtKey *key);
+
+/* Open amt_key for one look by id, and close it again. */
+extern bool amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint,
+						Oid *table, AmtKey *key);
+
+typedef enum AmtPresence
+{
+	AMT_ABSENT,					/* no row, and none is being inserted */
+	AMT_PRESENT,				/* a committed row that nobody is changing */
+	AMT_COMING,					/* inserted by a transaction in progress */
+	AMT_GOING					/* deleted, updated or locked by one */
+} AmtPresence;
+
+/* Is there a row of the key, as all transactions together see it? */
+extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key);
+
+/* Has this transaction created, changed or deleted the key? */
+extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
+
+/* Call visit(id, id_len, arg) for each stored usage, until it returns false. */
+extern void amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg),
+							void *arg);
+
+/* The stored usage of a key, with the newest snapshot; false if there is none. */
+extern bool amt_usage_get(Oid extension, const char *id, Size id_len,
+						  int64 *calls, TimestampTz *last_used_at);
+
+/* The highest event_id, or 0; and is this one taken? */
+extern int64 amt_event_last_id(Relation rel);
+extern bool amt_event_exists(Relation rel, int64 event_id);
+
+/*
+ * Find and lock the newest version of the row with that key id in a table with
+ * a key_id in its first column.  Waits for transactions that are changing it,
+ * or with "nowait" sets *busy and returns false.  Returns false if there is
+ * no row.
+ */
+extern bool amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
+						 TupleTableSlot *slot, bool *busy);
+
+/*
+ * Find that row without locking it.  The caller has locked the table against
+ * other writers.  *busy is false.
+ */
+extern bool amt_row_find(Relation rel, Oid index, const char *id, Size id_len,
+						 TupleTableSlot *slot);
+
+#endif							/* AMT_ROWS_H */

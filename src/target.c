@@ -1,0 +1,172 @@
+/*
+ * target.c
+ *	  The key that a caller names, and whether the caller may manage it.
+ *
+ * The functions and the view's triggers share these rules.  Within reach of a
+ * caller are the keys of the identity's organization, and for a trusted caller
+ * all keys.  A key out of reach is answered like one that does not exist.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "header.h"
+#include "identity.h"
+#include "prefixes.h"
+#include "session.h"
+#include "target.h"
+#include "verify.h"
+#include "write.h"
+
+#define MAX_SAME_PREFIX	100
+
+static const char ellipsis[] = "...";
+
+/* The id in <listed prefix>_<id>..., if the text has this form. */
+static bool
+displayed_id(const char *s, Size len, const char **id, Size *id_len)
+{
+	Size		tail = strlen(ellipsis);
+	const char *separator;
+
+	if (len <= tail || memcmp(s + len - tail, ellipsis, tail) != 0 ||
+		!amt_token_has_prefix(amt_prefixes(), s, len))
+		return false;
+	separator = memchr(s, '_', len);
+	*id = separator + 1;
+	*id_len = len - tail - (*id - s);
+	return amt_token_is_id(*id, *id_len);
+}
+
+bool
+amt_target_in_reach(Datum org_id)
+{
+	AmtIdentity identity = amt_identity();
+
+	return amt_caller_is_trusted() ||
+		(identity.org_id != NULL && amt_text_is(org_id, identity.org_id));
+}
+
+/* The one key within reach that has this displayed prefix. */
+static bool
+find_by_prefix(Relation rel, const char *s, Size len, AmtKey *key)
+{
+	AmtKey	   *keys = palloc(sizeof(AmtKey) * MAX_SAME_PREFIX);
+	int			n = amt_keys_by_prefix(rel, s, len, keys, MAX_SAME_PREFIX);
+	int			found = 0;
+
+	for (int i = 0; i < n; i++)
+		if (amt_target_in_reach(AmtKeyValue(&keys[i], org_id)))
+		{
+			*key = keys[i];
+			found++;
+		}
+	if (found > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("several keys have this displayed prefix"),
+				 errhint("Name the key by its id.")));
+	return found == 1;
+}
+
+static bool
+find_named(Relation rel, const char *s, Size len, AmtTarget *target)
+{
+	const char *id;
+	Size		id_len;
+
+	if (amt_token_parse(amt_prefixes(), s, len, &target->token))
+	{
+		target->has_secret = true;
+		return amt_key_by_id(rel, target->token.id, target->token.id_len, &target->key) &&
+			!AmtKeyIsNull(&target->key, scrypt_hash);
+	}
+	if (amt_token_is_id(s, len) && amt_key_by_id(rel, s, len, &target->key))
+		return true;
+	if (displayed_id(s, len, &id, &id_len) && amt_key_by_id(rel, id, id_len, &target->key))
+		return true;
+	return find_by_prefix(rel, s, len, &target->key);
+}
+
+bool
+amt_target_find(Oid extension, const char *s, Size len, AmtTarget *target)
+{
+	Relation	rel;
+	bool		found;
+
+	memset(target, 0, sizeof(AmtTarget));
+	amt_check_encoding(s, len);
+	amt_header_skip_bearer(&s, &len);
+	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	found = find_named(rel, s, len, target);
+	table_close(rel, AccessShareLock);
+	if (found)
+		return true;
+	target->has_secret = false;
+	target->is_whole_token = amt_find_imported(extension, s, len, &target->key);
+	return target->is_whole_token;
+}
+
+bool
+amt_may_manage_key(Datum org_id, bool has_creator, Datum created_by)
+{
+	AmtIdentity identity = amt_identity();
+
+	if (amt_caller_is_trusted())
+		return true;
+	return identity.key_id == NULL && identity.org_id != NULL &&
+		amt_text_is(org_id, identity.org_id) &&
+		(amt_identity_is_manager() ||
+		 (identity.actor != NULL && has_creator && amt_text_is(created_by, identity.actor)));
+}
+
+bool
+amt_may_revoke_key(const AmtKey *key)
+{
+	AmtIdentity identity = amt_identity();
+
+	if (identity.key_id != NULL)
+		return identity.org_id != NULL &&
+			amt_text_is(AmtKeyValue(key, org_id), identity.org_id) &&
+			amt_text_is(AmtKeyValue(key, key_id), identity.key_id);
+	return amt_may_manage_key(AmtKeyValue(key, org_id), !AmtKeyIsNull(key, created_by),
+							  AmtKeyValue(key, created_by));
+}
+
+bool
+amt_revoke_id(Relation rel, const char *id, Size id_len)
+{
+	AmtWrite	write;
+	AmtKey		key;
+	bool		busy;
+	bool		found;
+	bool		suppressible;
+
+	amt_write_begin(&write, rel);
+	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
+	if (found)
+		amt_write_delete(&write);
+	suppressible = rel->trigdesc != NULL && rel->trigdesc->trig_delete_before_row;
+	amt_write_end(&write);
+	if (found && suppressible && amt_key_by_id(rel, id, id_len, &key))
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("key was not revoked"),
+				 errdetail("A trigger of table \"amt_key\" has suppressed it.")));
+	return found;
+}
+
+PG_FUNCTION_INFO_V1(amt_may_manage);
+Datum
+amt_may_manage(PG_FUNCTION_ARGS)
+{
+	amt_session_check();
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(amt_may_manage_key(PG_GETARG_DATUM(1), !PG_ARGISNULL(2),
+									  PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2)));
+}

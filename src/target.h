@@ -1,0 +1,41 @@
+/*
+ * target.h
+ *	  The key that a caller names, and whether the caller may manage it.
+ */
+#ifndef AMT_TARGET_H
+#define AMT_TARGET_H
+
+#include "rows.h"
+#include "token.h"
+
+typedef struct AmtTarget
+{
+	AmtKey		key;
+	bool		is_whole_token; /* an imported key's token was presented */
+	bool		has_secret;		/* "token" was presented, its secret unproved */
+	AmtToken	token;
+} AmtTarget;
+
+/*
+ * Find the key named by an id, a displayed prefix or a whole token.  Raises
+ * 21000 if a displayed prefix fits several keys within the caller's reach.
+ */
+extern bool amt_target_find(Oid extension, const char *s, Size len, AmtTarget *target);
+
+/* Is the key within the caller's reach: its own organization's, or any? */
+extern bool amt_target_in_reach(Datum org_id);
+
+/*
+ * May the caller manage a key with these properties?  Trusted callers may; in
+ * the identity's organization its creator and the manager role may; a key may
+ * not.
+ */
+extern bool amt_may_manage_key(Datum org_id, bool has_creator, Datum created_by);
+
+/* The same, or the caller is that key itself. */
+extern bool amt_may_revoke_key(const AmtKey *key);
+
+/* Revoke the key with that id; false if it is gone already.  Rights are checked. */
+extern bool amt_revoke_id(Relation rel, const char *id, Size id_len);
+
+#endif							/* AMT_TARGET_H */

@@ -1,0 +1,285 @@
+/*
+ * view.c
+ *	  The view amt_keys: the calls in it, and managing keys by statements on it.
+ *
+ * The view's INSTEAD OF triggers share their rules with the functions.  A row
+ * that the caller sees but may not manage is passed over, as a policy would do.
+ * The privileges of the view say which columns can be updated at all.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "commands/trigger.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/timestamp.h"
+
+#include "checks.h"
+#include "compat.h"
+#include "identity.h"
+#include "session.h"
+#include "target.h"
+#include "usage.h"
+#include "write.h"
+
+/* Columns of the view, in the order of its definition. */
+#define Anum_view_key_id		1
+#define Anum_view_name			2
+#define Anum_view_expires_at	9
+#define Anum_view_suspended_at	10
+#define Natts_view				13
+
+static const Oid view_types[Natts_view] = {
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, TEXTOID,
+	TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, INT8OID, TIMESTAMPTZOID
+};
+
+static TriggerData *
+check_caller(FunctionCallInfo fcinfo, Oid extension)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	amt_session_check();
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_INSTEAD(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		trigdata->tg_relation->rd_rel->relkind != RELKIND_VIEW ||
+		getExtensionOfObject(RelationRelationId, RelationGetRelid(trigdata->tg_relation)) != extension)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function can only be called by the triggers of view \"amt_keys\"")));
+	amt_check_row_type(RelationGetDescr(trigdata->tg_relation), view_types, Natts_view);
+	return trigdata;
+}
+
+/* The key of the view's row; false if it is gone or out of reach. */
+static bool
+find_key(Relation rel, HeapTuple row, TupleDesc tupdesc, AmtKey *key)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(row, Anum_view_key_id, tupdesc, &isnull);
+	text	   *id;
+
+	/* The view's owner may have replaced it by one with nulls. */
+	if (isnull)
+		return false;
+	id = DatumGetTextPP(value);
+	return amt_key_by_id(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key) &&
+		amt_target_in_reach(AmtKeyValue(key, org_id));
+}
+
+/* INSTEAD OF DELETE on amt_keys, for each row. */
+PG_FUNCTION_INFO_V1(amt_keys_delete);
+Datum
+amt_keys_delete(PG_FUNCTION_ARGS)
+{
+	Oid			extension = amt_extension(fcinfo);
+	TriggerData *trigdata = check_caller(fcinfo, extension);
+	HeapTuple	row = trigdata->tg_trigtuple;
+	Relation	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
+	AmtKey		key;
+	Size		id_len;
+	const char *id;
+
+	if (!find_key(rel, row, RelationGetDescr(trigdata->tg_relation), &key) ||
+		!amt_may_revoke_key(&key))
+		row = NULL;
+	else
+	{
+		id = amt_key_id_of(&key, &id_len);
+		if (!amt_revoke_id(rel, id, id_len))
+			row = NULL;
+	}
+	table_close(rel, NoLock);
+	return PointerGetDatum(row);
+}
+
+/* A row of the view, taken apart. */
+typedef struct ViewRow
+{
+	Datum		values[Natts_view];
+	bool		nulls[Natts_view];
+} ViewRow;
+
+static bool
+differs(const ViewRow *old, const ViewRow *new, TupleDesc tupdesc, int attnum)
+{
+	int			i = attnum - 1;
+	Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+
+	if (old->nulls[i] || new->nulls[i])
+		return old->nulls[i] != new->nulls[i];
+	return !datum_image_eq(old->values[i], new->values[i], att->attbyval, att->attlen);
+}
+
+static bool
+is_changeable(int attnum)
+{
+	return attnum == Anum_view_name || attnum == Anum_view_expires_at ||
+		attnum == Anum_view_suspended_at;
+}
+
+static void
+check_frozen(const ViewRow *old, const ViewRow *new, TupleDesc tupdesc)
+{
+	for (int attnum = 1; attnum <= Natts_view; attnum++)
+		if (!is_changeable(attnum) && differs(old, new, tupdesc, attnum))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("column \"%s\" of view \"amt_keys\" cannot be changed",
+							NameStr(TupleDescAttr(tupdesc, attnum - 1)->attname))));
+}
+
+/* The changes that a statement makes to a key. */
+typedef struct Changes
+{
+	int			n;
+	AttrNumber	column[3];		/* of amt_key */
+	Datum		value[3];
+	bool		isnull[3];
+} Changes;
+
+static void
+add_change(Changes *changes, AttrNumber column, const ViewRow *new, int attnum)
+{
+	changes->column[changes->n] = column;
+	changes->value[changes->n] = new->values[attnum - 1];
+	changes->isnull[changes->n] = new->nulls[attnum - 1];
+	changes->n++;
+}
+
+/* A caller that is not trusted may shorten a life, and prolong it within limits. */
+static void
+check_prolonging(const AmtKey *key, const ViewRow *new)
+{
+	TimestampTz before = AmtKeyIsNull(key, expires_at) ? DT_NOEND :
+		DatumGetTimestampTz(AmtKeyValue(key, expires_at));
+	TimestampTz after = new->nulls[Anum_view_expires_at - 1] ? DT_NOEND :
+		DatumGetTimestampTz(new->values[Anum_view_expires_at - 1]);
+
+	if (after > before && !amt_caller_is_trusted())
+		amt_check_lifetime(DatumGetTimestampTz(AmtKeyValue(key, created_at)), after);
+}
+
+static void
+collect_changes(const AmtKey *key, const ViewRow *old, ViewRow *new, TupleDesc tupdesc,
+				Changes *changes)
+{
+	if (differs(old, new, tupdesc, Anum_view_name))
+	{
+		char	   *name = new->nulls[Anum_view_name - 1] ? pstrdup("") :
+			TextDatumGetCString(new->values[Anum_view_name - 1]);
+
+		amt_check_encoding(name, strlen(name));
+		new->values[Anum_view_name - 1] = CStringGetTextDatum(amt_check_name(name));
+		add_change(changes, Anum_amt_key_name, new, Anum_view_name);
+	}
+	if (differs(old, new, tupdesc, Anum_view_expires_at))
+	{
+		check_prolonging(key, new);
+		add_change(changes, Anum_amt_key_expires_at, new, Anum_view_expires_at);
+	}
+	if (differs(old, new, tupdesc, Anum_view_suspended_at))
+		add_change(changes, Anum_amt_key_suspended_at, new, Anum_view_suspended_at);
+}
+
+/* Make the changes to the newest version of the key; false if it is gone. */
+static bool
+change_key(Relation rel, const AmtKey *key, const Changes *changes)
+{
+	AmtWrite	write;
+	Size		id_len;
+	const char *id = amt_key_id_of(key, &id_len);
+	bool		busy;
+	bool		found;
+
+	amt_write_begin(&write, rel);
+	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
+	if (found)
+		amt_write_update(&write, changes->n, changes->column, changes->value, changes->isnull);
+	amt_write_end(&write);
+	return found;
+}
+
+/* INSTEAD OF UPDATE on amt_keys, for each row. */
+PG_FUNCTION_INFO_V1(amt_keys_update);
+Datum
+amt_keys_update(PG_FUNCTION_ARGS)
+{
+	Oid			extension = amt_extension(fcinfo);
+	TriggerData *trigdata = check_caller(fcinfo, extension);
+	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
+	Relation	rel;
+	AmtKey		key;
+	ViewRow		old;
+	ViewRow		new;
+	Changes		changes = {0};
+	bool		done;
+
+	heap_deform_tuple(trigdata->tg_trigtuple, tupdesc, old.values, old.nulls);
+	heap_deform_tuple(trigdata->tg_newtuple, tupdesc, new.values, new.nulls);
+	check_frozen(&old, &new, tupdesc);
+
+	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
+	done = find_key(rel, trigdata->tg_trigtuple, tupdesc, &key) &&
+		amt_may_manage_key(AmtKeyValue(&key, org_id), !AmtKeyIsNull(&key, created_by),
+						   AmtKeyValue(&key, created_by));
+	if (done)
+	{
+		collect_changes(&key, &old, &new, tupdesc, &changes);
+		if (changes.n > 0)
+			done = change_key(rel, &key, &changes);
+	}
+	table_close(rel, NoLock);
+	if (!done)
+		return PointerGetDatum(NULL);
+	return PointerGetDatum(heap_form_tuple(tupdesc, new.values, new.nulls));
+}
+
+/* Do the policies let the caller see the key's row? */
+static bool
+can_see_key(Oid table, const AmtKey *key)
+{
+	AmtIdentity identity = amt_identity();
+
+	return check_enable_rls(table, InvalidOid, true) != RLS_ENABLED ||
+		(identity.org_id != NULL && amt_text_is(AmtKeyValue(key, org_id), identity.org_id));
+}
+
+/* amt_usage(key_id), for the view. */
+PG_FUNCTION_INFO_V1(amt_usage);
+Datum
+amt_usage(PG_FUNCTION_ARGS)
+{
+	static const Oid types[2] = {INT8OID, TIMESTAMPTZOID};
+	Oid			extension = amt_extension(fcinfo);
+	TupleDesc	tupdesc;
+	AmtKey		key;
+	Oid			table;
+	int64		calls = 0;
+	TimestampTz last_used_at = DT_NOBEGIN;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+
+	amt_session_check();
+	if (!PG_ARGISNULL(0))
+	{
+		text	   *id = PG_GETARG_TEXT_PP(0);
+
+		if (amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) &&
+			amt_key_get(extension, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), NULL, &table, &key) &&
+			can_see_key(table, &key))
+			amt_usage_read(extension, table, &key, &calls, &last_used_at);
+	}
+	tupdesc = amt_result_tupdesc(fcinfo, types, 2);
+	values[0] = Int64GetDatum(calls);
+	values[1] = TimestampTzGetDatum(last_used_at);
+	nulls[1] = last_used_at == DT_NOBEGIN;
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
+}

@@ -1,0 +1,190 @@
+/*
+ * write.c
+ *	  Writing rows of the extension's tables.
+ *
+ * No SQL is executed: rows are written by the executor's functions for a single
+ * relation, which logical replication uses.  They maintain all indexes, check
+ * all constraints and fire row triggers.  They ask for no privilege and apply
+ * no policy; the caller has decided that the write is allowed.
+ *
+ * Code that somebody has attached to the table runs as the table's owner, in a
+ * security-restricted operation and with a safe search_path, as VACUUM and
+ * REINDEX run a table's own code.  So it never has rights that its owner does
+ * not have, and nothing of it can be deferred until those of the caller are
+ * back.  Each table is written as its own owner.
+ *
+ * If an error is raised in between, the abort of the (sub)transaction restores
+ * the user and the settings, and frees the rest.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "rows.h"
+#include "write.h"
+
+#define SAFE_PATH	"pg_catalog, pg_temp"
+
+static void
+make_estate(AmtWrite *write)
+{
+	EState	   *estate = CreateExecutorState();
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+
+	rte->rtekind = RTE_RELATION;
+	rte->relid = RelationGetRelid(write->rel);
+	rte->relkind = write->rel->rd_rel->relkind;
+	rte->rellockmode = RowExclusiveLock;
+	amt_init_range_table(estate, rte);
+	estate->es_output_cid = GetCurrentCommandId(true);
+
+	write->estate = estate;
+	write->target = makeNode(ResultRelInfo);
+	InitResultRelInfo(write->target, write->rel, 1, NULL, 0);
+	ExecOpenIndices(write->target, false);
+	write->old_row = table_slot_create(write->rel, &estate->es_tupleTable);
+	write->new_row = table_slot_create(write->rel, &estate->es_tupleTable);
+	amt_eval_plan_qual_init(&write->epq, estate);
+	EvalPlanQualSetSlot(&write->epq, write->old_row);
+}
+
+void
+amt_write_begin(AmtWrite *write, Relation rel)
+{
+	write->rel = rel;
+	GetUserIdAndSecContext(&write->save_userid, &write->save_sec_context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner,
+						   write->save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	write->save_nestlevel = NewGUCNestLevel();
+	if (strcmp(namespace_search_path, SAFE_PATH) != 0)
+		(void) set_config_option("search_path", SAFE_PATH, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	make_estate(write);
+	AfterTriggerBeginQuery();
+}
+
+void
+amt_write_end(AmtWrite *write)
+{
+	/* Here the owner's AFTER triggers run; deferred ones are refused. */
+	AfterTriggerEndQuery(write->estate);
+	EvalPlanQualEnd(&write->epq);
+	ExecCloseIndices(write->target);
+	ExecResetTupleTable(write->estate->es_tupleTable, false);
+	ExecCloseResultRelations(write->estate);
+	ExecCloseRangeTableRelations(write->estate);
+	FreeExecutorState(write->estate);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+
+	AtEOXact_GUC(false, write->save_nestlevel);
+	SetUserIdAndSecContext(write->save_userid, write->save_sec_context);
+}
+
+/* Give the columns that the owner has added their defaults. */
+static void
+fill_defaults(AmtWrite *write, TupleTableSlot *slot, int natts)
+{
+	TupleDesc	tupdesc = RelationGetDescr(write->rel);
+	ExprContext *econtext = GetPerTupleExprContext(write->estate);
+
+	for (int i = natts; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+		Expr	   *expr;
+
+		slot->tts_values[i] = (Datum) 0;
+		slot->tts_isnull[i] = true;
+		if (att->attisdropped || att->attgenerated)
+			continue;
+		expr = (Expr *) build_column_default(write->rel, i + 1);
+		if (expr == NULL)
+			continue;
+		expr = expression_planner(expr);
+		slot->tts_values[i] = ExecEvalExpr(ExecInitExpr(expr, NULL), econtext, &slot->tts_isnull[i]);
+	}
+}
+
+bool
+amt_write_insert(AmtWrite *write, const Datum *values, const bool *nulls, int natts)
+{
+	TupleTableSlot *slot = write->new_row;
+	MemoryContext oldcontext;
+
+	ResetPerTupleExprContext(write->estate);
+	oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(write->estate));
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, nulls, sizeof(bool) * natts);
+	fill_defaults(write, slot, natts);
+	ExecStoreVirtualTuple(slot);
+	ItemPointerSetInvalid(&slot->tts_tid);
+	ExecSimpleRelationInsert(write->target, write->estate, slot);
+	MemoryContextSwitchTo(oldcontext);
+	return ItemPointerIsValid(&slot->tts_tid);
+}
+
+bool
+amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_len, bool nowait, bool *busy)
+{
+	ExecClearTuple(write->old_row);
+	return amt_row_lock(write->rel, index, id, id_len, nowait, write->old_row, busy);
+}
+
+bool
+amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len)
+{
+	ExecClearTuple(write->old_row);
+	return amt_row_find(write->rel, index, id, id_len, write->old_row);
+}
+
+void
+amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
+				 const Datum *values, const bool *nulls)
+{
+	TupleTableSlot *slot = write->new_row;
+	int			natts = RelationGetDescr(write->rel)->natts;
+	MemoryContext oldcontext;
+
+	ResetPerTupleExprContext(write->estate);
+	oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(write->estate));
+	slot_getallattrs(write->old_row);
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, write->old_row->tts_values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, write->old_row->tts_isnull, sizeof(bool) * natts);
+	for (int i = 0; i < ncolumns; i++)
+	{
+		slot->tts_values[columns[i] - 1] = values[i];
+		slot->tts_isnull[columns[i] - 1] = nulls[i];
+	}
+	ExecStoreVirtualTuple(slot);
+	ExecSimpleRelationUpdate(write->target, write->estate, &write->epq, write->old_row, slot);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+void
+amt_write_delete(AmtWrite *write)
+{
+	MemoryContext oldcontext;
+
+	ResetPerTupleExprContext(write->estate);
+	oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(write->estate));
+	ExecSimpleRelationDelete(write->target, write->estate, &write->epq, write->old_row);
+	MemoryContextSwitchTo(oldcontext);
+}
