@@ -414,7 +414,10 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	amt_session_check();
 	if (InSecurityRestrictedOperation())
 	{
-		/* There is no identity here, and none of the caller's is to be sealed. */
+		/*
+		 * There is no identity here, and none of the caller's is to be
+		 * sealed.
+		 */
 		if (require_authentication)
 			unauthenticated();
 		PG_RETURN_VOID();

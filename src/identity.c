@@ -129,8 +129,8 @@ publish_seal(void)
 		for (int i = 0; i < seal.n; i++)
 		{
 			enlargeStringInfo(&text, 2 * DIGEST_LEN);
-			text.len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
-			text.data[text.len] = '\0';
+			text.		len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
+			text.		data[text.len] = '\0';
 		}
 	}
 	setting = true;

@@ -334,12 +334,12 @@ index_fits(Oid index, const struct IndexShape *shape)
 	Relation	rel = index_open(index, AccessShareLock);
 	Form_pg_index form = rel->rd_index;
 	bool		fits = form->indisvalid && form->indislive && form->indnkeyatts == 1 &&
-		form->indkey.values[0] == shape->attnum &&
-		rel->rd_rel->relam == BTREE_AM_OID &&
-		rel->rd_opfamily[0] == shape->opfamily &&
-		rel->rd_indcollation[0] == shape->collation &&
-		(!shape->unique || (form->indisunique && form->indimmediate)) &&
-		heap_attisnull(rel->rd_indextuple, Anum_pg_index_indpred, NULL);
+	form->indkey.values[0] == shape->attnum &&
+	rel->rd_rel->relam == BTREE_AM_OID &&
+	rel->rd_opfamily[0] == shape->opfamily &&
+	rel->rd_indcollation[0] == shape->collation &&
+	(!shape->unique || (form->indisunique && form->indimmediate)) &&
+	heap_attisnull(rel->rd_indextuple, Anum_pg_index_indpred, NULL);
 
 	index_close(rel, AccessShareLock);
 	return fits;
@@ -382,7 +382,7 @@ Oid
 amt_event_sequence(Relation rel)
 {
 	bool		is_known = OidIsValid(known.extension) &&
-		known.table[AMT_KEY_EVENT] == RelationGetRelid(rel);
+	known.table[AMT_KEY_EVENT] == RelationGetRelid(rel);
 	Oid			sequence;
 
 	if (is_known && OidIsValid(known.sequence))

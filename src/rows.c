@@ -329,7 +329,7 @@ amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *t
 {
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
 	bool		found = hint != NULL ? amt_key_by_hint(rel, id, id_len, hint, key) :
-		amt_key_by_id(rel, id, id_len, key);
+	amt_key_by_id(rel, id, id_len, key);
 
 	if (table != NULL)
 		*table = RelationGetRelid(rel);

@@ -229,7 +229,7 @@ write_batch(AmtDue *due, int n)
 		write_keys(&batch, due, n);
 		close_tables(&batch);
 	}
-	CommitTransactionCommand();	/* W4 */
+	CommitTransactionCommand(); /* W4 */
 	amt_writer_batch_timeout(false);
 
 	for (int i = 0; i < n; i++)
