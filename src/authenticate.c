@@ -20,8 +20,6 @@
  */
 #include "postgres.h"
 
-#include <openssl/crypto.h>
-
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -124,9 +122,9 @@ parse_json(void *arg)
 
 /*
  * The JSON that carries a token is parsed in a memory context of one block, of
- * which we know the place, so that all copies can be wiped.  Only headers that
- * are longer than 8 kB may leave a part behind, where the server allocates and
- * frees a larger chunk for them.
+ * which we know the place, so that all copies can be wiped.  Only of headers
+ * that are longer than 2 kB may a part be left behind, where the server
+ * allocates and frees a larger chunk for them.
  */
 typedef struct JsonMemory
 {
@@ -140,7 +138,7 @@ static void
 enter_json_memory(JsonMemory *memory)
 {
 	const char *headers = GetConfigOption("request.headers", true, false);
-	Size		wanted = 64 * 1024 + 16 * (headers != NULL ? strlen(headers) : 0);
+	Size		wanted = 24 * 1024 + 16 * (headers != NULL ? strlen(headers) : 0);
 
 	memory->size = MAXALIGN(Min(wanted, 16 * 1024 * 1024));
 	memory->context = AllocSetContextCreateInternal(CurrentMemoryContext, "amt_keys request",
@@ -153,7 +151,7 @@ static void
 leave_json_memory(JsonMemory *memory)
 {
 	MemoryContextSwitchTo(memory->outer);
-	OPENSSL_cleanse(memory->start, (char *) memory->context + memory->size - memory->start);
+	explicit_bzero(memory->start, (char *) memory->context + memory->size - memory->start);
 	MemoryContextDelete(memory->context);
 }
 
@@ -358,6 +356,14 @@ may_believe_claims(void)
 		!superuser_arg(GetSessionUserId()) && amt_role_may_identify(GetSessionUserId());
 }
 
+static bool
+has_claims(void)
+{
+	const char *claims = GetConfigOption("request.jwt.claims", true, false);
+
+	return claims != NULL && *claims != '\0';
+}
+
 static void
 authenticate_by_key(Oid extension, const char *s, Size len)
 {
@@ -368,7 +374,8 @@ authenticate_by_key(Oid extension, const char *s, Size len)
 	if (*db_role == '\0' && is_a_persons())
 		unauthenticated();		/* whose database role would it be? */
 	amt_identify(&key);
-	set_local("request.jwt.claims", "");
+	if (has_claims())
+		set_local("request.jwt.claims", "");
 	switch_role(amt_identity().role);
 }
 
@@ -406,9 +413,12 @@ amt_authenticate(PG_FUNCTION_ARGS)
 
 	amt_session_check();
 	if (InSecurityRestrictedOperation())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot authenticate within security-restricted operation")));
+	{
+		/* There is no identity here, and none of the caller's is to be sealed. */
+		if (require_authentication)
+			unauthenticated();
+		PG_RETURN_VOID();
+	}
 
 	/* First, so that it holds even if somebody catches our error. */
 	amt_identity_seal();

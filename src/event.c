@@ -26,14 +26,9 @@
 static int64
 next_event_id(Relation rel)
 {
-	Oid			sequence = amt_identity_sequence(rel, Anum_amt_key_event_event_id);
+	Oid			sequence = amt_event_sequence(rel);
 	int64		event_id;
 
-	if (!OidIsValid(sequence))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("column \"event_id\" of table \"amt_key_event\" is not an identity column"),
-				 errhint("Its owner must undo that change.")));
 	event_id = nextval_internal(sequence, false);
 	if (likely(!amt_event_exists(rel, event_id)))
 		return event_id;

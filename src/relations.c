@@ -99,6 +99,7 @@ static struct
 	Oid			extension;		/* InvalidOid: nothing is known */
 	Oid			table[AMT_NTABLES];
 	Oid			index[AMT_NINDEXES];	/* InvalidOid: not yet looked for */
+	Oid			sequence;		/* of event_id; InvalidOid: not yet looked for */
 }			known;
 
 /* Extensions of the functions that were called. */
@@ -205,6 +206,7 @@ find_tables(Oid extension)
 	}
 	memcpy(known.table, found, sizeof(known.table));
 	memset(known.index, 0, sizeof(known.index));
+	known.sequence = InvalidOid;
 	known.extension = extension;
 }
 
@@ -374,6 +376,26 @@ amt_index(Relation rel, AmtIndexId index)
 	if (OidIsValid(known.extension) && known.table[shape->table] == RelationGetRelid(rel))
 		known.index[index] = found;
 	return found;
+}
+
+Oid
+amt_event_sequence(Relation rel)
+{
+	bool		is_known = OidIsValid(known.extension) &&
+		known.table[AMT_KEY_EVENT] == RelationGetRelid(rel);
+	Oid			sequence;
+
+	if (is_known && OidIsValid(known.sequence))
+		return known.sequence;
+	sequence = amt_identity_sequence(rel, Anum_amt_key_event_event_id);
+	if (!OidIsValid(sequence))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("column \"event_id\" of table \"amt_key_event\" is not an identity column"),
+				 errhint("Its owner must undo that change.")));
+	if (is_known)
+		known.sequence = sequence;
+	return sequence;
 }
 
 void

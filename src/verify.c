@@ -41,6 +41,7 @@
 #include "scrypt_queue.h"
 #include "session.h"
 #include "sha256.h"
+#include "shmem.h"
 #include "stat.h"
 #include "usage.h"
 #include "verify.h"
@@ -340,6 +341,17 @@ verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 	return AMT_GOOD;
 }
 
+/*
+ * Count a verdict; the counters are in the verdicts' order.  A session may see
+ * nothing but bad tokens, and must not take these counts with it.
+ */
+static void
+count_verdict(AmtVerdict verdict)
+{
+	(void) amt_shmem_attach();
+	amt_stat_add((AmtCounter) verdict, 1);
+}
+
 AmtVerdict
 amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 {
@@ -351,9 +363,7 @@ amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 				 errmsg("cannot verify a key during a parallel operation")));
 	verdict = verify_text(extension, s, len, key);
-
-	/* The counters are in the verdicts' order. */
-	amt_stat_add((AmtCounter) verdict, 1);
+	count_verdict(verdict);
 	return verdict;
 }
 
@@ -474,7 +484,7 @@ amt_verify(PG_FUNCTION_ARGS)
 	amt_session_check();
 	rsinfo = make_result_set(fcinfo);
 	if (PG_ARGISNULL(0))
-		amt_stat_add(AMT_REJECTED_MALFORMED, 1);
+		count_verdict(AMT_MALFORMED);
 	else
 	{
 		text	   *token = PG_GETARG_TEXT_PP(0);

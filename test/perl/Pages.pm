@@ -12,7 +12,7 @@
 #	<!-- test: in DATABASE -->         it is run in another database
 #	<!-- test: fails SQLSTATE -->      it ends with that error; the error's message is what it prints
 #	<!-- test: output -->              the block is what the last block that was run has printed, whatever its language
-#	<!-- test: run -->                 a block of sh is run by bash, with PGHOST and so on set
+#	<!-- test: run -->                 a block of sh is run by bash, with PGHOST and so on set, in one directory for the page
 #	<!-- test: restart -->             the server is restarted before the block, and sessions are opened again
 #	<!-- test: STATEMENTS; -->         statements, ended by a semicolon, that are run although the page does not show
 #	                                   them.  They may span several lines.
@@ -184,7 +184,7 @@ sub run_shell
 	local %ENV = (%ENV,
 		PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => $dbname, PGUSER => $run->{superuser},
 		PATH => $bindir eq '.' ? $ENV{PATH} : "$bindir:$ENV{PATH}");
-	my $cwd = PostgreSQL::Test::Utils::tempdir();
+	my $cwd = $run->{cwd} //= PostgreSQL::Test::Utils::tempdir();
 	my $ok = IPC::Run::run([ 'bash', '-c', "cd '$cwd'; source /dev/stdin" ], '<', \$in, '>', \$out, '2>&1');
 	return ($out, $ok ? undef : 'sh');
 }
