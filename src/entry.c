@@ -129,6 +129,7 @@ map_table(void *arg)
 bool
 amt_entry_attach(void)
 {
+	static bool reported = false;
 	ErrorData  *error;
 
 	if (!amt_shmem_attach())
@@ -140,6 +141,12 @@ amt_entry_attach(void)
 	error = amt_attempt(map_table, NULL);
 	if (error == NULL)
 		return true;
+	if (!reported)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("amt_keys could not map its shared memory: %s", error->message),
+				 errdetail("This session verifies keys by scrypt, and does not count calls, until it can.")));
+	reported = true;
 	FreeErrorData(error);
 	return false;
 }
