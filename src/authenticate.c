@@ -413,9 +413,12 @@ amt_authenticate(PG_FUNCTION_ARGS)
 
 	amt_session_check();
 	if (InSecurityRestrictedOperation())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot authenticate within security-restricted operation")));
+	{
+		/* There is no identity here, and none of the caller's is to be sealed. */
+		if (require_authentication)
+			unauthenticated();
+		PG_RETURN_VOID();
+	}
 
 	/* First, so that it holds even if somebody catches our error. */
 	amt_identity_seal();

@@ -543,6 +543,38 @@ amt_entry_collect(Oid database, uint32 *place, AmtDue *due, int max, bool *more)
 	return collection.n;
 }
 
+typedef struct Databases
+{
+	Oid		   *database;
+	int			n;
+	int			max;
+} Databases;
+
+static bool
+note_database(AmtSlot *slot, void *arg)
+{
+	Databases  *found = arg;
+	Entry	   *entry = (Entry *) slot;
+
+	if (unwritten(entry) == 0)
+		return true;
+	for (int i = 0; i < found->n; i++)
+		if (found->database[i] == entry->database)
+			return true;
+	found->database[found->n++] = entry->database;
+	return found->n < found->max;
+}
+
+int
+amt_entry_databases(Oid *database, int max)
+{
+	Databases	found = {database, 0, max};
+	uint32		place = 0;
+
+	(void) amt_table_scan(&entries->table, amt_area, &place, note_database, &found);
+	return found.n;
+}
+
 /* Lock the entry that was copied; NULL, but locked, if it is another one now. */
 static Entry *
 lock_due(const AmtDue *due, LWLockMode mode)

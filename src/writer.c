@@ -55,7 +55,7 @@
 #define POLL_MS			500		/* between two looks for calls */
 #define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
 #define START_MS		100		/* that a caller waits for a worker's start */
-#define TRIM_MS			10000	/* between two looks for surplus entries */
+#define TRIM_MS			10000	/* between two looks for entries to drop */
 #define BATCH_MS		1000	/* that a batch may take */
 #define LAST_MS			1500	/* that the last write waits for others */
 #define LAST_POLL_MS	50
@@ -416,11 +416,13 @@ write_until_idle(void)
 		}
 		if (amt_elapsed(trimmed_at, now, TRIM_MS))
 		{
+			amt_sweep_databases();
 			amt_entry_trim();
 			trimmed_at = now;
 		}
 		if (!left && amt_elapsed(counted_at, now, IDLE_MS))
 		{
+			amt_entry_trim();
 			if (try_to_leave())
 				return;
 			left = true;
@@ -479,6 +481,7 @@ amt_writer_main(Datum arg)
 	before_shmem_exit(release_on_exit, (Datum) 0);
 	amt_stat_add(AMT_WORKER_STARTS, 1);
 
+	amt_sweep_databases();
 	amt_sweep_usage();
 	write_until_idle();
 	if (ShutdownRequestPending)

@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -409,4 +410,39 @@ amt_sweep_usage(void)
 		MemoryContextSwitchTo(oldcontext);
 	}
 	PG_END_TRY();
+}
+
+static void
+drop_all(Oid database)
+{
+	AmtDue	   *due = palloc(sizeof(AmtDue) * BATCH);
+	uint32		place = 0;
+	bool		more = true;
+
+	while (more)
+	{
+		int			n = amt_entry_collect(database, &place, due, BATCH, &more);
+
+		for (int i = 0; i < n; i++)
+			(void) amt_entry_drop(&due[i]);
+	}
+	pfree(due);
+}
+
+/*
+ * A database may be dropped before its last calls are written.  No worker comes
+ * for them any more, so the workers of other databases drop them.
+ */
+void
+amt_sweep_databases(void)
+{
+	Oid			database[64];
+	int			n = amt_entry_databases(database, lengthof(database));
+
+	StartTransactionCommand();
+	for (int i = 0; i < n; i++)
+		if (database[i] != MyDatabaseId &&
+			!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database[i])))
+			drop_all(database[i]);
+	CommitTransactionCommand();
 }

@@ -23,7 +23,8 @@ SELECT line FROM (
 		(SELECT array_agg(format('%s', c::oid::regclass) ORDER BY 1) FROM unnest(extconfig) AS c), extcondition)
 	FROM pg_extension WHERE extname = 'amt_keys'
 	UNION ALL
-	SELECT format('function %s: %s, privileges %s', p.oid::regprocedure, pg_get_functiondef(p.oid), (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) AS a))
+	SELECT format('function %s, privileges %s: %s', p.oid::regprocedure,
+		(SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) AS a), pg_get_functiondef(p.oid))
 	FROM pg_proc p JOIN pg_temp.member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
 	UNION ALL
 	SELECT format('type %s, privileges %s', t.oid::regtype, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(t.typacl) AS a))

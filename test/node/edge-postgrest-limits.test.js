@@ -1,6 +1,6 @@
-// What surrounds a PostgREST with keys: the set-up in more than one database, a pre-request function of one's own as the
-// README has it, timeouts, logs, nginx asking as well, and how little SQL in a request can do to later requests when the
-// server is set up as the README says.
+// The surroundings of a PostgREST with keys: the set-up in more than one database, the README's pre-request function,
+// timeouts, logs, nginx asking as well, and how little SQL in a request can do to later requests when the server is set up
+// as the README says.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -162,6 +162,43 @@ describe('settings of authenticator', () => {
 			assert.equal((await ask({ headers: { 'x-other': key.token } })).key, key.key_id);
 		});
 		await change('RESET amt_keys.header');
+	});
+});
+
+describe('a mistake in amt_keys.db_role', () => {
+	const change = what => admin.query(`ALTER ROLE authenticator IN DATABASE ${server.database} ${what}`);
+	after(() => change("SET amt_keys.db_role = 'web_agent'"));
+
+	test('is 500 for every key, tells the client nothing, and tells the log which role', async () => {
+		await admin.query('CREATE ROLE not_granted_editor');
+		for (const name of ['no_such_', 'not_granted_']) {
+			await change(`SET amt_keys.db_role = '${name}{role}'`);
+			const postgrest = await startPostgrest({ connectionString: server.connectionString('authenticator'), configuration, jwtSecret: 'x'.repeat(32) });
+			try {
+				const answer = await send(postgrest.port, ['GET /note HTTP/1.1', `X-API-Key: ${key.token}`]);
+				assert.equal(answer.status, 500);
+				assert.equal(answer.json.code, 'F0000');
+				assert.ok(!answer.body.includes(name), answer.body);
+				if (server.log)
+					assert.ok(readFileSync(server.log, 'utf8').includes(`"${name}editor"`));
+			} finally {
+				await postgrest.stop();
+			}
+		}
+	});
+
+	test('and with none at all a key beside a JWT is 401, and either alone is good', async () => {
+		await change("SET amt_keys.db_role = ''");
+		await admin.query('GRANT SELECT ON api.note TO anon');
+		const postgrest = await startPostgrest({ connectionString: server.connectionString('authenticator'), configuration, jwtSecret: 'x'.repeat(32) });
+		try {
+			const jwt = `Authorization: Bearer ${makeJwt(alice, 'x'.repeat(32))}`;
+			const status = async (...lines) => (await send(postgrest.port, ['GET /note HTTP/1.1', ...lines])).status;
+			assert.deepEqual([await status(jwt), await status(`X-API-Key: ${key.token}`), await status(jwt, `X-API-Key: ${key.token}`)], [200, 200, 401]);
+		} finally {
+			await postgrest.stop();
+			await admin.query('REVOKE SELECT ON api.note FROM anon');
+		}
 	});
 });
 

@@ -24,7 +24,7 @@ before(async () => {
 	admin = new pg.Client(server.connectionString());
 	await admin.connect();
 	await admin.query(`ALTER DATABASE ${server.database} SET amt_keys.scrypt_ln = 4`);
-	// Whoever attacks here may do what PostgreSQL allows by default.
+	// The attackers below may create temporary objects, as PostgreSQL allows by default.
 	await admin.query(`GRANT TEMPORARY ON DATABASE ${server.database} TO PUBLIC`);
 	await admin.query('SET amt_keys.scrypt_ln = 4');
 	for (const [name, organization, role] of [['acme', 'acme', 'editor'], ['globex', 'globex', 'viewer'], ['revoked', 'acme', 'editor']])
@@ -175,7 +175,7 @@ for (const method of ['GET', 'POST'])
 
 describe('headers and claims that are not what they should be', () => {
 	const depth = 100000;
-	// A key may have been meant, and it is no good.  A JWT beside it does not help.
+	// A key may have been meant, and it cannot be read.  A JWT beside it does not help.
 	const unreadable = {
 		'a blank': ' ',
 		'cut off': '{"x-api-key": "amt_',

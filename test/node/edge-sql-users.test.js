@@ -1,4 +1,4 @@
-// What clients of SQL meet: identify => true in autocommit does nothing and says so, through psql, node-postgres, psycopg
+// Clients of SQL: identify => true in autocommit does nothing and says so, through psql, node-postgres, psycopg
 // and a pool; the order in which a gateway sets identity and role; headers that are passed as they came.
 
 import assert from 'node:assert/strict';
@@ -202,9 +202,25 @@ describe('a gateway that sets identity and role', () => {
 			});
 	});
 
-	test('after the role it cannot any more: 42501, and no rows', async () => {
-		for (const sql of [`SELECT ${role}, ${identity}`, `SELECT ${role}; SELECT ${identity}`, "SET LOCAL ROLE tenant; SET LOCAL amt_keys.org_id = 'acme'"])
-			await assert.rejects(asGateway(client => client.query(sql)), { code: '42501', message: 'permission denied to set parameter "amt_keys.org_id"' });
+	const roleFirst = [`SELECT ${role}, ${identity}`, `SELECT ${role}; SELECT ${identity}`, "SET LOCAL ROLE tenant; SET LOCAL amt_keys.org_id = 'acme'"];
+
+	test('after the role it cannot any more: 42501', async () => {
+		for (const sql of roleFirst)
+			await assert.rejects(asGateway(async client => {
+				await client.query('SELECT amt_org_id()');
+				await client.query(sql);
+			}), { code: '42501', message: 'permission denied to set parameter "amt_keys.org_id"' });
+	});
+
+	test('and in a session that has not used the extension yet, a WARNING says so later, and there are no rows', async () => {
+		for (const sql of roleFirst)
+			await asGateway(async client => {
+				const warnings = [];
+				client.on('notice', ({ code, message }) => warnings.push([code, message]));
+				await client.query(sql);
+				assert.deepEqual((await client.query(list)).rows, []);
+				assert.deepEqual(warnings[0], ['42501', 'permission denied to set parameter "amt_keys.org_id"']);
+			});
 	});
 });
 

@@ -248,7 +248,8 @@ SET SESSION AUTHORIZATION regress_amt_plain;
 SELECT request('{}', '{"org_id":"acme","org_role":"admin","sub":"ann"}') AS without_org_id;
 RESET SESSION AUTHORIZATION;
 
--- nor are they believed where code runs with somebody else's rights, or in a trigger
+-- nor are they believed where code runs with somebody else's rights, or in a
+-- trigger; in maintenance there is no authentication at all
 CREATE FUNCTION identity_by_claims() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM set_config('request.jwt.claims', '{"org_id":"globex","org_role":"owner","sub":"gus"}', true), set_config('request.headers', '', true);
@@ -276,9 +277,9 @@ SELECT by_definer();
 CREATE TABLE regress_amt_note (text text);
 INSERT INTO regress_amt_note VALUES ('a note');
 CREATE INDEX ON regress_amt_note (by_index(text));
+:sqlstate
 CREATE MATERIALIZED VIEW regress_amt_view AS SELECT identity_by_claims() AS org_id;
-TABLE regress_amt_view;
-DROP MATERIALIZED VIEW regress_amt_view;
+:sqlstate
 DROP TABLE regress_amt_note;
 CREATE TABLE regress_amt_note (text text);
 CREATE TRIGGER by_trigger AFTER INSERT ON regress_amt_note FOR EACH ROW EXECUTE FUNCTION by_trigger();

@@ -132,6 +132,30 @@ RESET amt_keys.roles;
 RESET amt_keys.role;
 RESET amt_keys.org_id;
 
+-- code of a table's owner runs without an identity: indexes, materialized views
+SET amt_keys.org_id = 'acme';
+SET amt_keys.role = 'editor';
+CREATE FUNCTION org(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	RAISE INFO '%', coalesce(public.amt_org_id(), 'nobody');
+	RETURN $1;
+END
+$$;
+CREATE TABLE note (text text);
+INSERT INTO note VALUES ('a note');
+SELECT org(text) FROM note;
+CREATE INDEX ON note (org(text));
+CREATE MATERIALIZED VIEW note_view AS SELECT amt_org_id() AS org_id, amt_has_role('viewer') AS viewer, amt_has_scope('read') AS read FROM note;
+TABLE note_view;
+REFRESH MATERIALIZED VIEW note_view;
+TABLE note_view;
+SELECT amt_org_id();
+DROP MATERIALIZED VIEW note_view;
+DROP TABLE note;
+DROP FUNCTION org;
+RESET amt_keys.org_id;
+RESET amt_keys.role;
+
 -- nobody else may set it, whichever way
 SET ROLE regress_amt_web;
 SET amt_keys.org_id = 'acme';

@@ -259,11 +259,10 @@ DELETE FROM amt_key_event;
 :sqlstate
 SELECT nextval('amt_key_event_seq');
 :sqlstate
-SELECT last_value FROM amt_key_event_seq;
-:sqlstate
 -- what they may, each for the own organization
 SELECT key_id, org_id, name, role, created_at IS NOT NULL AS created_at, created_by, expires_at FROM amt_key WHERE name <> 'not so, either' ORDER BY key_id;
 SELECT DISTINCT org_id FROM amt_key_event;
+SELECT last_value > 0 AS last_value FROM amt_key_event_seq;
 -- members of pg_read_all_data read the hashes, too, of the same rows
 RESET ROLE;
 GRANT pg_read_all_data TO regress_amt_gateway;

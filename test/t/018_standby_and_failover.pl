@@ -150,7 +150,7 @@ my $stored;
 	cmp_ok(seconds(\&catch_up), '<', 10, 'the replay of DROP DATABASE waits for nobody');
 	is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_database WHERE datname = 'gone'}), 0, 'the database is gone on the standby');
 	is(scalar(() = worker_pids($standby, 'gone')), 0, 'so is its worker');
-	ok(wait_until(sub { verify($standby, $primary_token); stat_of($standby, 'calls_dropped') == $dropped + 3 }, 15), 'its calls are dropped');
+	ok(wait_until(sub { verify($standby, $primary_token); stat_of($standby, 'calls_dropped') == $dropped + 3 }, 30), 'its calls are dropped');
 }
 
 # Promoted, the standby writes what it has counted, without being asked.
