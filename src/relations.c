@@ -2,9 +2,9 @@
  * relations.c
  *	  The extension's tables: where they are, and that they are ours.
  *
- * The owner of a schema, of a database or of one table is no superuser, and may
- * rename, replace, alter or give away anything at any time, also while we wait
- * for a lock.  So a table is ours only if it is a member of the extension that
+ * The owner of a schema, of a database or of one table is no superuser.  But it
+ * may rename, replace, alter or give away its objects at any time, also while we
+ * wait for a lock.  So a table is ours only if it is a member of the extension that
  * the called function is a member of; only a superuser can change that.  It is
  * opened by OID.  After it was locked we look again whether it still is the
  * table of that name, an ordinary heap table, and has the expected columns.

@@ -12,8 +12,8 @@
  * rows are read as they are now, not as the transaction's snapshot sees them.
  *
  * The place where a row was seen is a hint from shared memory.  Its buffer may
- * hold another page by now, and the place another row or none, so the buffer is
- * pinned, locked and looked at as if any number had been given.
+ * hold another page by now, and the place another row or none.  So the buffer
+ * is pinned, locked and checked as if any number had been given.
  */
 #include "postgres.h"
 
