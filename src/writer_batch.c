@@ -9,6 +9,7 @@
  * The worker waits for nobody.  It locks tables only if it can at once.  It leaves
  * for later: rows that somebody else has locked, and the calls of a key that a
  * transaction in progress creates, changes or deletes.
+ *
  * A batch runs code of the tables' owner.  If it takes longer than a second, it
  * is cancelled, and if that does not end it, the worker is terminated.
  *
@@ -27,8 +28,8 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"

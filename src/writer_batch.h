@@ -17,4 +17,7 @@ extern bool amt_write_pending(bool *left);
 /* Delete stored usage of keys that no longer exist. */
 extern void amt_sweep_usage(void);
 
+/* Drop the calls of databases that no longer exist. */
+extern void amt_sweep_databases(void);
+
 #endif							/* AMT_WRITER_BATCH_H */
