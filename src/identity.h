@@ -22,8 +22,14 @@ extern void amt_identity_init(void);
 /* After all settings are defined: tell parallel workers of a refused session. */
 extern void amt_identity_publish(void);
 
-/* The identity now; the strings stay valid until it changes. */
+/*
+ * The identity now; the strings stay valid until it changes.  In a
+ * security-restricted operation it is empty.
+ */
 extern AmtIdentity amt_identity(void);
+
+/* The same in any operation: for the record of what happens, not to decide. */
+extern AmtIdentity amt_identity_recorded(void);
 
 /* Set all parts until the end of the transaction. */
 extern void amt_identity_set(const AmtIdentity *identity);

@@ -36,7 +36,7 @@ extern void amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 /* The key's id as bytes. */
 extern const char *amt_key_id_of(const AmtKey *key, Size *len);
 
-/* What was stored of the token, as bytes: scrypt_hash or token_sha256. */
+/* The stored hash of the token, as bytes: scrypt_hash or token_sha256. */
 extern const char *amt_key_stored_hash(const AmtKey *key, Size *len);
 
 /*
@@ -72,11 +72,8 @@ typedef enum AmtPresence
 /* Is there a row of the key, as all transactions together see it? */
 extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key);
 
-/*
- * Has this transaction created, changed or deleted the key?  Sets *table to
- * the OID of amt_key.
- */
-extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len, Oid *table);
+/* Has this transaction created, changed or deleted the key? */
+extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
 
 /* Call visit(id, id_len, arg) for each stored usage, until it returns false. */
 extern void amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg),

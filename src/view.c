@@ -63,9 +63,14 @@ static bool
 find_key(Relation rel, HeapTuple row, TupleDesc tupdesc, AmtKey *key)
 {
 	bool		isnull;
-	text	   *id = DatumGetTextPP(heap_getattr(row, Anum_view_key_id, tupdesc, &isnull));
+	Datum		value = heap_getattr(row, Anum_view_key_id, tupdesc, &isnull);
+	text	   *id;
 
-	return !isnull && amt_key_by_id(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key) &&
+	/* The view's owner may have replaced it by one with nulls. */
+	if (isnull)
+		return false;
+	id = DatumGetTextPP(value);
+	return amt_key_by_id(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key) &&
 		amt_target_in_reach(AmtKeyValue(key, org_id));
 }
 
@@ -154,9 +159,9 @@ static void
 check_prolonging(const AmtKey *key, const ViewRow *new)
 {
 	TimestampTz before = AmtKeyIsNull(key, expires_at) ? DT_NOEND :
-		DatumGetTimestampTz(AmtKeyValue(key, expires_at));
+	DatumGetTimestampTz(AmtKeyValue(key, expires_at));
 	TimestampTz after = new->nulls[Anum_view_expires_at - 1] ? DT_NOEND :
-		DatumGetTimestampTz(new->values[Anum_view_expires_at - 1]);
+	DatumGetTimestampTz(new->values[Anum_view_expires_at - 1]);
 
 	if (after > before && !amt_caller_is_trusted())
 		amt_check_lifetime(DatumGetTimestampTz(AmtKeyValue(key, created_at)), after);
@@ -169,7 +174,7 @@ collect_changes(const AmtKey *key, const ViewRow *old, ViewRow *new, TupleDesc t
 	if (differs(old, new, tupdesc, Anum_view_name))
 	{
 		char	   *name = new->nulls[Anum_view_name - 1] ? pstrdup("") :
-			TextDatumGetCString(new->values[Anum_view_name - 1]);
+		TextDatumGetCString(new->values[Anum_view_name - 1]);
 
 		amt_check_encoding(name, strlen(name));
 		new->values[Anum_view_name - 1] = CStringGetTextDatum(amt_check_name(name));

@@ -11,14 +11,11 @@
  * A slot in shared memory says which databases have a worker.  To leave, the
  * worker clears its slot and then looks for unwritten calls once more; a process
  * that counts first counts and then looks at the slot.  One of them sees the
- * other.  A request to the postmaster may fail or be lost, so it is repeated by
- * whoever counts after some seconds; meanwhile the calls wait in memory.
+ * other.  A request to the postmaster may fail or be lost.  Then the calls wait in
+ * memory, and a process that counts some seconds later asks again.
  *
  * On a standby nothing can be written.  The worker then only drops the entries
  * of keys that are gone, and begins to write when recovery has ended.
- *
- * A batch runs code of the tables' owner.  If it takes longer than a second, it
- * is cancelled, and if that does not end it, the worker is terminated.
  *
  * Locks: the slots' lock, held with no other of ours.
  */
@@ -38,7 +35,6 @@
 #include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -48,14 +44,15 @@
 #include "shmem.h"
 #include "stat.h"
 #include "writer.h"
+#include "writer_batch.h"
 
 #define DATABASES		128		/* that can have a worker at once */
 
 #define IDLE_MS			2000	/* without a call before the worker leaves */
 #define POLL_MS			500		/* between two looks for calls */
 #define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
-#define TRIM_MS			10000	/* between two looks for surplus entries */
-#define BATCH_MS		1000	/* that a batch may take */
+#define START_MS		100		/* that a caller waits for a worker's start */
+#define TRIM_MS			10000	/* between two looks for entries to drop */
 #define LAST_MS			1500	/* that the last write waits for others */
 #define LAST_POLL_MS	50
 
@@ -65,7 +62,9 @@ typedef struct WriterSlot
 {
 	Oid			database;		/* whose worker this is, or InvalidOid */
 	int			pid;			/* its process, or 0 */
-	bool		hurry;			/* write now, somebody waits */
+	bool		counted;		/* something was counted since the worker
+								 * looked; set without the lock */
+	bool		hurry;			/* a backend waits for the next write */
 	TimestampTz asked_at;		/* when the postmaster was last asked for it */
 } WriterSlot;
 
@@ -162,20 +161,48 @@ note_request(TimestampTz now)
 	return ask;
 }
 
+/*
+ * Wait for a moment until the postmaster has started the process.  If the server
+ * is stopped right after a call, a process that has started writes it, but one
+ * that was only asked for is never started.
+ */
+static void
+wait_for_start(BackgroundWorkerHandle *handle)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	pid_t		pid;
+
+	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_NOT_YET_STARTED &&
+		   !amt_elapsed(since, GetCurrentTimestamp(), START_MS))
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SetLatch(MyLatch);			/* somebody else may wait for it */
+}
+
 static bool
 ask_postmaster(void)
 {
 	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	worker.bgw_notify_pid = MyProcPid;
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "amt_keys");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "amt_writer_main");
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "amt_keys usage writer");
 	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "amt_keys usage writer");
-	return RegisterDynamicBackgroundWorker(&worker, NULL);
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		return false;
+	wait_for_start(handle);
+	pfree(handle);
+	return true;
 }
 
 /* Ask for a worker unless there is one; false if there can be none now. */
@@ -202,7 +229,11 @@ amt_writer_want(TimestampTz now)
 	static TimestampTz asked_at = 0;
 
 	if (likely(is_running(my_slot)))
+	{
+		if (!my_slot->counted)
+			my_slot->counted = true;
 		return;
+	}
 	if (asked_at != 0 && !amt_elapsed(asked_at, now, 100))
 		return;					/* starting a worker takes a moment */
 	asked_at = now;
@@ -260,33 +291,6 @@ has_successor(void)
 	return running;
 }
 
-static TimeoutId batch_timeout;
-static volatile sig_atomic_t timeouts = 0;
-
-/* In a signal handler: cancel the batch, and later terminate the worker. */
-static void
-handle_batch_timeout(void)
-{
-	if (timeouts++ == 0)
-		QueryCancelPending = true;
-	else
-		ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-void
-amt_writer_batch_timeout(bool enable)
-{
-	disable_timeout(batch_timeout, false);
-	timeouts = 0;
-	QueryCancelPending = false;
-	if (enable)
-		enable_timeout_every(batch_timeout,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BATCH_MS),
-							 BATCH_MS);
-}
-
 static void
 wait_for_latch(long timeout)
 {
@@ -318,14 +322,15 @@ unwritten_here(void)
 	return sums.unwritten;
 }
 
+/* Write what can be written; see amt_write_pending(). */
 static bool
-write_now(void)
+write_now(bool *left)
 {
 	bool		done;
 
 	my_slot->hurry = false;
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
-	done = amt_write_pending();
+	done = amt_write_pending(left);
 	(void) pgstat_report_stat(true);	/* for autovacuum */
 	pgstat_report_activity(STATE_IDLE, NULL);
 	ConditionVariableBroadcast(&writers->written);
@@ -349,39 +354,48 @@ static void
 write_until_idle(void)
 {
 	TimestampTz counted_at = GetCurrentTimestamp();
-	TimestampTz written_at = 0;
 	TimestampTz trimmed_at = counted_at;
+	TimestampTz written_at = 0;
 	int			wait_ms = 0;	/* longer after a failure */
-	uint64		last = 0;
+	bool		left = true;	/* may there be something to write? */
 
 	while (!ShutdownRequestPending)
 	{
 		TimestampTz now;
-		uint64		unwritten;
-		bool		idle;
+		int			interval;
 
 		wait_for_latch(Min(Max(usage_flush_interval / 2, 5), POLL_MS));
 		now = GetCurrentTimestamp();
-		unwritten = unwritten_here();
-		if (unwritten != last)
-			counted_at = now;
-		idle = amt_elapsed(counted_at, now, IDLE_MS);
-
-		if (unwritten > 0 &&
-			(my_slot->hurry || amt_elapsed(written_at, now, Max(usage_flush_interval, wait_ms))))
+		if (my_slot->counted)
 		{
-			wait_ms = write_now() ? 0 : ASK_AGAIN_MS;
-			written_at = GetCurrentTimestamp();
-			unwritten = unwritten_here();
+			my_slot->counted = false;
+			counted_at = now;
+			left = true;
 		}
-		last = unwritten;
+		pg_memory_barrier();	/* first the flag, then the entries */
+
+		/* When nothing is counted any more, a long interval must not keep us. */
+		interval = amt_elapsed(counted_at, now, IDLE_MS) ?
+			Min(usage_flush_interval, IDLE_MS) : usage_flush_interval;
+		if (left &&
+			(my_slot->hurry || amt_elapsed(written_at, now, Max(interval, wait_ms))))
+		{
+			wait_ms = write_now(&left) ? 0 : ASK_AGAIN_MS;
+			written_at = GetCurrentTimestamp();
+		}
 		if (amt_elapsed(trimmed_at, now, TRIM_MS))
 		{
+			amt_sweep_databases();
 			amt_entry_trim();
 			trimmed_at = now;
 		}
-		if (idle && unwritten == 0 && try_to_leave())
-			return;
+		if (!left && amt_elapsed(counted_at, now, IDLE_MS))
+		{
+			amt_entry_trim();
+			if (try_to_leave())
+				return;
+			left = true;
+		}
 	}
 }
 
@@ -393,6 +407,8 @@ write_until_idle(void)
 static void
 write_last(void)
 {
+	bool		left;
+
 	release_slot(0);
 	for (int waited = 0; waited < LAST_MS; waited += LAST_POLL_MS)
 	{
@@ -401,7 +417,7 @@ write_last(void)
 		wait_for_latch(LAST_POLL_MS);
 	}
 	if (!has_successor() && unwritten_here() > 0)
-		(void) write_now();
+		(void) write_now(&left);
 }
 
 static void
@@ -415,8 +431,9 @@ connect_to(Oid database)
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 	amt_no_transaction_timeout();
-	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
+	amt_batch_init();
 }
 
 void
@@ -433,6 +450,7 @@ amt_writer_main(Datum arg)
 	before_shmem_exit(release_on_exit, (Datum) 0);
 	amt_stat_add(AMT_WORKER_STARTS, 1);
 
+	amt_sweep_databases();
 	amt_sweep_usage();
 	write_until_idle();
 	if (ShutdownRequestPending)
@@ -486,17 +504,50 @@ collect_all(int *n)
 	return due;
 }
 
-/*
- * Does this transaction itself keep the calls from being written, since it has
- * created, changed or revoked the key?
- */
-static bool
-is_kept_by_us(Oid extension, const AmtDue *due)
+typedef enum Outcome
 {
-	Oid			table;
+	WAITING,
+	WRITTEN,
+	LEFT_OUT					/* will not be written, or not before we end */
+} Outcome;
 
-	return GetTopTransactionIdIfAny() != InvalidTransactionId &&
-		amt_key_is_ours(extension, due->id, due->id_len, &table);
+/*
+ * What has become of the copied calls?  A transaction that has created, changed
+ * or revoked a key keeps its calls from being written itself.
+ */
+static Outcome
+get_outcome(Oid extension, const AmtDue *due)
+{
+	bool		gone;
+	AmtKey		key;
+
+	if (amt_entry_is_written(due, &gone))
+		return WRITTEN;
+	if (gone)					/* written and evicted, or the key is revoked */
+		return amt_key_get(extension, due->id, due->id_len, NULL, NULL, &key) ? WRITTEN : LEFT_OUT;
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		amt_key_is_ours(extension, due->id, due->id_len))
+		return LEFT_OUT;
+	return WAITING;
+}
+
+/* Returns the number of entries that are still waited for; adds to *calls. */
+static int
+check_outcomes(Oid extension, AmtDue *due, int n, int64 *calls)
+{
+	int			waiting = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		Outcome		outcome = due[i].done ? LEFT_OUT : get_outcome(extension, &due[i]);
+
+		due[i].done = due[i].done || outcome != WAITING;
+		if (outcome == WRITTEN)
+			*calls += due[i].counted - due[i].written;
+		if (!due[i].done)
+			waiting++;
+	}
+	return waiting;
 }
 
 /* amt_flush_usage(): wait until what was counted before is in the table. */
@@ -508,7 +559,6 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 	Oid			extension = amt_extension(fcinfo);
 	AmtDue	   *due;
 	int			n;
-	int			left;
 	int64		calls = 0;
 
 	amt_session_check();
@@ -519,26 +569,9 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 		wait_event = amt_wait_event("AmtKeysFlush");
 
 	due = collect_all(&n);
-	left = n;
 	ConditionVariablePrepareToSleep(&writers->written);
-	while (left > 0)
+	while (check_outcomes(extension, due, n, &calls) > 0)
 	{
-		left = 0;
-		for (int i = 0; i < n; i++)
-		{
-			if (due[i].done)
-				continue;
-			if (amt_entry_is_written(&due[i]))
-				calls += due[i].counted - due[i].written;
-			else if (!is_kept_by_us(extension, &due[i]))
-			{
-				left++;
-				continue;
-			}
-			due[i].done = true;
-		}
-		if (left == 0)
-			break;
 		hurry_worker();
 		(void) ConditionVariableTimedSleep(&writers->written, 100, wait_event);
 	}
