@@ -415,6 +415,14 @@ test('shorter_way_of_the_readme_works_as_it_stands', async t => {
 	assert.equal((await call(acme, { Origin: 'https://evil.example' })).status, 403);
 });
 
+test('schema_goes_into_a_second_database_of_the_same_server', async t => {
+	const schema = fileURLToPath(new URL('../../examples/mcp-server/schema.sql', import.meta.url));
+	const name = `amt_second_${process.pid}`;
+	await example.psql(`CREATE DATABASE ${name}`);
+	t.after(() => example.psql(`DROP DATABASE ${name} WITH (FORCE)`));
+	assert.equal((await example.psql(`\\c ${name}\nCREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt;\n\\i ${schema}\nSELECT count(*) FROM notes`)), '2');
+});
+
 test('example_printed_no_token', () => {
 	for (const token of [acme, globex, viewer])
 		assert.ok(!example.output().includes(token.split('_')[2]));

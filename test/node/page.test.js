@@ -5,6 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
@@ -624,6 +625,24 @@ test('phone_width_and_dark_mode_are_readable', async () => {
 	assert.deepEqual(await contrasts(), []);
 	await page.emulateMedia({ colorScheme: 'light' });
 	assert.deepEqual(await contrasts(), []);
+});
+
+test('axe_finds_no_fault_with_the_page_and_its_dialog', async () => {
+	const source = await readFile(fileURLToPath(import.meta.resolve('axe-core/axe.min.js')), 'utf8');
+	for (const colorScheme of ['light', 'dark']) {
+		const page = await open('Ada', { viewport: { width: 360, height: 740 }, colorScheme, bypassCSP: true });
+		const faults = async () => (await page.evaluate(`${source}; axe.run()`)).violations.map(({ id, nodes }) => `${id}: ${nodes[0].html}`);
+		const name = `seen in the ${colorScheme}`;
+		await create(page, name, { scopes: ['notes:read'] });
+		await alter(page, name);
+		await button(page, `Rename ${name}`).click();
+		await page.waitForTimeout(2000);		// the animations are over
+		assert.deepEqual(await faults(), []);
+		await button(page, `Revoke ${name}`).click();
+		assert.deepEqual(await faults(), []);
+		await page.goto(`${example.url}/sign-in`);
+		assert.deepEqual(await faults(), []);
+	}
 });
 
 test('picture_for_the_readme', async () => {
