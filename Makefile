@@ -26,7 +26,8 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wimplicit-fallthrough=3
 SHLIB_LINK = $(or $(shell $(PKG_CONFIG) --libs libcrypto 2>/dev/null),-lcrypto)
 
 # clang does not know each flag that a server built by gcc hands on.
-ifneq (,$(findstring clang,$(CC)))
+compiler := $(if $(filter default undefined,$(origin CC)),$(shell $(PG_CONFIG) --cc 2>/dev/null),$(CC))
+ifneq (,$(findstring clang,$(compiler) $(shell $(compiler) --version 2>/dev/null)))
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument
 endif
 
@@ -88,58 +89,63 @@ say-no-tap:
 	@$(if $(and $(PROVE_TESTS),$(if $(TAP_TESTS),,$(strip $(NO_TAP)))),echo "TAP tests are left out: $(strip $(NO_TAP))",:)
 
 .PHONY: always say-no-tap demo test test-long test-versions test-assertions test-mutants test-packages \
-	valgrind check-unit check-model fuzz bench indent typedefs dist
+	sanitizers valgrind check-unit check-model fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
 demo:
-	test/deps base node
-	examples/demo
+	bash test/deps base node
+	bash examples/demo
 
+# make test SUITES="unit regress", or all
 test:
-	test/run
+	bash test/run $(SUITES)
 
 # What takes longer than "make test" may: a hundred crashes, millions of calls.
 test-long:
-	AMT_ROUNDS=100 AMT_LONG=1 test/run t 031_memory_is_flat 040_crashes_keep_the_truth
+	AMT_ROUNDS=100 AMT_LONG=1 bash test/run t 031_memory_is_flat 040_crashes_keep_the_truth
 
 # make test-versions VERSIONS="17 18", or all
 test-versions:
-	test/versions $(VERSIONS)
+	bash test/versions $(VERSIONS)
 
 test-assertions:
-	test/assertions
+	bash test/assertions
 
 # make test-mutants MUTANTS="trigger-guard ...", or all
 test-mutants:
-	test/mutants $(MUTANTS)
+	bash test/mutants $(MUTANTS)
+
+# The C code with gcc's sanitizers for addresses and undefined behaviour.
+sanitizers:
+	bash test/sanitizers
 
 valgrind:
-	test/valgrind
+	bash test/valgrind
 
 # make test-packages PACKAGES="dist debian", or all
 test-packages:
-	test/packages $(PACKAGES)
+	bash test/packages $(PACKAGES)
 
 check-unit:
 	$(MAKE) -C test/unit check
 
 check-model:
-	test/deps model
+	bash test/deps model
 	$(MAKE) -C test/model check
 
 # make fuzz TIME=60 (seconds for each target) or RUNS=10000000
 fuzz:
-	test/deps base fuzz
+	bash test/deps base fuzz
 	test/fuzz/run
 
 bench:
-	test/deps base node bench
+	bash test/deps base node bench
 	test/bench/run
 
 # As PostgreSQL's own code is indented. The indenter has to know the names of
 # types; "make typedefs" reads them from the debug information of a build.
 indent:
-	test/deps indent
+	bash test/deps indent
 	for f in src/*.[ch]; do pg_bsd_indent -bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 \
 		-di12 -nfc1 -i4 -l79 -lp -lpl -nip -npro -sac -tpg -ts4 -Usrc/typedefs.list $$f && \
 		sed -i 's/^\([A-Za-z_][^ \t]*\)[ \t]*\*$$/\1 */' $$f || exit; done

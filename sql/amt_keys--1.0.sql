@@ -129,12 +129,7 @@ CREATE TABLE @extschema@.amt_key_event (
     by_key     pg_catalog.text COLLATE pg_catalog."C",
     db_user    pg_catalog.name NOT NULL,
     calls      pg_catalog.int8,
-    CONSTRAINT amt_key_event_pkey PRIMARY KEY (event_id),
-    CONSTRAINT amt_key_event_check CHECK (event OPERATOR(pg_catalog.=) 'created'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'revoked'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'changed'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'suspended'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'resumed'::pg_catalog.text)
+    CONSTRAINT amt_key_event_pkey PRIMARY KEY (event_id)
 );
 CREATE INDEX amt_key_event_key_idx ON @extschema@.amt_key_event (key_id);
 CREATE INDEX amt_key_event_org_idx ON @extschema@.amt_key_event (org_id, event_id);

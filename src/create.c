@@ -127,6 +127,15 @@ no_such_key(void)
 			 errmsg("key does not exist")));
 }
 
+static void
+key_is_suspended(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("key is suspended"),
+			 errhint("Resume it first, or create another key.")));
+}
+
 /* The old key of a rotation. */
 typedef struct OldKey
 {
@@ -192,8 +201,8 @@ read_grace(FunctionCallInfo fcinfo, OldKey *old)
 }
 
 /*
- * Revoke the old key, or let it expire when the grace ends.  Another rotation
- * of it is waited for; if that has revoked it, there is no such key.
+ * Revoke the old key, or let it expire when the grace ends.  We wait for another
+ * rotation of it.  If that has revoked the key, it does not exist any more.
  */
 static void
 end_old_key(Relation rel, AmtNewKey *key, void *arg)
@@ -208,18 +217,17 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 	bool		found;
 	Datum		expires_at;
 
-	if (!old->has_grace)
-	{
-		if (!amt_revoke_id(rel, id, id_len))
-			no_such_key();
-		return;
-	}
 	amt_write_begin(&write, rel);
 	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
 	if (found)
 	{
+		/* It may have been suspended since we looked. */
+		(void) slot_getattr(write.old_row, Anum_amt_key_suspended_at, &isnull);
+		if (!isnull)
+			key_is_suspended();
 		expires_at = slot_getattr(write.old_row, column, &isnull);
-		if (isnull || DatumGetTimestampTz(expires_at) > old->grace_end)
+		if (old->has_grace &&
+			(isnull || DatumGetTimestampTz(expires_at) > old->grace_end))
 		{
 			expires_at = TimestampTzGetDatum(old->grace_end);
 			isnull = false;
@@ -227,7 +235,7 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 		}
 	}
 	amt_write_end(&write);
-	if (!found)
+	if (!found || (!old->has_grace && !amt_revoke_id(rel, id, id_len)))
 		no_such_key();
 }
 
@@ -245,10 +253,7 @@ amt_rotate_key(PG_FUNCTION_ARGS)
 	check_writable("amt_rotate_key()");
 	find_old_key(extension, fcinfo, &old);
 	if (!AmtKeyIsNull(&old.key, suspended_at))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("key is suspended"),
-				 errhint("Resume it first, or create another key.")));
+		key_is_suspended();
 
 	key.org_id = TextDatumGetCString(AmtKeyValue(&old.key, org_id));
 	key.role = TextDatumGetCString(AmtKeyValue(&old.key, role));

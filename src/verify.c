@@ -9,8 +9,8 @@
  *
  * A run of scrypt takes long enough for the key to be revoked meanwhile, and so
  * does waiting for one's turn.  Nothing of ours is held then: no snapshot, no
- * relation, no lock.  What was learned is about a stored hash only, so the row
- * is read again afterwards, and the answer is yes only if it still stores that
+ * relation, no lock.  The result is about a stored hash only.  So the row is
+ * read again afterwards, and the token is valid only if it still stores that
  * hash.
  *
  * No text raises an error.  The system can: a query that is cancelled while it
@@ -41,13 +41,14 @@
 #include "scrypt_queue.h"
 #include "session.h"
 #include "sha256.h"
+#include "shmem.h"
 #include "stat.h"
 #include "usage.h"
 #include "verify.h"
 
 #define IMPORTED_TOKEN_MAX	512
 
-/* What scrypt said about one stored hash. */
+/* The result of scrypt for one stored hash. */
 typedef struct ScryptAnswer
 {
 	bool		known;
@@ -340,6 +341,17 @@ verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 	return AMT_GOOD;
 }
 
+/*
+ * Count a verdict; the counters are in the verdicts' order.  A session may see
+ * nothing but bad tokens, and must not take these counts with it.
+ */
+static void
+count_verdict(AmtVerdict verdict)
+{
+	(void) amt_shmem_attach();
+	amt_stat_add((AmtCounter) verdict, 1);
+}
+
 AmtVerdict
 amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 {
@@ -351,9 +363,7 @@ amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 				 errmsg("cannot verify a key during a parallel operation")));
 	verdict = verify_text(extension, s, len, key);
-
-	/* The counters are in the verdicts' order. */
-	amt_stat_add((AmtCounter) verdict, 1);
+	count_verdict(verdict);
 	return verdict;
 }
 
@@ -474,7 +484,7 @@ amt_verify(PG_FUNCTION_ARGS)
 	amt_session_check();
 	rsinfo = make_result_set(fcinfo);
 	if (PG_ARGISNULL(0))
-		amt_stat_add(AMT_REJECTED_MALFORMED, 1);
+		count_verdict(AMT_MALFORMED);
 	else
 	{
 		text	   *token = PG_GETARG_TEXT_PP(0);

@@ -23,7 +23,8 @@ SELECT line FROM (
 		(SELECT array_agg(format('%s', c::oid::regclass) ORDER BY 1) FROM unnest(extconfig) AS c), extcondition)
 	FROM pg_extension WHERE extname = 'amt_keys'
 	UNION ALL
-	SELECT format('function %s: %s, privileges %s', p.oid::regprocedure, pg_get_functiondef(p.oid), (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) AS a))
+	SELECT format('function %s, privileges %s: %s', p.oid::regprocedure,
+		(SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) AS a), pg_get_functiondef(p.oid))
 	FROM pg_proc p JOIN pg_temp.member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
 	UNION ALL
 	SELECT format('type %s, privileges %s', t.oid::regtype, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(t.typacl) AS a))
@@ -35,7 +36,9 @@ SELECT line FROM (
 	UNION ALL
 	SELECT format('column %s.%s: %s, not null %s, identity %s, generated %s, default %s, options %s, privileges %s: %s',
 		a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
-		pg_get_expr(d.adbin, d.adrelid), a.attoptions, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(a.attacl) AS a), col_description(a.attrelid, a.attnum))
+		pg_get_expr(d.adbin, d.adrelid),
+		(SELECT array_agg(o ORDER BY o) FROM unnest(a.attoptions) AS o WHERE o !~ '^pg_'), -- some servers keep counters there
+		(SELECT array_agg(a::text ORDER BY a::text) FROM unnest(a.attacl) AS a), col_description(a.attrelid, a.attnum))
 	FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 	WHERE a.attnum > 0 AND NOT a.attisdropped
 	  AND (a.attrelid IN (SELECT oid FROM pg_temp.relation) OR

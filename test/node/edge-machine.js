@@ -4,7 +4,6 @@
 // The READMEs name ports.  Several tests may run on one machine, so each port becomes a free one, in the copies of the
 // files and in the commands alike; nothing else is changed.
 
-import { once } from 'node:events';
 import { execFileSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,7 +13,7 @@ import { startShell } from './edge-readme.js';
 import { examples, freePort, nginxMain, untilListening } from './edge-support.js';
 
 /** The ports that an example's files name, as its README lists them. */
-export const documentedPorts = { postgrest: [3001, 8081], nginx: [8080, 9000, 9180], 'mcp-server': [3000] };
+export const documentedPorts = { postgrest: [3001, 8081], nginx: [8080, 9000, 9180], 'mcp-server': [8082] };
 
 const sudo = root => `#!/bin/bash
 set -e
@@ -79,6 +78,17 @@ export async function startMachine(server) {
 	const adapt = commands => freed(server.directory ? ownServer(commands) : ownDatabase(commands));
 
 	const shells = [];
+	const stopNginx = () => {
+		const file = join(root, 'pid');
+		if (statSync(file, { throwIfNoEntry: false }))
+			process.kill(Number(readFileSync(file, 'utf8')), 'SIGTERM');
+	};
+	const stopNow = () => { // when the test ends halfway
+		stopNginx();
+		for (const shell of shells)
+			shell.stop();
+	};
+	process.once('exit', stopNow);
 	return {
 		shell: example => {
 			const cwd = join(directory, example);
@@ -99,11 +109,10 @@ export async function startMachine(server) {
 		untilListening: documented => untilListening(ports.get(documented)),
 		nginxLog: () => readdirSync(root).filter(name => name.endsWith('.log')).map(name => readFileSync(join(root, name), 'utf8')).join(''),
 		stop: async () => {
+			process.off('exit', stopNow);
 			for (const shell of shells)
 				await shell.stop();
-			const pid = statSync(join(root, 'pid'), { throwIfNoEntry: false }) && Number(readFileSync(join(root, 'pid'), 'utf8'));
-			if (pid)
-				process.kill(pid, 'SIGTERM');
+			stopNginx();
 			rmSync(directory, { recursive: true, force: true });
 		},
 	};

@@ -146,7 +146,7 @@ for (const [what, breakLine] of [['a bare LF', '\n'], ['a CR', '\r'], ['an encod
 			+ `Authorization: Bearer ${key}${breakLine}X-API-Key: ${otherKey}\r\n\r\n`);
 		if (answer.status === 400)
 			return;
-		// What is behind a line break is the client's own header, as if it had been sent so.
+		// The text behind a line break is a header of the client's own, as if the client had sent it so.
 		assert.equal(sent(answer.json, 'Authorization').length, 1);
 		assert.ok(sent(answer.json, 'Authorization')[0].startsWith(`ApiKey ${key}`));
 		assert.ok(sent(answer.json, 'X-API-Key').length <= 1);

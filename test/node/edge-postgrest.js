@@ -1,7 +1,7 @@
 // PostgREST's part of a request, replayed: the transaction that it runs, statement by statement, and an HTTP server
 // around that which understands as much of PostgREST's HTTP as examples/postgrest/README.md uses.
 //
-// The real program is in no registry that this suite may depend on.  What matters to the extension is the SQL: the
+// The real program is in no registry that this suite may depend on.  The extension sees the SQL only: the
 // access mode, one SELECT of set_config() with bind parameters, the pre-request function as the request's role, the main
 // query, and which SQLSTATE becomes which status.  This is what PostgREST 13.0.8 and 14.17 send; on PostgreSQL 13 and
 // later they send the same.  One thing is left out: both repeat a transaction that fails with 40001.

@@ -24,7 +24,7 @@ before(async () => {
 	admin = new pg.Client(server.connectionString());
 	await admin.connect();
 	await admin.query(`ALTER DATABASE ${server.database} SET amt_keys.scrypt_ln = 4`);
-	// Whoever attacks here may do what PostgreSQL allows by default.
+	// The attackers below may create temporary objects, as PostgreSQL allows by default.
 	await admin.query(`GRANT TEMPORARY ON DATABASE ${server.database} TO PUBLIC`);
 	await admin.query('SET amt_keys.scrypt_ln = 4');
 	for (const [name, organization, role] of [['acme', 'acme', 'editor'], ['globex', 'globex', 'viewer'], ['revoked', 'acme', 'editor']])
@@ -175,7 +175,7 @@ for (const method of ['GET', 'POST'])
 
 describe('headers and claims that are not what they should be', () => {
 	const depth = 100000;
-	// A key may have been meant, and it is no good.  A JWT beside it does not help.
+	// A key may have been meant, and it cannot be read.  A JWT beside it does not help.
 	const unreadable = {
 		'a blank': ' ',
 		'cut off': '{"x-api-key": "amt_',
@@ -269,6 +269,42 @@ describe('headers and claims that are not what they should be', () => {
 			assert.deepEqual(await identity({ claims, role: 'web_user', headers: apiKey(keys.acme) }), asKey(keys.acme));
 	});
 
+	test('a number is taken as its text', async () => {
+		for (const [number, text] of [[42, '42'], ['9007199254740993', '9007199254740993'], [-1.5, '-1.5'], ['1e3', '1000']]) {
+			const claims = `{"role": "web_user", "org_id": ${number}, "org_role": "viewer", "sub": 7}`;
+			assert.deepEqual(await identity({ claims, role: 'web_user' }), { user: 'web_user', organization: text, role: 'viewer', actor: '7', key: null });
+		}
+	});
+
+	test('a DEBUG1 message says why claims give no identity, and nothing of what they hold', async () => {
+		const client = await pool.connect();
+		const messages = [];
+		const listen = ({ severity, message, detail }) => messages.push([severity, message, detail].join(': '));
+		client.on('notice', listen);
+		try {
+			for (const [claims, detail] of [
+				[{ ...alice, org_role: 'root-of-all' }, 'The claim "org_role" is not in "amt_keys.roles".'],
+				[{ ...alice, org_id: ['acme-in-a-list'] }, 'The claim "org_id" is missing, or is neither a text nor a number.'],
+				[{ ...alice, org_role: undefined }, 'The claim "org_role" is missing, or is neither a text nor a number.'],
+			]) {
+				messages.length = 0;
+				await client.query('SET client_min_messages = debug1');
+				assert.deepEqual((await request({ claims }, client))[0], strangerWithJwt);
+				await client.query('RESET client_min_messages');
+				assert.deepEqual(messages, [`DEBUG: request.jwt.claims give no identity: ${detail}`]);
+			}
+		} finally {
+			client.off('notice', listen);
+			client.release();
+		}
+	});
+
+	test('after a key, nothing is left of the claims', async () => {
+		const claimsLeft = { text: "SELECT current_setting('request.jwt.claims', true) AS claims" };
+		assert.deepEqual(await request({ claims: alice, headers: apiKey(keys.globex), main: claimsLeft }), [{ claims: '' }]);
+		assert.match((await request({ claims: alice, main: claimsLeft }))[0].claims, /"alice"/);
+	});
+
 	test('a claim more does no harm, and an actor is not needed', async () => {
 		const { sub: _, ...nobody } = alice;
 		assert.deepEqual(await identity({ claims: { ...nobody, aud: ['a', 'b'], nested: { org_id: 'globex' } } }), { ...asAlice, actor: null });
@@ -315,6 +351,18 @@ describe('settings', () => {
 			assert.rejects(identity({ headers: apiKey(keys.acme) }), { code: 'F0000' }));
 		await withSettings({ 'amt_keys.db_role': 'not_granted' }, identity =>
 			assert.rejects(identity({ headers: apiKey(keys.acme) }), { code: 'F0000' }));
+	});
+
+	test('any_token verifies whatever the header holds, for imported keys', async () => {
+		const token = `sk_live_${strangeToken().slice(17)}`;
+		const { rows: [{ id }] } = await admin.query("SELECT amt.amt_import_key(sha256(convert_to($1, 'UTF8')), 'old', 'acme', 'viewer') AS id", [token]);
+		assert.deepEqual(await identity({ headers: apiKey(token) }), anonymous);
+		await withSettings({ 'amt_keys.any_token': 'on' }, async identity => {
+			assert.deepEqual(await identity({ headers: apiKey(token) }), { user: 'web_agent', organization: 'acme', role: 'viewer', actor: null, key: id });
+			assert.deepEqual(await identity({ headers: apiKey(keys.acme) }), asKey(keys.acme));
+			await assert.rejects(identity({ headers: apiKey('sb_publishable_abc') }), unauthenticated);
+			assert.deepEqual(await identity({ headers: { authorization: token } }), anonymous);
+		});
 	});
 
 	test('require_authentication refuses whoever has no identity', async () => {

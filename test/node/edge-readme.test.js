@@ -1,5 +1,5 @@
 // examples/postgrest/README.md and examples/nginx/README.md, followed line by line on one new server, both at the same
-// time: what they say is printed is what is printed.  edge-machine.js has what stands for nginx, sudo and PostgREST.
+// time, and with examples/mcp-server beside them: what they say is printed is what is printed.  edge-machine.js has what stands for nginx, sudo and PostgREST.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -41,9 +41,24 @@ function follow(example, listening, sections) {
 describe('examples/postgrest/README.md', () => follow('postgrest', [3001], ['Set up', 'Try it']));
 describe('examples/nginx/README.md, while the other one is still running', () => follow('nginx', [9180, 9000], ['Set up', 'Try it']));
 
-test('both are still there', async () => {
-	for (const port of [3001, 8081, 9180, 9000, 8080])
-		await machine.untilListening(port);
+describe('examples/mcp-server, while both are still running', () => {
+	let shell;
+	before(() => { shell = machine.shell('mcp-server'); });
+
+	test('its set-up finds room on the same server, and its server on the same machine', async () => {
+		assert.doesNotMatch(await shell.run(`createdb mcp_notes
+			psql -d mcp_notes -qc 'CREATE SCHEMA IF NOT EXISTS amt' -c 'CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt' 2>&1 | grep -v NOTICE
+			psql -d mcp_notes -qf schema.sql`), /error|warning|fatal/i);
+		assert.equal(await shell.run('DATABASE_URL=postgres://notes_mcp:x@localhost/mcp_notes node server.js >server.log &'), '');
+		await machine.untilListening(8082);
+		const response = await fetch(`http://127.0.0.1:${shell.port(8082)}/api/mcp`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' });
+		assert.equal(response.status, 401);
+	});
+
+	test('the others are still there', async () => {
+		for (const port of [3001, 8081, 9180, 9000, 8080])
+			await machine.untilListening(port);
+	});
 });
 
 test('no key is in a log of nginx', () => {

@@ -6,7 +6,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use AmtKeys;
+use AmtKeys qw(:all);
 use Session;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -23,12 +23,6 @@ $standby->init_from_backup($primary, 'backup', has_streaming => 1);
 # Nothing but what a test asks for comes between a session and the replay.
 $standby->append_conf('postgresql.conf', "max_standby_streaming_delay = -1\nhot_standby_feedback = on\n");
 $standby->start;
-
-sub verify
-{
-	my ($node, $token, $dbname) = @_;
-	return $node->safe_psql($dbname // 'postgres', "SELECT count(*) FROM amt_verify('$token')");
-}
 
 sub catch_up
 {
@@ -51,19 +45,6 @@ sub resume_replay
 	return;
 }
 
-sub revoke
-{
-	my ($node, $token) = @_;
-	return $node->safe_psql('postgres', "SELECT amt_revoke('" . id_of($token) . "')");
-}
-
-sub wrong
-{
-	my ($token) = @_;
-	my $last = substr $token, -1, 1, '';
-	return $token . ($last eq 'a' ? 'b' : 'a');
-}
-
 catch_up();
 my $s = Session->new($standby);
 
@@ -74,7 +55,7 @@ my $created_at = time;
 ok(wait_until(sub { $s->query("SELECT count(*) FROM amt_verify('$token')") eq '1' }), 'a key is verified on the standby');
 note(sprintf 'the first time %.3f s after its creation', time - $created_at);
 is($s->query("SELECT key_id, org_id, role, name FROM amt_verify('$token')"), "$id|acme|editor|a key", 'and is who it is');
-is($s->query("SELECT count(*) FROM amt_verify('" . wrong($token) . "')"), 0, 'a wrong secret is refused');
+is($s->query("SELECT count(*) FROM amt_verify('" . wrong_secret($token) . "')"), 0, 'a wrong secret is refused');
 is($s->query('BEGIN', "SELECT count(*) FROM amt_verify('$token', identify => true)", 'SELECT amt_org_id(), amt_key_id()', 'COMMIT'),
 	"1\nacme|$id", 'the identity is set there');
 is($s->query("SELECT scrypt_runs, warm_keys FROM amt_stat"), '1|1', 'scrypt ran once: the standby has a cache of its own');
@@ -136,8 +117,8 @@ my $stored;
 		"SELECT last_used_at > now() - interval '1 minute' FROM amt_keys WHERE key_id = '$primary_id'"), 't', 'and the last use');
 	is(stored_calls($standby, $primary_id), 3, 'though they are nowhere stored');
 	is(calls_of($primary, $primary_id), 3, 'nor known on the primary');
-	is(scalar(() = worker_pids($standby)), 0, 'no worker runs on the standby');
-	is(stat_of($standby, 'worker_starts') . stat_of($standby, 'worker_failures'), '00', 'nor has one tried');
+	is(stat_of($standby, 'worker_failures'), 0, 'no worker has failed on the standby');
+	is(stat_of($standby, 'calls_flushed'), 0, 'and none has written');
 
 	verify($primary, $primary_token) for 1 .. 2;
 	$primary->safe_psql('postgres', 'SELECT amt_flush_usage()');
@@ -147,20 +128,44 @@ my $stored;
 
 	is(revoke($primary, $revoked_token), 't', 'a key with calls on the standby is revoked');
 	catch_up();
+	is(stat_of($primary, 'calls_pending'), 0, 'the primary knows nothing of its calls');
+	is(events_of($primary, id_of($revoked_token)), 0, 'nor has its event any');
+	is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_keys WHERE key_id = '" . id_of($revoked_token) . "'"), 0,
+		'the key is not in the list on the standby');
+	# A worker comes with a call, and drops what belongs to nobody any more.
+	verify($standby, $primary_token);
+	ok(wait_until(sub { stat_of($standby, 'calls_dropped') == 5 + 3 }, 20), 'the standby drops the calls of keys that are gone, these and the earlier ones');
+	is(calls_of($standby, $primary_id), 10, 'those of other keys stay');
+}
+
+# A database that is dropped on the primary goes on the standby, although its worker has calls that it cannot write.
+{
+	my $gone = new_database($primary, 'gone');
+	catch_up();
+	verify($standby, $gone, 'gone') for 1 .. 3;
+	ok(wait_for_worker($standby, 'gone'), 'a database of the standby has a worker');
+	my ($pending, $dropped) = split /\|/, $standby->safe_psql('postgres', 'SELECT calls_pending, calls_dropped FROM amt_stat');
+	wait_for_no_worker($primary, 'gone');
+	$primary->safe_psql('postgres', 'DROP DATABASE gone');
+	cmp_ok(seconds(\&catch_up), '<', 10, 'the replay of DROP DATABASE waits for nobody');
+	is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_database WHERE datname = 'gone'}), 0, 'the database is gone on the standby');
+	is(scalar(() = worker_pids($standby, 'gone')), 0, 'so is its worker');
+	ok(wait_until(sub { verify($standby, $primary_token); stat_of($standby, 'calls_dropped') == $dropped + 3 }, 30), 'its calls are dropped');
 }
 
 # Promoted, the standby writes what it has counted, without being asked.
 my $pending = stat_of($standby, 'calls_pending');
-cmp_ok($pending, '>=', 4 + 2 + 5, "$pending calls wait for the promotion");
+cmp_ok($pending, '>=', 5 + 2, "$pending calls wait for the promotion");
 my $calls = calls_of($standby, $id);
+my $primary_calls = calls_of($standby, $primary_id);
 $primary->stop;
 $standby->promote;
-ok(wait_until(sub { stored_calls($standby, $primary_id) eq '9' }, 30), 'what was counted on the standby is written');
+ok(wait_until(sub { stored_calls($standby, $primary_id) eq $primary_calls }, 30), 'what was counted on the standby is written');
 ok(wait_until(sub { stored_calls($standby, id_of($other_token), 'other') eq '2' }, 30), 'in the other database, too');
 ok(wait_until(sub { stored_calls($standby, $id) eq $calls }, 30), 'for each key');
 is($standby->safe_psql('postgres', "SELECT last_used_at < now() FROM amt_key_usage WHERE key_id = '$primary_id'"), 't',
 	'with its last use');
-is(calls_of($standby, $primary_id), 9, 'and the view counts nothing twice');
+is(calls_of($standby, $primary_id), $primary_calls, 'and the view counts nothing twice');
 ok(wait_until(sub { stat_of($standby, 'calls_pending') == 0 }, 30), 'nothing is pending any more');
 is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_key_usage WHERE key_id = '" . id_of($revoked_token) . "'"), 0,
 	'the calls of a key that is gone bring nothing back');
@@ -169,7 +174,7 @@ is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_key_event WHERE eve
 
 # From then on it is a primary like any other.
 is($s->query("SELECT count(*) FROM amt_verify('$token')"), 1, 'a session from before goes on');
-is($s->query("SELECT count(*) FROM amt_verify('" . wrong($token) . "')"), 0, 'and knows what is wrong');
+is($s->query("SELECT count(*) FROM amt_verify('" . wrong_secret($token) . "')"), 0, 'and knows what is wrong');
 ok(wait_until(sub { stored_calls($standby, $id) == $calls + 1 }, 30), 'its calls are written');
 my $new = create_key($standby);
 is(verify($standby, $new), 1, 'a key that was created on the promoted server works');
@@ -185,6 +190,6 @@ ok(wait_until(sub { (stored_calls($standby, id_of($new)) || 0) == 1 }, 30), 'and
 
 $s->quit;
 $standby->stop;
-unlike(slurp_file($standby->logfile), qr/PANIC|WARNING|usage writer/, 'nothing of that is in the log of the standby');
+unlike(slurp_file($standby->logfile), qr{PANIC|WARNING}, 'the log of the standby has no warning');
 
 done_testing();

@@ -13,7 +13,13 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my @pages = split ' ', $ENV{AMT_PAGES} // 'doc/operations.md doc/secret-scanning.md';
+sub pages_with_sql
+{
+	my $top = top_directory();
+	return map { s/^\Q$top\E\///r } grep { slurp_file($_) =~ /^```sql$/m } "$top/README.md", glob("$top/doc/*.md");
+}
+
+my @pages = split ' ', $ENV{AMT_PAGES} // join ' ', pages_with_sql();
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(allows_streaming => 'logical');
