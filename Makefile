@@ -96,8 +96,9 @@ demo:
 	bash test/deps base node
 	bash examples/demo
 
+# make test SUITES="unit regress", or all
 test:
-	bash test/run
+	bash test/run $(SUITES)
 
 # What takes longer than "make test" may: a hundred crashes, millions of calls.
 test-long:

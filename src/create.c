@@ -201,8 +201,8 @@ read_grace(FunctionCallInfo fcinfo, OldKey *old)
 }
 
 /*
- * Revoke the old key, or let it expire when the grace ends.  Another rotation
- * of it is waited for; if that has revoked it, there is no such key.
+ * Revoke the old key, or let it expire when the grace ends.  We wait for another
+ * rotation of it.  If that has revoked the key, it does not exist any more.
  */
 static void
 end_old_key(Relation rel, AmtNewKey *key, void *arg)

@@ -11,8 +11,8 @@
  * A slot in shared memory says which databases have a worker.  To leave, the
  * worker clears its slot and then looks for unwritten calls once more; a process
  * that counts first counts and then looks at the slot.  One of them sees the
- * other.  A request to the postmaster may fail or be lost, so it is repeated by
- * whoever counts after some seconds; meanwhile the calls wait in memory.
+ * other.  A request to the postmaster may fail or be lost.  Then the calls wait in
+ * memory, and a process that counts some seconds later asks again.
  *
  * On a standby nothing can be written.  The worker then only drops the entries
  * of keys that are gone, and begins to write when recovery has ended.

@@ -6,9 +6,9 @@
  * increments, so that a worker that dies anywhere loses nothing and the next
  * one writes nothing twice.  The names in brackets are labels of test/model.
  *
- * The worker waits for nobody.  Tables are locked only if they can be locked at
- * once, and rows that somebody else has locked are left for later, as are the
- * calls of a key that a transaction in progress creates, changes or deletes.
+ * The worker waits for nobody.  It locks tables only if it can at once.  It leaves
+ * for later: rows that somebody else has locked, and the calls of a key that a
+ * transaction in progress creates, changes or deletes.
  * If nobody else is writing amt_key_usage, the worker takes all of it for the
  * batch, and need not lock each row.  A revocation then waits for one batch.
  */
@@ -229,7 +229,7 @@ write_batch(AmtDue *due, int n)
 		write_keys(&batch, due, n);
 		close_tables(&batch);
 	}
-	CommitTransactionCommand();	/* W4 */
+	CommitTransactionCommand(); /* W4 */
 	amt_writer_batch_timeout(false);
 
 	for (int i = 0; i < n; i++)
