@@ -129,12 +129,7 @@ CREATE TABLE @extschema@.amt_key_event (
     by_key     pg_catalog.text COLLATE pg_catalog."C",
     db_user    pg_catalog.name NOT NULL,
     calls      pg_catalog.int8,
-    CONSTRAINT amt_key_event_pkey PRIMARY KEY (event_id),
-    CONSTRAINT amt_key_event_check CHECK (event OPERATOR(pg_catalog.=) 'created'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'revoked'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'changed'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'suspended'::pg_catalog.text
-        OR event OPERATOR(pg_catalog.=) 'resumed'::pg_catalog.text)
+    CONSTRAINT amt_key_event_pkey PRIMARY KEY (event_id)
 );
 CREATE INDEX amt_key_event_key_idx ON @extschema@.amt_key_event (key_id);
 CREATE INDEX amt_key_event_org_idx ON @extschema@.amt_key_event (org_id, event_id);
@@ -201,13 +196,13 @@ ALTER TABLE @extschema@.amt_key_usage ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.amt_key_event ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY amt_key_select ON @extschema@.amt_key FOR SELECT
-    USING (org_id OPERATOR(pg_catalog.=) (SELECT @extschema@.amt_org_id()));
+    USING (org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
 CREATE POLICY amt_key_usage_select ON @extschema@.amt_key_usage FOR SELECT
     USING (EXISTS (SELECT FROM @extschema@.amt_key AS k
                    WHERE k.key_id OPERATOR(pg_catalog.=) amt_key_usage.key_id
-                     AND k.org_id OPERATOR(pg_catalog.=) (SELECT @extschema@.amt_org_id())));
+                     AND k.org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id()));
 CREATE POLICY amt_key_event_select ON @extschema@.amt_key_event FOR SELECT
-    USING (org_id OPERATOR(pg_catalog.=) (SELECT @extschema@.amt_org_id()));
+    USING (org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
 COMMENT ON POLICY amt_key_select ON @extschema@.amt_key IS 'An organization sees its own keys; without an identity there are no rows.';
 COMMENT ON POLICY amt_key_usage_select ON @extschema@.amt_key_usage IS 'An organization sees the usage of its own keys.';
 COMMENT ON POLICY amt_key_event_select ON @extschema@.amt_key_event IS 'An organization sees the events of its own keys.';

@@ -4,11 +4,13 @@
  *
  * PostgREST verifies a person's JWT, and hands headers and claims over in
  * settings of the transaction that anybody can change.  A key needs no trust:
- * whoever presents its token is the key.  Claims do.  They are believed only
- * where they must be PostgREST's: in the first call of a transaction, in a
- * client's backend whose session user may set the identity and is no superuser,
- * and while nobody else's code runs with other rights.  A superuser's session
- * runs other people's code in maintenance, and may not be asked.
+ * whoever presents its token is the key.  Claims do need trust.  They are
+ * believed only where they must be PostgREST's, that is, if:
+ *
+ * - the call is the transaction's first;
+ * - the process is a client's backend, and nobody's code runs with other rights;
+ * - the session user may set the identity, and is no superuser, whose session
+ *   runs other people's code in maintenance.
  *
  * SQL of the web user's making may run later in the transaction, so the call
  * seals the identity (identity.c), whatever the outcome.  A later call without a
@@ -19,8 +21,6 @@
  * PostgREST copies its text into the response.
  */
 #include "postgres.h"
-
-#include <openssl/crypto.h>
 
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -124,9 +124,9 @@ parse_json(void *arg)
 
 /*
  * The JSON that carries a token is parsed in a memory context of one block, of
- * which we know the place, so that all copies can be wiped.  Only headers that
- * are longer than 8 kB may leave a part behind, where the server allocates and
- * frees a larger chunk for them.
+ * which we know the place, so that all copies can be wiped.  Only of headers
+ * that are longer than 2 kB may a part be left behind, where the server
+ * allocates and frees a larger chunk for them.
  */
 typedef struct JsonMemory
 {
@@ -140,7 +140,7 @@ static void
 enter_json_memory(JsonMemory *memory)
 {
 	const char *headers = GetConfigOption("request.headers", true, false);
-	Size		wanted = 64 * 1024 + 16 * (headers != NULL ? strlen(headers) : 0);
+	Size		wanted = 24 * 1024 + 16 * (headers != NULL ? strlen(headers) : 0);
 
 	memory->size = MAXALIGN(Min(wanted, 16 * 1024 * 1024));
 	memory->context = AllocSetContextCreateInternal(CurrentMemoryContext, "amt_keys request",
@@ -153,7 +153,7 @@ static void
 leave_json_memory(JsonMemory *memory)
 {
 	MemoryContextSwitchTo(memory->outer);
-	OPENSSL_cleanse(memory->start, (char *) memory->context + memory->size - memory->start);
+	explicit_bzero(memory->start, (char *) memory->context + memory->size - memory->start);
 	MemoryContextDelete(memory->context);
 }
 
@@ -358,6 +358,14 @@ may_believe_claims(void)
 		!superuser_arg(GetSessionUserId()) && amt_role_may_identify(GetSessionUserId());
 }
 
+static bool
+has_claims(void)
+{
+	const char *claims = GetConfigOption("request.jwt.claims", true, false);
+
+	return claims != NULL && *claims != '\0';
+}
+
 static void
 authenticate_by_key(Oid extension, const char *s, Size len)
 {
@@ -368,7 +376,8 @@ authenticate_by_key(Oid extension, const char *s, Size len)
 	if (*db_role == '\0' && is_a_persons())
 		unauthenticated();		/* whose database role would it be? */
 	amt_identify(&key);
-	set_local("request.jwt.claims", "");
+	if (has_claims())
+		set_local("request.jwt.claims", "");
 	switch_role(amt_identity().role);
 }
 
@@ -405,6 +414,16 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	JsonMemory	memory;
 
 	amt_session_check();
+	if (InSecurityRestrictedOperation())
+	{
+		/*
+		 * There is no identity here, and none of the caller's is to be
+		 * sealed.
+		 */
+		if (require_authentication)
+			unauthenticated();
+		PG_RETURN_VOID();
+	}
 
 	/* First, so that it holds even if somebody catches our error. */
 	amt_identity_seal();

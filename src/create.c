@@ -10,6 +10,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "common/int.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
@@ -127,6 +128,15 @@ no_such_key(void)
 			 errmsg("key does not exist")));
 }
 
+static void
+key_is_suspended(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("key is suspended"),
+			 errhint("Resume it first, or create another key.")));
+}
+
 /* The old key of a rotation. */
 typedef struct OldKey
 {
@@ -165,15 +175,21 @@ find_old_key(Oid extension, FunctionCallInfo fcinfo, OldKey *old)
 static TimestampTz
 same_lifetime(const AmtKey *old, TimestampTz now)
 {
-	TimestampTz expires_at;
+	TimestampTz created_at = DatumGetTimestampTz(AmtKeyValue(old, created_at));
+	TimestampTz expires_at = AmtKeyIsNull(old, expires_at) ? DT_NOEND :
+		DatumGetTimestampTz(AmtKeyValue(old, expires_at));
+	int64		lifetime;
 
-	if (AmtKeyIsNull(old, expires_at))
+	if (TIMESTAMP_NOT_FINITE(expires_at) || TIMESTAMP_NOT_FINITE(created_at))
 		return DT_NOEND;
-	expires_at = DatumGetTimestampTz(AmtKeyValue(old, expires_at));
-	if (TIMESTAMP_NOT_FINITE(expires_at) ||
-		TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(AmtKeyValue(old, created_at))))
-		return DT_NOEND;
-	return now + Max(expires_at - DatumGetTimestampTz(AmtKeyValue(old, created_at)), USECS_PER_SEC);
+	if (pg_sub_s64_overflow(expires_at, created_at, &lifetime) ||
+		pg_add_s64_overflow(now, Max(lifetime, USECS_PER_SEC), &expires_at) ||
+		!IS_VALID_TIMESTAMP(expires_at))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range"),
+				 errhint("Pass expires_at.")));
+	return expires_at;
 }
 
 static void
@@ -192,8 +208,8 @@ read_grace(FunctionCallInfo fcinfo, OldKey *old)
 }
 
 /*
- * Revoke the old key, or let it expire when the grace ends.  Another rotation
- * of it is waited for; if that has revoked it, there is no such key.
+ * Revoke the old key, or let it expire when the grace ends.  We wait for another
+ * rotation of it.  If that has revoked the key, it does not exist any more.
  */
 static void
 end_old_key(Relation rel, AmtNewKey *key, void *arg)
@@ -208,18 +224,17 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 	bool		found;
 	Datum		expires_at;
 
-	if (!old->has_grace)
-	{
-		if (!amt_revoke_id(rel, id, id_len))
-			no_such_key();
-		return;
-	}
 	amt_write_begin(&write, rel);
 	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
 	if (found)
 	{
+		/* It may have been suspended since we looked. */
+		(void) slot_getattr(write.old_row, Anum_amt_key_suspended_at, &isnull);
+		if (!isnull)
+			key_is_suspended();
 		expires_at = slot_getattr(write.old_row, column, &isnull);
-		if (isnull || DatumGetTimestampTz(expires_at) > old->grace_end)
+		if (old->has_grace &&
+			(isnull || DatumGetTimestampTz(expires_at) > old->grace_end))
 		{
 			expires_at = TimestampTzGetDatum(old->grace_end);
 			isnull = false;
@@ -227,7 +242,7 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 		}
 	}
 	amt_write_end(&write);
-	if (!found)
+	if (!found || (!old->has_grace && !amt_revoke_id(rel, id, id_len)))
 		no_such_key();
 }
 
@@ -245,10 +260,7 @@ amt_rotate_key(PG_FUNCTION_ARGS)
 	check_writable("amt_rotate_key()");
 	find_old_key(extension, fcinfo, &old);
 	if (!AmtKeyIsNull(&old.key, suspended_at))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("key is suspended"),
-				 errhint("Resume it first, or create another key.")));
+		key_is_suspended();
 
 	key.org_id = TextDatumGetCString(AmtKeyValue(&old.key, org_id));
 	key.role = TextDatumGetCString(AmtKeyValue(&old.key, role));
@@ -262,7 +274,7 @@ amt_rotate_key(PG_FUNCTION_ARGS)
 	}
 	scopes = key.scopes;
 	amt_newkey_check(&key.org_id, &key.role, &scopes);
-	if (key.scopes == NULL && scopes != NULL)
+	if (key.scopes == NULL && scopes != NULL && !amt_caller_is_trusted())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to create key"),

@@ -12,8 +12,8 @@
  * Calls are counted here and written by the worker of the database (writer.c),
  * which is the only process that sets "base" and "written".  An entry may make
  * room for another when written = counted.  A new entry of the same key has a
- * new serial.  doc/internals.md has the states and who may change what;
- * test/model checks the protocol, and the names in brackets are its labels.
+ * new serial.  doc/internals.md has the states, and says which process may change
+ * which field.  The names in brackets are labels of the model in test/model.
  *
  * Locks: those of hashtable.c.  Counting holds a partition's lock shared and
  * adds atomically; everything else that changes an entry holds it exclusively.
@@ -129,6 +129,7 @@ map_table(void *arg)
 bool
 amt_entry_attach(void)
 {
+	static bool reported = false;
 	ErrorData  *error;
 
 	if (!amt_shmem_attach())
@@ -140,6 +141,12 @@ amt_entry_attach(void)
 	error = amt_attempt(map_table, NULL);
 	if (error == NULL)
 		return true;
+	if (!reported)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("amt_keys could not map its shared memory: %s", error->message),
+				 errdetail("This session verifies keys by scrypt, and does not count calls, until it can.")));
+	reported = true;
 	FreeErrorData(error);
 	return false;
 }
@@ -364,7 +371,12 @@ add_entry(const AmtKeyRef *ref, uint64 hash_tag, Replace replace, bool *other)
 		}
 		/* Other processes may take the room that we make. */
 		if (!make_room(nslots))
-			break;
+		{
+			/* Without more memory, another entry has to make room. */
+			if (limit <= nslots)
+				break;
+			limit = nslots;
+		}
 	}
 	return NULL;
 }
@@ -536,6 +548,38 @@ amt_entry_collect(Oid database, uint32 *place, AmtDue *due, int max, bool *more)
 
 	*more = amt_table_scan(&entries->table, amt_area, place, collect_entry, &collection);
 	return collection.n;
+}
+
+typedef struct Databases
+{
+	Oid		   *database;
+	int			n;
+	int			max;
+} Databases;
+
+static bool
+note_database(AmtSlot *slot, void *arg)
+{
+	Databases  *found = arg;
+	Entry	   *entry = (Entry *) slot;
+
+	if (unwritten(entry) == 0)
+		return true;
+	for (int i = 0; i < found->n; i++)
+		if (found->database[i] == entry->database)
+			return true;
+	found->database[found->n++] = entry->database;
+	return found->n < found->max;
+}
+
+int
+amt_entry_databases(Oid *database, int max)
+{
+	Databases	found = {database, 0, max};
+	uint32		place = 0;
+
+	(void) amt_table_scan(&entries->table, amt_area, &place, note_database, &found);
+	return found.n;
 }
 
 /* Lock the entry that was copied; NULL, but locked, if it is another one now. */

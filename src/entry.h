@@ -123,6 +123,9 @@ extern void amt_entry_read(const AmtKeyRef *ref, uint64 hash_tag, AmtCount *coun
  */
 extern int	amt_entry_collect(Oid database, uint32 *place, AmtDue *due, int max, bool *more);
 
+/* Up to max databases that have entries with unwritten calls; their number. */
+extern int	amt_entry_databases(Oid *database, int max);
+
 /* Each is done only if the entry is still the one with that serial. */
 extern bool amt_entry_set_base(const AmtDue *due, uint64 base);
 extern void amt_entry_set_written(const AmtDue *due);

@@ -26,14 +26,9 @@
 static int64
 next_event_id(Relation rel)
 {
-	Oid			sequence = amt_identity_sequence(rel, Anum_amt_key_event_event_id);
+	Oid			sequence = amt_event_sequence(rel);
 	int64		event_id;
 
-	if (!OidIsValid(sequence))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("column \"event_id\" of table \"amt_key_event\" is not an identity column"),
-				 errhint("Its owner must undo that change.")));
 	event_id = nextval_internal(sequence, false);
 	if (likely(!amt_event_exists(rel, event_id)))
 		return event_id;
@@ -49,7 +44,7 @@ set_text(Datum *values, bool *nulls, int attnum, const char *value)
 	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
 }
 
-/* Who did it, if that is somebody of the key's own organization. */
+/* The actor, if it is of the key's own organization. */
 static void
 set_actor(Datum *values, bool *nulls, const AmtKey *key)
 {

@@ -302,7 +302,7 @@ take_slot(AmtTable *table, TableView *view, uint32 limit, AmtSlotTest evictable)
 {
 	AmtSlot    *slot = NULL;
 
-	if (table->nused >= Min(limit, table->nslots))
+	if (table->nused >= limit)
 		slot = evict_slot(table, view, evictable);
 	if (slot == NULL && table->free_head != 0)
 	{

@@ -13,8 +13,8 @@
  *
  * amt_authenticate() seals the identity until the end of the transaction, since
  * SQL that was smuggled into a request can take back the session user's rights.
- * Under the seal SET is refused.  RESET and ROLLBACK TO ask no check hook, so
- * the seal remembers digests of the identities that the C code has set, and any
+ * Under the seal SET is refused.  RESET and ROLLBACK TO ask no check hook.  So
+ * the seal remembers digests of the identities that the C code has set.  Any
  * other combination of the five settings is no identity.  The seal itself is in
  * variables of this process, tied to the transaction's number.  A sixth setting
  * carries a copy to parallel workers, and is not transactional.
@@ -95,18 +95,22 @@ make_digest(uint8 digest[DIGEST_LEN])
 }
 
 static bool
+is_in_seal(const uint8 digest[DIGEST_LEN])
+{
+	for (int i = 0; i < seal.n; i++)
+		if (memcmp(seal.digest[i], digest, DIGEST_LEN) == 0)
+			return true;
+	return false;
+}
+
+static bool
 settings_hold(void)
 {
 	uint8		digest[DIGEST_LEN];
 
 	if (!holds_known)
-	{
-		holds = false;
-		if (make_digest(digest))
-			for (int i = 0; i < seal.n; i++)
-				holds = holds || memcmp(seal.digest[i], digest, DIGEST_LEN) == 0;
-		holds_known = true;
-	}
+		holds = make_digest(digest) && is_in_seal(digest);
+	holds_known = true;
 	return holds;
 }
 
@@ -123,8 +127,11 @@ publish_seal(void)
 	{
 		appendStringInfo(&text, "%u ", seal.transaction);
 		for (int i = 0; i < seal.n; i++)
-			for (int j = 0; j < DIGEST_LEN; j++)
-				appendStringInfo(&text, "%02x", seal.digest[i][j]);
+		{
+			enlargeStringInfo(&text, 2 * DIGEST_LEN);
+			text.		len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
+			text.		data[text.len] = '\0';
+		}
 	}
 	setting = true;
 	PG_TRY();
@@ -171,20 +178,19 @@ add_to_seal(void)
 {
 	uint8		digest[DIGEST_LEN];
 
-	if (settings_hold())
-		return;
 	if (!make_digest(digest))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not compute a SHA-256 digest")));
-	if (seal.n == MAX_SEALED)
+	if (!is_in_seal(digest))
 	{
-		memmove(seal.digest[0], seal.digest[1], (MAX_SEALED - 1) * DIGEST_LEN);
-		seal.n--;
+		if (seal.n == MAX_SEALED)
+			memmove(seal.digest[0], seal.digest[1], --seal.n * DIGEST_LEN);
+		memcpy(seal.digest[seal.n++], digest, DIGEST_LEN);
+		publish_seal();
 	}
-	memcpy(seal.digest[seal.n++], digest, DIGEST_LEN);
-	holds_known = false;
-	publish_seal();
+	holds = true;
+	holds_known = true;
 }
 
 void
@@ -329,8 +335,14 @@ amt_identity_set(const AmtIdentity *identity)
 	PG_TRY();
 	{
 		for (int i = 0; i < NPARTS; i++)
-			(void) set_config_option(part_name[i], part[i] != NULL ? part[i] : "",
-									 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+		{
+			const char *value = part[i] != NULL ? part[i] : "";
+
+			if (part_setting[i] != NULL && strcmp(part_setting[i], value) == 0)
+				continue;
+			(void) set_config_option(part_name[i], value, PGC_SUSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
+		}
 	}
 	PG_FINALLY();
 	{

@@ -2,9 +2,9 @@
  * relations.c
  *	  The extension's tables: where they are, and that they are ours.
  *
- * The owner of a schema, of a database or of one table is no superuser, and may
- * rename, replace, alter or give away anything at any time, also while we wait
- * for a lock.  So a table is ours only if it is a member of the extension that
+ * The owner of a schema, of a database or of one table is no superuser.  But it
+ * may rename, replace, alter or give away its objects at any time, also while we
+ * wait for a lock.  So a table is ours only if it is a member of the extension that
  * the called function is a member of; only a superuser can change that.  It is
  * opened by OID.  After it was locked we look again whether it still is the
  * table of that name, an ordinary heap table, and has the expected columns.
@@ -18,7 +18,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
@@ -31,6 +30,7 @@
 #include "commands/extension.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -99,6 +99,7 @@ static struct
 	Oid			extension;		/* InvalidOid: nothing is known */
 	Oid			table[AMT_NTABLES];
 	Oid			index[AMT_NINDEXES];	/* InvalidOid: not yet looked for */
+	Oid			sequence;		/* of event_id; InvalidOid: not yet looked for */
 }			known;
 
 /* Extensions of the functions that were called. */
@@ -205,6 +206,7 @@ find_tables(Oid extension)
 	}
 	memcpy(known.table, found, sizeof(known.table));
 	memset(known.index, 0, sizeof(known.index));
+	known.sequence = InvalidOid;
 	known.extension = extension;
 }
 
@@ -279,13 +281,14 @@ open_locked(Oid extension, AmtTableId table, Oid relid, LOCKMODE mode)
 		UnlockRelationOid(relid, mode);
 		return NULL;
 	}
-	rel = try_relation_open(relid, NoLock);
+	rel = RelationIdGetRelation(relid);
 	if (rel == NULL)
 	{
 		UnlockRelationOid(relid, mode);
 		known.extension = InvalidOid;
 		return NULL;
 	}
+	pgstat_init_relation(rel);
 	amt_check_table(rel, table);
 	return rel;
 }
@@ -331,12 +334,12 @@ index_fits(Oid index, const struct IndexShape *shape)
 	Relation	rel = index_open(index, AccessShareLock);
 	Form_pg_index form = rel->rd_index;
 	bool		fits = form->indisvalid && form->indislive && form->indnkeyatts == 1 &&
-		form->indkey.values[0] == shape->attnum &&
-		rel->rd_rel->relam == BTREE_AM_OID &&
-		rel->rd_opfamily[0] == shape->opfamily &&
-		rel->rd_indcollation[0] == shape->collation &&
-		(!shape->unique || (form->indisunique && form->indimmediate)) &&
-		heap_attisnull(rel->rd_indextuple, Anum_pg_index_indpred, NULL);
+	form->indkey.values[0] == shape->attnum &&
+	rel->rd_rel->relam == BTREE_AM_OID &&
+	rel->rd_opfamily[0] == shape->opfamily &&
+	rel->rd_indcollation[0] == shape->collation &&
+	(!shape->unique || (form->indisunique && form->indimmediate)) &&
+	heap_attisnull(rel->rd_indextuple, Anum_pg_index_indpred, NULL);
 
 	index_close(rel, AccessShareLock);
 	return fits;
@@ -373,6 +376,26 @@ amt_index(Relation rel, AmtIndexId index)
 	if (OidIsValid(known.extension) && known.table[shape->table] == RelationGetRelid(rel))
 		known.index[index] = found;
 	return found;
+}
+
+Oid
+amt_event_sequence(Relation rel)
+{
+	bool		is_known = OidIsValid(known.extension) &&
+	known.table[AMT_KEY_EVENT] == RelationGetRelid(rel);
+	Oid			sequence;
+
+	if (is_known && OidIsValid(known.sequence))
+		return known.sequence;
+	sequence = amt_identity_sequence(rel, Anum_amt_key_event_event_id);
+	if (!OidIsValid(sequence))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("column \"event_id\" of table \"amt_key_event\" is not an identity column"),
+				 errhint("Its owner must undo that change.")));
+	if (is_known)
+		known.sequence = sequence;
+	return sequence;
 }
 
 void

@@ -94,6 +94,9 @@ extern void amt_check_table(Relation rel, AmtTableId table);
 /* An index of a table that amt_open() has opened, by which rows are found. */
 extern Oid	amt_index(Relation rel, AmtIndexId index);
 
+/* The sequence of event_id, or 42P01 if its owner made it no identity column. */
+extern Oid	amt_event_sequence(Relation rel);
+
 /*
  * Raise 42804 unless rows of the descriptor have exactly these types.  The
  * owner of a composite type may have altered it.

@@ -11,6 +11,7 @@
 #include "access/table.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/rel.h"
 
 #include "compat.h"
 #include "header.h"
@@ -143,13 +144,15 @@ amt_revoke_id(Relation rel, const char *id, Size id_len)
 	AmtKey		key;
 	bool		busy;
 	bool		found;
+	bool		suppressible;
 
 	amt_write_begin(&write, rel);
 	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
 	if (found)
 		amt_write_delete(&write);
+	suppressible = rel->trigdesc != NULL && rel->trigdesc->trig_delete_before_row;
 	amt_write_end(&write);
-	if (found && amt_key_by_id(rel, id, id_len, &key))
+	if (found && suppressible && amt_key_by_id(rel, id, id_len, &key))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 				 errmsg("key was not revoked"),

@@ -291,12 +291,21 @@ amt_key_no_truncate(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/* A REPLICA trigger, BEFORE each row of amt_key_usage: a subscriber counts itself. */
+/*
+ * A REPLICA trigger, BEFORE each row of amt_key_usage: a subscriber counts by
+ * itself, so that rows of a publisher are discarded.  A tool that enables all
+ * triggers of a table lets this one fire for the writer's rows too; those must
+ * pass, or nothing could be counted or revoked any more.
+ */
 PG_FUNCTION_INFO_V1(amt_usage_replica);
 Datum
 amt_usage_replica(PG_FUNCTION_ARGS)
 {
-	(void) check_caller(fcinfo, amt_extension(fcinfo), AMT_KEY_USAGE,
-						TRIGGER_EVENT_ROW | TRIGGER_EVENT_BEFORE);
-	return PointerGetDatum(NULL);
+	TriggerData *trigdata = check_caller(fcinfo, amt_extension(fcinfo), AMT_KEY_USAGE,
+										 TRIGGER_EVENT_ROW | TRIGGER_EVENT_BEFORE);
+
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		return PointerGetDatum(NULL);
+	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+						   trigdata->tg_newtuple : trigdata->tg_trigtuple);
 }

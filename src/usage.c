@@ -20,38 +20,30 @@
 #include "usage.h"
 #include "writer.h"
 
-/* Is this still the key's row?  One of the same id may have replaced it. */
+/* Does the key's row still store this hash?  A key of the same id may be new. */
 static bool
-is_still_stored(Oid extension, const char *id, Size id_len, const char *stored, Size stored_len)
+is_still_stored(Oid extension, const AmtKeyRef *ref, uint64 hash_tag)
 {
 	AmtKey		key;
 	Size		len;
-	const char *now;
+	const char *stored;
 
-	if (!amt_key_get(extension, id, id_len, NULL, NULL, &key))
+	if (!amt_key_get(extension, ref->id, ref->id_len, NULL, NULL, &key))
 		return false;
-	now = amt_key_stored_hash(&key, &len);
-	return len == stored_len && memcmp(now, stored, len) == 0;
+	stored = amt_key_stored_hash(&key, &len);
+	return amt_entry_hash(stored, len) == hash_tag;
 }
 
 void
-amt_usage_count(Oid extension, Oid table, const AmtKey *key, TimestampTz at)
+amt_usage_count(Oid extension, const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at)
 {
-	Size		id_len;
-	const char *id = amt_key_id_of(key, &id_len);
-	Size		stored_len;
-	const char *stored = amt_key_stored_hash(key, &stored_len);
 	AmtCounted	counted = AMT_NO_ROOM;
 
-	if (amt_entry_attach())
+	if (ref->id != NULL && amt_entry_attach())
 	{
-		AmtKeyRef	ref = amt_entry_ref(table, id, id_len);
-		uint64		hash_tag = amt_entry_hash(stored, stored_len);
-
-		counted = amt_entry_count(&ref, hash_tag, at, false);
-		if (counted == AMT_OTHER_HASH &&
-			is_still_stored(extension, id, id_len, stored, stored_len))
-			counted = amt_entry_count(&ref, hash_tag, at, true);
+		counted = amt_entry_count(ref, hash_tag, at, false);
+		if (counted == AMT_OTHER_HASH && is_still_stored(extension, ref, hash_tag))
+			counted = amt_entry_count(ref, hash_tag, at, true);
 	}
 	if (counted == AMT_COUNTED)
 		amt_writer_want(at);

@@ -7,8 +7,11 @@
 
 #include "rows.h"
 
-/* Count a call; the worker will write it. */
-extern void amt_usage_count(Oid extension, Oid table, const AmtKey *key, TimestampTz at);
+/*
+ * Count a call of the key with that stored hash; the worker will write it.
+ * Without shared memory "ref" is all zeros.
+ */
+extern void amt_usage_count(Oid extension, const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at);
 
 /* All calls up to now, stored or not; DT_NOBEGIN if there was none. */
 extern void amt_usage_read(Oid extension, Oid table, const AmtKey *key,

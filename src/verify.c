@@ -9,8 +9,8 @@
  *
  * A run of scrypt takes long enough for the key to be revoked meanwhile, and so
  * does waiting for one's turn.  Nothing of ours is held then: no snapshot, no
- * relation, no lock.  What was learned is about a stored hash only, so the row
- * is read again afterwards, and the answer is yes only if it still stores that
+ * relation, no lock.  The result is about a stored hash only.  So the row is
+ * read again afterwards, and the token is valid only if it still stores that
  * hash.
  *
  * No text raises an error.  The system can: a query that is cancelled while it
@@ -41,13 +41,14 @@
 #include "scrypt_queue.h"
 #include "session.h"
 #include "sha256.h"
+#include "shmem.h"
 #include "stat.h"
 #include "usage.h"
 #include "verify.h"
 
 #define IMPORTED_TOKEN_MAX	512
 
-/* What scrypt said about one stored hash. */
+/* The result of scrypt for one stored hash. */
 typedef struct ScryptAnswer
 {
 	bool		known;
@@ -61,12 +62,11 @@ typedef struct Attempt
 {
 	const AmtToken *token;
 	AmtKey	   *key;			/* filled by each look at the row */
-	Oid			table;
 	bool		shared;			/* is there shared memory? */
 	bool		no_mac;			/* OpenSSL cannot compute the MAC */
 	AmtKeyRef	ref;			/* this and the next two with shared memory */
+	uint64		hash_tag;		/* of the stored hash */
 	AmtProof	proof;
-	bool		has_proof;
 	const char *hash;			/* the stored hash, in "key" */
 	Size		hash_len;
 } Attempt;
@@ -103,7 +103,7 @@ find_proof(Attempt *attempt)
 {
 	return attempt->shared && amt_entry_may_prove() &&
 		amt_entry_find(&attempt->ref, &attempt->proof) && attempt->proof.known &&
-		attempt->proof.hash_tag == amt_entry_hash(attempt->hash, attempt->hash_len);
+		attempt->proof.hash_tag == attempt->hash_tag;
 }
 
 static void
@@ -115,7 +115,7 @@ enter_proof(const Attempt *attempt, const ScryptAnswer *answer)
 		!amt_entry_mac(&attempt->ref, answer->hash, answer->hash_len,
 					   attempt->token->secret, attempt->token->secret_len, proof.mac))
 		return;
-	proof.hash_tag = amt_entry_hash(answer->hash, answer->hash_len);
+	proof.hash_tag = attempt->hash_tag;
 	proof.hint = attempt->proof.hint;
 	amt_entry_prove(&attempt->ref, &proof);
 }
@@ -147,9 +147,7 @@ ask_scrypt(Attempt *attempt, ScryptAnswer *answer)
 static bool
 ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
 {
-	uint64		tag = attempt->shared ? amt_entry_hash(attempt->hash, attempt->hash_len) : 0;
-
-	if (!amt_scrypt_enter(tag))
+	if (!amt_scrypt_enter(attempt->hash_tag))
 		return false;
 	PG_TRY();
 	{
@@ -183,25 +181,24 @@ compare_proof(Attempt *attempt, AmtVerdict *verdict)
 static bool
 read_key(Oid extension, Attempt *attempt)
 {
+	const AmtToken *token = attempt->token;
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
-	AmtRowHint	hint = {0};
+	AmtRowHint	hint;
 	bool		found;
 
-	attempt->table = RelationGetRelid(rel);
-	attempt->has_proof = false;
 	memset(&attempt->proof, 0, sizeof(attempt->proof));
 	if (attempt->shared)
 	{
-		attempt->ref = amt_entry_ref(attempt->table, attempt->token->id, attempt->token->id_len);
-		attempt->has_proof = amt_entry_find(&attempt->ref, &attempt->proof);
-		hint = attempt->proof.hint;
+		attempt->ref = amt_entry_ref(RelationGetRelid(rel), token->id, token->id_len);
+		(void) amt_entry_find(&attempt->ref, &attempt->proof);
 	}
-	found = amt_key_by_hint(rel, attempt->token->id, attempt->token->id_len, &hint, attempt->key);
+	hint = attempt->proof.hint;
+	found = amt_key_by_hint(rel, token->id, token->id_len, &hint, attempt->key);
 
 	/* Given back at once: a login path must not stand in the way of DDL. */
 	table_close(rel, AccessShareLock);
 
-	if (attempt->has_proof && found && !AmtRowHintEquals(hint, attempt->proof.hint))
+	if (attempt->proof.known && found && !AmtRowHintEquals(hint, attempt->proof.hint))
 		amt_entry_move(&attempt->ref, attempt->proof.hash_tag, &hint);
 	attempt->proof.hint = hint;
 	return found && !AmtKeyIsNull(attempt->key, scrypt_hash);
@@ -218,45 +215,44 @@ decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *
 		return true;
 	}
 	attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
+	if (attempt->shared)
+		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len);
 	if (same_hash(answer, attempt))
 	{
 		*verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
 		return true;
 	}
-	return attempt->has_proof && attempt->proof.known && amt_entry_may_prove() &&
-		attempt->proof.hash_tag == amt_entry_hash(attempt->hash, attempt->hash_len) &&
-		compare_proof(attempt, verdict);
+	return attempt->proof.known && amt_entry_may_prove() &&
+		attempt->proof.hash_tag == attempt->hash_tag && compare_proof(attempt, verdict);
 }
 
 static AmtVerdict
-verify_secret(Oid extension, const AmtToken *token, AmtKey *key, Oid *table)
+verify_secret(Oid extension, Attempt *attempt)
 {
-	Attempt		attempt = {0};
 	ScryptAnswer answer = {0};
 	AmtVerdict	verdict;
 	bool		waited = false;
 
-	attempt.token = token;
-	attempt.key = key;
-	while (!decide(extension, &attempt, &answer, &verdict))
+	while (!decide(extension, attempt, &answer, &verdict))
 	{
-		if (!ask_scrypt_in_turn(&attempt, &answer) && !waited)
+		if (!ask_scrypt_in_turn(attempt, &answer) && !waited)
 		{
 			waited = true;
 			amt_stat_add(AMT_SCRYPT_WAITS, 1);
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
-	*table = attempt.table;
 	return verdict;
 }
 
 AmtVerdict
 amt_verify_secret(Oid extension, const AmtToken *token, AmtKey *key)
 {
-	Oid			table;
+	Attempt		attempt = {0};
 
-	return verify_secret(extension, token, key, &table);
+	attempt.token = token;
+	attempt.key = key;
+	return verify_secret(extension, &attempt);
 }
 
 /* Printable ASCII without space, and not too long? */
@@ -296,19 +292,41 @@ amt_find_imported(Oid extension, const char *s, Size len, AmtKey *key)
 	return find_imported(extension, s, len, key, &table);
 }
 
+/* The same for a verification: the attempt is then about the key found. */
+static bool
+is_imported(Oid extension, const char *s, Size len, Attempt *attempt)
+{
+	Oid			table;
+
+	if (!find_imported(extension, s, len, attempt->key, &table))
+		return false;
+	if (amt_entry_attach())
+	{
+		Size		id_len;
+		const char *id = amt_key_id_of(attempt->key, &id_len);
+
+		attempt->ref = amt_entry_ref(table, id, id_len);
+		attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
+		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len);
+	}
+	return true;
+}
+
 static AmtVerdict
 verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 {
+	Attempt		attempt = {0};
 	AmtToken	token;
 	AmtVerdict	verdict = AMT_MALFORMED;
-	Oid			table;
 	TimestampTz now;
 
+	attempt.token = &token;
+	attempt.key = key;
 	amt_header_skip_bearer(&s, &len);
 	if (amt_token_parse(amt_prefixes(), s, len, &token))
-		verdict = verify_secret(extension, &token, key, &table);
+		verdict = verify_secret(extension, &attempt);
 	if ((verdict == AMT_MALFORMED || verdict == AMT_UNKNOWN) &&
-		find_imported(extension, s, len, key, &table))
+		is_imported(extension, s, len, &attempt))
 		verdict = AMT_GOOD;
 	if (verdict != AMT_GOOD)
 		return verdict;
@@ -319,8 +337,19 @@ verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 	if (!AmtKeyIsNull(key, expires_at) &&
 		DatumGetTimestampTz(AmtKeyValue(key, expires_at)) <= now)
 		return AMT_EXPIRED;
-	amt_usage_count(extension, table, key, now);
+	amt_usage_count(extension, &attempt.ref, attempt.hash_tag, now);
 	return AMT_GOOD;
+}
+
+/*
+ * Count a verdict; the counters are in the verdicts' order.  A session may see
+ * nothing but bad tokens, and must not take these counts with it.
+ */
+static void
+count_verdict(AmtVerdict verdict)
+{
+	(void) amt_shmem_attach();
+	amt_stat_add((AmtCounter) verdict, 1);
 }
 
 AmtVerdict
@@ -334,9 +363,7 @@ amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 				 errmsg("cannot verify a key during a parallel operation")));
 	verdict = verify_text(extension, s, len, key);
-
-	/* The counters are in the verdicts' order. */
-	amt_stat_add((AmtCounter) verdict, 1);
+	count_verdict(verdict);
 	return verdict;
 }
 
@@ -457,7 +484,7 @@ amt_verify(PG_FUNCTION_ARGS)
 	amt_session_check();
 	rsinfo = make_result_set(fcinfo);
 	if (PG_ARGISNULL(0))
-		amt_stat_add(AMT_REJECTED_MALFORMED, 1);
+		count_verdict(AMT_MALFORMED);
 	else
 	{
 		text	   *token = PG_GETARG_TEXT_PP(0);

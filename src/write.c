@@ -8,9 +8,9 @@
  * no policy; the caller has decided that the write is allowed.
  *
  * Code that somebody has attached to the table runs as the table's owner, in a
- * security-restricted operation and with a safe search_path, as VACUUM and
- * REINDEX run a table's own code.  So it never has rights that its owner does
- * not have, and nothing of it can be deferred until those of the caller are
+ * security-restricted operation, with a safe search_path.  VACUUM and REINDEX
+ * run a table's code in this way, too.  So it never has rights that its owner
+ * does not have, and none of it can be deferred until the caller's rights are
  * back.  Each table is written as its own owner.
  *
  * If an error is raised in between, the abort of the (sub)transaction restores
@@ -21,6 +21,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -34,6 +35,8 @@
 #include "compat.h"
 #include "rows.h"
 #include "write.h"
+
+#define SAFE_PATH	"pg_catalog, pg_temp"
 
 static void
 make_estate(AmtWrite *write)
@@ -67,8 +70,9 @@ amt_write_begin(AmtWrite *write, Relation rel)
 						   write->save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	write->save_nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	if (strcmp(namespace_search_path, SAFE_PATH) != 0)
+		(void) set_config_option("search_path", SAFE_PATH, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	make_estate(write);

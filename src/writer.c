@@ -11,14 +11,11 @@
  * A slot in shared memory says which databases have a worker.  To leave, the
  * worker clears its slot and then looks for unwritten calls once more; a process
  * that counts first counts and then looks at the slot.  One of them sees the
- * other.  A request to the postmaster may fail or be lost, so it is repeated by
- * whoever counts after some seconds; meanwhile the calls wait in memory.
+ * other.  A request to the postmaster may fail or be lost.  Then the calls wait in
+ * memory, and a process that counts some seconds later asks again.
  *
  * On a standby nothing can be written.  The worker then only drops the entries
  * of keys that are gone, and begins to write when recovery has ended.
- *
- * A batch runs code of the tables' owner.  If it takes longer than a second, it
- * is cancelled, and if that does not end it, the worker is terminated.
  *
  * Locks: the slots' lock, held with no other of ours.
  */
@@ -38,7 +35,6 @@
 #include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -48,14 +44,15 @@
 #include "shmem.h"
 #include "stat.h"
 #include "writer.h"
+#include "writer_batch.h"
 
 #define DATABASES		128		/* that can have a worker at once */
 
 #define IDLE_MS			2000	/* without a call before the worker leaves */
 #define POLL_MS			500		/* between two looks for calls */
 #define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
-#define TRIM_MS			10000	/* between two looks for surplus entries */
-#define BATCH_MS		1000	/* that a batch may take */
+#define START_MS		100		/* that a caller waits for a worker's start */
+#define TRIM_MS			10000	/* between two looks for entries to drop */
 #define LAST_MS			1500	/* that the last write waits for others */
 #define LAST_POLL_MS	50
 
@@ -164,20 +161,48 @@ note_request(TimestampTz now)
 	return ask;
 }
 
+/*
+ * Wait for a moment until the postmaster has started the process.  If the server
+ * is stopped right after a call, a process that has started writes it, but one
+ * that was only asked for is never started.
+ */
+static void
+wait_for_start(BackgroundWorkerHandle *handle)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	pid_t		pid;
+
+	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_NOT_YET_STARTED &&
+		   !amt_elapsed(since, GetCurrentTimestamp(), START_MS))
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SetLatch(MyLatch);			/* somebody else may wait for it */
+}
+
 static bool
 ask_postmaster(void)
 {
 	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	worker.bgw_notify_pid = MyProcPid;
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "amt_keys");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "amt_writer_main");
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "amt_keys usage writer");
 	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "amt_keys usage writer");
-	return RegisterDynamicBackgroundWorker(&worker, NULL);
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		return false;
+	wait_for_start(handle);
+	pfree(handle);
+	return true;
 }
 
 /* Ask for a worker unless there is one; false if there can be none now. */
@@ -266,33 +291,6 @@ has_successor(void)
 	return running;
 }
 
-static TimeoutId batch_timeout;
-static volatile sig_atomic_t timeouts = 0;
-
-/* In a signal handler: cancel the batch, and later terminate the worker. */
-static void
-handle_batch_timeout(void)
-{
-	if (timeouts++ == 0)
-		QueryCancelPending = true;
-	else
-		ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-void
-amt_writer_batch_timeout(bool enable)
-{
-	disable_timeout(batch_timeout, false);
-	timeouts = 0;
-	QueryCancelPending = false;
-	if (enable)
-		enable_timeout_every(batch_timeout,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BATCH_MS),
-							 BATCH_MS);
-}
-
 static void
 wait_for_latch(long timeout)
 {
@@ -364,6 +362,7 @@ write_until_idle(void)
 	while (!ShutdownRequestPending)
 	{
 		TimestampTz now;
+		int			interval;
 
 		wait_for_latch(Min(Max(usage_flush_interval / 2, 5), POLL_MS));
 		now = GetCurrentTimestamp();
@@ -375,19 +374,24 @@ write_until_idle(void)
 		}
 		pg_memory_barrier();	/* first the flag, then the entries */
 
+		/* When nothing is counted any more, a long interval must not keep us. */
+		interval = amt_elapsed(counted_at, now, IDLE_MS) ?
+			Min(usage_flush_interval, IDLE_MS) : usage_flush_interval;
 		if (left &&
-			(my_slot->hurry || amt_elapsed(written_at, now, Max(usage_flush_interval, wait_ms))))
+			(my_slot->hurry || amt_elapsed(written_at, now, Max(interval, wait_ms))))
 		{
 			wait_ms = write_now(&left) ? 0 : ASK_AGAIN_MS;
 			written_at = GetCurrentTimestamp();
 		}
 		if (amt_elapsed(trimmed_at, now, TRIM_MS))
 		{
+			amt_sweep_databases();
 			amt_entry_trim();
 			trimmed_at = now;
 		}
 		if (!left && amt_elapsed(counted_at, now, IDLE_MS))
 		{
+			amt_entry_trim();
 			if (try_to_leave())
 				return;
 			left = true;
@@ -427,11 +431,9 @@ connect_to(Oid database)
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
-
-	/* As a replica's, its writes would be discarded by amt_usage_replica(). */
 	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 	amt_no_transaction_timeout();
-	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
+	amt_batch_init();
 }
 
 void
@@ -448,6 +450,7 @@ amt_writer_main(Datum arg)
 	before_shmem_exit(release_on_exit, (Datum) 0);
 	amt_stat_add(AMT_WORKER_STARTS, 1);
 
+	amt_sweep_databases();
 	amt_sweep_usage();
 	write_until_idle();
 	if (ShutdownRequestPending)

@@ -1,19 +1,19 @@
-// A sign-in for trying the settings page, NOT for copying: eight people, no passwords, sessions that a restart forgets.
+// A sign-in for trying the settings page, NOT for copying: nine people, no passwords, sessions that a restart forgets.
 // A real application brings its own.  What settings.js takes from it is req.person, { name, organization, orgId, role,
-// actor }, and req.csrf, which the person's page has to send back with every change.
+// scopes (null: no narrowing), actor }, and req.csrf, which the person's page has to send back with every change.
 
 import { randomBytes } from 'node:crypto';
-import { localhostAllowedHostnames, validateHostHeader } from '@modelcontextprotocol/server';
 import express from 'express';
+import { ROLES } from './roles.js';
 
-const ROLES = ['viewer', 'editor', 'admin', 'owner'];
-
-const organizations = [
-	{ orgId: 'acme', organization: 'Acme', names: ['Vera', 'Edgar', 'Ada', 'Oscar'] },
-	{ orgId: 'globex', organization: 'Globex', names: ['Vikram', 'Elena', 'Amara', 'Olga'] },
-];
-const people = organizations.flatMap(({ orgId, organization, names }) => names.map((name, i) =>
-	({ name, organization, orgId, role: ROLES[i], actor: `${name.toLowerCase()}@${orgId}.example` })));
+const organizations = [{ orgId: 'acme', organization: 'Acme' }, { orgId: 'globex', organization: 'Globex' }];
+const people = [
+	['Vera', 'acme', 'viewer'], ['Edgar', 'acme', 'editor'], ['Ada', 'acme', 'admin'], ['Oscar', 'acme', 'owner'],
+	['Rita', 'acme', 'editor', ['notes:read']],
+	['Vikram', 'globex', 'viewer'], ['Elena', 'globex', 'editor'], ['Amara', 'globex', 'admin'], ['Olga', 'globex', 'owner'],
+].map(([name, orgId, role, scopes = null]) => ({
+	name, ...organizations.find(each => each.orgId === orgId), role, scopes, actor: `${name.toLowerCase()}@${orgId}.example`,
+}));
 
 const sessions = new Map();
 const SESSION_LASTS = 8 * 60 * 60 * 1000;
@@ -25,11 +25,8 @@ export function demoSignIn() {
 	const form = express.urlencoded({ extended: false });
 
 	router.use((req, res, next) => {
-		// Whoever reaches this machine may sign in, but no other web site: neither under a name of its own for 127.0.0.1
-		// (DNS rebinding), nor by a form or script that sends a request here.
-		const foreignHost = !validateHostHeader(req.headers.host, localhostAllowedHostnames()).ok;
-		const foreignPage = !['GET', 'HEAD'].includes(req.method) && req.headers.origin !== `${req.protocol}://${req.headers.host}`;
-		if (foreignHost || foreignPage)
+		// Everybody who reaches this machine may sign in, but no form or script of another site may do it for them.
+		if (!['GET', 'HEAD'].includes(req.method) && req.headers.origin !== `${req.protocol}://${req.headers.host}`)
 			return res.status(403).json({ error: 'This request did not come from this site.' });
 
 		const id = /(?:^|;\s*)session=([\w-]+)/.exec(req.headers.cookie)?.[1];
@@ -84,15 +81,16 @@ const signInPage = () => `<!doctype html>
 <link rel="stylesheet" href="/style.css">
 <main class="sign-in">
 	<h1>Who are you today?</h1>
-	<p class="lead">Two organizations, one person for each role. This is a demo: there are no passwords, and a real
-	application brings its own sign-in.</p>
+	<p class="lead">Two organizations, a person for each role, and one who may only read. This is a demo: there are
+	no passwords, and a real application brings its own sign-in.</p>
 	<div class="organizations">
 ${organizations.map(({ orgId, organization }) => `
 		<section class="card" aria-labelledby="${orgId}">
 			<h2 id="${orgId}">${organization}</h2>
 			<form method="post" action="/sign-in">
-${people.filter(person => person.orgId === orgId).map(({ actor, name, role }) => `
-				<button class="person" name="actor" value="${actor}"><span>${name}</span> <span class="role" data-role="${role}">${role}</span></button>
+${people.filter(person => person.orgId === orgId).map(({ actor, name, role, scopes }) => `
+				<button class="person" name="actor" value="${actor}"><span>${name}</span> ${
+					scopes ? `<code>${scopes}</code> ` : ''}<span class="role" data-role="${role}">${role}</span></button>
 `).join('')}
 			</form>
 		</section>

@@ -1,13 +1,14 @@
 // The MCP endpoint.
 //
-// One HTTP request is one transaction, and the transaction's first statement is amt_verify().  That single call answers
-// "who is this?" for the 401, counts the call, and makes the key's organization and role the transaction's identity,
-// so that row-level security holds for everything the tools do.  Nothing is looked up twice and nothing can happen in
-// between; the identity ends with the transaction, so a pooled connection never carries it into the next request.
+// One HTTP request is one transaction, and the transaction's first statement is amt_verify().  That single call decides
+// between an answer and a 401, counts the call, and makes the key's organization, role and scopes the transaction's
+// identity, so that row-level security holds for everything the tools do.  Nothing is looked up twice and nothing can
+// happen in between.  The identity ends with the transaction, so a pooled connection never carries it further.
 
-import { createMcpHandler, McpServer } from '@modelcontextprotocol/server';
+import { createMcpHandler, McpServer, requireScopes } from '@modelcontextprotocol/server';
 import express from 'express';
 import * as z from 'zod';
+import { ROLES, SCOPES } from './roles.js';
 import { transaction } from './transaction.js';
 
 /** Express handlers for the endpoint; pool connects as a role that may execute amt_verify() and use the table notes. */
@@ -15,30 +16,49 @@ export function mcpEndpoint(pool) {
 	// A subscription would keep its request, and with it a connection to the database, open: there are none.
 	const mcp = createMcpHandler(({ authInfo }) => notesServer(authInfo.extra.db), { maxSubscriptions: 0 });
 
+	// Without sessions there is nothing to GET or DELETE, whoever asks.
+	const postOnly = (req, res, next) =>
+		req.method === 'POST' ? next() : res.status(405).set('Allow', 'POST').json({ error: 'method_not_allowed' });
+
 	const answer = async (req, res) => {
-		const answered = await withKey(pool, req.get('authorization'), async (db, key) => {
+		const token = tokenOf(req);
+		const answered = token && await withKey(pool, token, async (db, key) => {
 			if (Array.isArray(req.body))
 				return Response.json({ error: 'JSON-RPC batches are not supported' }, { status: 400 });
 
 			const response = await mcp.fetch(
 				new Request(new URL(req.originalUrl, 'http://localhost'), { method: req.method, headers: req.headers }),
-				{ parsedBody: req.body, authInfo: { clientId: key.key_id, scopes: [key.role], extra: { db } } });
+				{ parsedBody: req.body, authInfo: { clientId: key.key_id, scopes: scopesOf(key), extra: { db } } });
 			// Read to the end, so that the tools are done and the transaction can commit before the client hears of it.
 			return new Response(await response.text() || null, response);
 		});
 
 		if (!answered)
-			return res.status(401).set('WWW-Authenticate', 'Bearer realm="notes", error="invalid_token"')
-				.json({ error: 'invalid_token' });
+			return refuse(res, token);
 		res.status(answered.status).set(Object.fromEntries(answered.headers)).send(await answered.text());
 	};
 
-	return [express.json({ limit: '1mb' }), answer];
+	return [postOnly, express.json({ limit: '1mb' }), answer];
+}
+
+/** X-API-Key, or Authorization as "Bearer …" or the bare token; undefined if there is none, or another scheme's. */
+const tokenOf = req => req.get('x-api-key') || /^(Bearer .*|\S+)$/i.exec(req.get('authorization') ?? '')?.[0];
+
+/** What a key may do, in the one list that MCP has for it: each role up to the key's own, and its scopes. */
+export const scopesOf = ({ role, scopes }) => [...ROLES.slice(0, ROLES.indexOf(role) + 1), ...scopes ?? SCOPES];
+
+/** 401.  RFC 6750 wants an error code only where there was a token.  No resource_metadata: there is no OAuth here. */
+function refuse(res, token) {
+	const error = token ? 'invalid_token' : undefined;
+	res.status(401)
+		.set('WWW-Authenticate', `Bearer realm="notes"${error ? `, error="${error}"` : ''}, scope="${SCOPES.join(' ')}"`)
+		.json(error ? { error, error_description: 'The API key is not valid: unknown, revoked, suspended or expired.' }
+			: { error: 'unauthorized', error_description: 'Send an API key: Authorization: Bearer …' });
 }
 
 /** Runs work(db, key) in a transaction with the key's identity; without a good key, runs nothing and returns undefined. */
-const withKey = (pool, authorization, work) => transaction(pool, async db => {
-	const { rows: [key] } = await db.query('SELECT * FROM amt_verify($1, identify => true)', [authorization]);
+const withKey = (pool, token, work) => transaction(pool, async db => {
+	const { rows: [key] } = await db.query('SELECT * FROM amt.amt_verify($1, identify => true)', [token]);
 	return key && work(db, key);
 });
 
@@ -48,7 +68,7 @@ function notesServer(db) {
 
 	const tool = (name, options, run) => server.registerTool(name, options, async args => {
 		// Models paste secrets into arguments; refuse before one is stored.
-		const leaked = await db.query('SELECT amt_find_tokens($1) AS prefix', [JSON.stringify(args)]);
+		const leaked = await db.query('SELECT amt.amt_find_tokens($1) AS prefix', [JSON.stringify(args)]);
 		if (leaked.rows.length > 0)
 			return {
 				isError: true,
@@ -57,25 +77,22 @@ function notesServer(db) {
 		return { content: text(JSON.stringify(await run(args), null, 2)) };
 	});
 
-	// Answers 403 insufficient_scope before the tool runs; the table's policies say the same once more.
-	const needs = role => async () => {
-		const { rows: [{ ok }] } = await db.query('SELECT amt_has_role($1) AS ok', [role]);
-		return ok ? undefined : { scopes: [role], errorDescription: `This tool needs the role ${role}` };
-	};
-
 	tool('whoami', {
-		description: 'Which organization, role and API key this call is made with',
+		description: 'Which organization, role, scopes and API key this call is made with',
 		inputSchema: z.object({}),
 		annotations: { readOnlyHint: true },
 	}, async () => {
-		const { rows } = await db.query('SELECT org_id AS organization, role, key_name AS key FROM amt_whoami()');
+		const { rows } = await db.query(
+			'SELECT org_id AS organization, role, scopes, key_name AS key FROM amt.amt_whoami()');
 		return rows[0];
 	});
 
+	// scopeChallenge answers 403 insufficient_scope before the tool runs; the table's policies say the same once more.
 	tool('list_notes', {
 		description: 'The notes of this organization, newest first',
 		inputSchema: z.object({}),
 		annotations: { readOnlyHint: true },
+		scopeChallenge: requireScopes('viewer', 'notes:read'),
 	}, async () => {
 		const { rows } = await db.query('SELECT note_id, body, written_at FROM notes ORDER BY note_id DESC LIMIT 100');
 		return rows;
@@ -84,7 +101,7 @@ function notesServer(db) {
 	tool('add_note', {
 		description: 'Write a note that everyone in this organization can read',
 		inputSchema: z.object({ body: z.string().min(1).max(10_000) }),
-		scopeChallenge: needs('editor'),
+		scopeChallenge: requireScopes('editor', 'notes:write'),
 	}, async ({ body }) => {
 		const { rows } = await db.query('INSERT INTO notes (body) VALUES ($1) RETURNING note_id', [body]);
 		return rows[0];

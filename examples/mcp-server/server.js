@@ -1,13 +1,15 @@
 // Puts the parts together: the MCP endpoint, and beside it the settings page where people manage its keys.
 // The two have a connection pool each, as different database roles, because they may do different things (schema.sql).
 
+import { hostHeaderValidation, originValidation } from '@modelcontextprotocol/express';
 import express from 'express';
 import pg from 'pg';
 import { demoSignIn } from './demo-sign-in.js';
 import { mcpEndpoint } from './mcp.js';
 import { settings } from './settings.js';
 
-const { PORT = '3000', DATABASE_URL, GATEWAY_DATABASE_URL } = process.env;
+const { PORT = '8082', HOSTS = 'localhost,127.0.0.1,[::1]', DATABASE_URL, GATEWAY_DATABASE_URL } = process.env;
+const hosts = HOSTS.split(',');
 
 if (!DATABASE_URL) {
 	console.error('Set DATABASE_URL, and GATEWAY_DATABASE_URL for the settings page: see README.md.');
@@ -36,7 +38,20 @@ app.use((req, res, next) => {
 	next();
 });
 
+// No other web site may use a visitor's browser against this server, neither under a name of its own for this address
+// (DNS rebinding) nor by a script.  MCP demands it, and the settings page wants it too.
+app.use(hostHeaderValidation(hosts), originValidation(hosts));
+
 app.all('/api/mcp', mcpEndpoint(connect(DATABASE_URL)));
+
+// After a 401, clients look here for an OAuth server.  Some show the answer to the person, so it says what to do.
+app.all(['/.well-known/{*path}', '/api/mcp/.well-known/{*path}', '/register', '/authorize', '/token'], (req, res) =>
+	res.status(404).json({
+		error: 'not_found',
+		error_description: 'This server takes API keys and has no OAuth. A key that it refuses is unknown, revoked, suspended or '
+			+ 'expired, or lacks a role or scope.',
+	}));
+
 if (GATEWAY_DATABASE_URL)
 	app.use(demoSignIn(), settings(connect(GATEWAY_DATABASE_URL)));
 

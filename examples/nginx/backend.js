@@ -12,6 +12,7 @@ http.createServer((request, response) => {
 	response.end(JSON.stringify({
 		organization: told(headers['x-amt-org']),
 		role: told(headers['x-amt-role']),
+		scopes: headers['x-amt-scopes'] ?? null,
 		key: told(headers['x-amt-key']),
 	}) + '\n');
 }).listen(process.env.PORT ?? 9000, '127.0.0.1');

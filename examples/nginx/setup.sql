@@ -1,16 +1,25 @@
 -- What the verify service needs in the database: a login role that can ask whether a token is good, and nothing else.
 --
--- Run it once, as a superuser:
---     psql -d app -v password=... -f setup.sql
+-- Run it as a superuser in the database whose keys the service verifies.  The role belongs to the whole server, so a second
+-- database finds it there:
+--     psql -d orders -v password=... -f setup.sql
+-- Without a password given here, the role keeps the one it has, or has none.
 
 \set ON_ERROR_STOP on
 BEGIN;
 
-CREATE EXTENSION IF NOT EXISTS amt_keys;
+CREATE SCHEMA IF NOT EXISTS amt;
+CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;
 
-CREATE ROLE amt_gateway LOGIN PASSWORD :'password';
-GRANT EXECUTE ON FUNCTION amt_verify TO amt_gateway;
+SELECT 'CREATE ROLE amt_gateway LOGIN'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'amt_gateway')
+\gexec
+\if :{?password}
+ALTER ROLE amt_gateway PASSWORD :'password';
+\endif
+GRANT USAGE ON SCHEMA amt TO amt_gateway;
+GRANT EXECUTE ON FUNCTION amt.amt_verify TO amt_gateway;
 -- Masks tokens in the server's log from a session's first statement on.
-ALTER ROLE amt_gateway SET session_preload_libraries = 'amt_keys';
+ALTER ROLE amt_gateway IN DATABASE :"DBNAME" SET session_preload_libraries = 'amt_keys';
 
 COMMIT;

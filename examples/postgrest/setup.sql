@@ -1,20 +1,27 @@
 -- An API with keys behind PostgREST: roles, a table of notes, and what people and keys may do with it.
 --
--- Run it once, as a superuser, in an empty database:
---     psql -d app -v password=... -f setup.sql
+-- Run it as a superuser in each database that gets such an API.  Roles belong to the whole server, so a second database
+-- finds them there:
+--     psql -d notes -v password=... -f setup.sql
+-- Without a password given here, authenticator keeps the one it has, or has none.
 --
 -- Two schemas: amt holds the extension and is not exposed; api is what PostgREST shows to the world.  So nothing of the
--- extension is reachable over HTTP but the three things that api offers under the same names.
+-- extension is reachable over HTTP but what api offers under the same names.
 
 \set ON_ERROR_STOP on
 BEGIN;
 
--- PostgREST logs in as authenticator and becomes one of the others for the time of a request.
-CREATE ROLE authenticator LOGIN NOINHERIT PASSWORD :'password';
-CREATE ROLE anon NOLOGIN;			-- whoever shows nothing
-CREATE ROLE web_user NOLOGIN;		-- people: the "role" of a JWT
-CREATE ROLE web_agent NOLOGIN;		-- keys: amt_keys.db_role
+-- PostgREST logs in as authenticator and becomes one of the others for the time of a request: anon without credentials,
+-- web_user for people (the "role" of a JWT), web_agent for keys (amt_keys.db_role).
+SELECT format('CREATE ROLE %I %s', role.name, role.options)
+FROM (VALUES ('authenticator', 'LOGIN NOINHERIT'), ('anon', 'NOLOGIN'), ('web_user', 'NOLOGIN'), ('web_agent', 'NOLOGIN'))
+	AS role (name, options)
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role.name)
+\gexec
 GRANT anon, web_user, web_agent TO authenticator;
+\if :{?password}
+ALTER ROLE authenticator PASSWORD :'password';
+\endif
 
 CREATE SCHEMA amt;
 CREATE EXTENSION amt_keys SCHEMA amt;
@@ -23,11 +30,14 @@ GRANT USAGE ON SCHEMA amt TO anon, web_user, web_agent;
 -- A session of authenticator may say who is calling: amt_authenticate() believes the claims that PostgREST has checked.
 GRANT SET ON PARAMETER amt_keys.org_id TO authenticator;
 -- A good key makes the request run as this role, whatever it began as.
-ALTER ROLE authenticator SET amt_keys.db_role = 'web_agent';
+ALTER ROLE authenticator IN DATABASE :"DBNAME" SET amt_keys.db_role = 'web_agent';
 -- Masks tokens in the server's log from a session's first statement on.
-ALTER ROLE authenticator SET session_preload_libraries = 'amt_keys';
+ALTER ROLE authenticator IN DATABASE :"DBNAME" SET session_preload_libraries = 'amt_keys';
+-- A temporary table would outlive its request, and the next one would find it before the real table.
+REVOKE TEMPORARY ON DATABASE :"DBNAME" FROM PUBLIC;
 
--- What the API is about.  The role in the organization decides in the policies, the database role in the grants.
+-- The table that the API is about.  The role in the organization and the key's scopes decide in the policies, the
+-- database role in the grants.
 CREATE SCHEMA api;
 GRANT USAGE ON SCHEMA api TO anon, web_user, web_agent;
 
@@ -41,20 +51,27 @@ CREATE INDEX ON api.note (org_id);
 
 ALTER TABLE api.note ENABLE ROW LEVEL SECURITY;
 CREATE POLICY note_read ON api.note FOR SELECT
-	USING (org_id = (SELECT amt.amt_org_id()));
+	USING (org_id = (SELECT amt.amt_org_id()) AND (SELECT amt.amt_has_scope('notes:read')));
 CREATE POLICY note_insert ON api.note FOR INSERT
-	WITH CHECK (org_id = (SELECT amt.amt_org_id()) AND (SELECT amt.amt_has_role('editor')));
+	WITH CHECK (org_id = (SELECT amt.amt_org_id())
+		AND (SELECT amt.amt_has_role('editor') AND amt.amt_has_scope('notes:write')));
 CREATE POLICY note_update ON api.note FOR UPDATE
-	USING (org_id = (SELECT amt.amt_org_id()) AND (SELECT amt.amt_has_role('editor')));
+	USING (org_id = (SELECT amt.amt_org_id())
+		AND (SELECT amt.amt_has_role('editor') AND amt.amt_has_scope('notes:write')));
 CREATE POLICY note_delete ON api.note FOR DELETE
-	USING (org_id = (SELECT amt.amt_org_id()) AND (SELECT amt.amt_has_role('editor')));
+	USING (org_id = (SELECT amt.amt_org_id())
+		AND (SELECT amt.amt_has_role('editor') AND amt.amt_has_scope('notes:write')));
 GRANT SELECT, INSERT (body), UPDATE (body), DELETE ON api.note TO web_user, web_agent;
 
+-- Each function below has SET search_path, which also keeps PostgreSQL from inlining it: a plan that has a function
+-- inlined and is used again no longer asks for EXECUTE on it, whichever role the next request has.
+
 -- Who does the server take me for?
-CREATE FUNCTION api.whoami(OUT org_id text, OUT role text, OUT actor text, OUT key_id text, OUT key_name text)
+CREATE FUNCTION api.whoami(OUT org_id text, OUT role text, OUT scopes text[], OUT actor text, OUT key_id text, OUT key_name text)
 	LANGUAGE sql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-	SELECT w.org_id, w.role, w.actor, w.key_id, w.key_name FROM amt.amt_whoami() w;
+	SELECT w.org_id, w.role, w.scopes, w.actor, w.key_id, w.key_name FROM amt.amt_whoami() w;
 END;
 
 -- For admins only, people and keys alike: amt_require_role() makes a 403 of anything less.
@@ -71,27 +88,39 @@ BEGIN
 END
 $$;
 
--- The keys page: list, create, revoke.  Who may do what is the extension's affair, not repeated here; the organization
--- is always the caller's, so it is not even a parameter.
+-- The keys page: list, create, rotate, rename, prolong, suspend, revoke.  The extension decides who may do what; none of
+-- its rules is repeated here.  The organization is always the caller's, so it is not even a parameter.
 CREATE VIEW api.amt_keys WITH (security_invoker = true) AS
-	SELECT key_id, name, token_prefix, role, created_at, created_by, expires_at, calls, last_used_at FROM amt.amt_keys;
+	SELECT key_id, name, token_prefix, role, scopes, created_at, created_by, expires_at, suspended_at, replaces, calls, last_used_at,
+		amt.amt_may_manage(key_id, org_id, created_by) AS can_manage
+	FROM amt.amt_keys;
 
-CREATE FUNCTION api.amt_create_key(name text, role text DEFAULT NULL, expires_at timestamptz DEFAULT NULL)
+CREATE FUNCTION api.amt_create_key(name text, role text DEFAULT NULL, scopes text[] DEFAULT NULL, expires_at timestamptz DEFAULT NULL)
 	RETURNS amt.amt_new_key LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-	SELECT amt.amt_create_key(name => name, role => role, expires_at => expires_at);
+	SELECT amt.amt_create_key(name => name, role => role, scopes => scopes, expires_at => expires_at);
+END;
+
+CREATE FUNCTION api.amt_rotate_key(key text, grace interval DEFAULT '0')
+	RETURNS amt.amt_new_key LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	SELECT amt.amt_rotate_key(key, grace);
 END;
 
 CREATE FUNCTION api.amt_revoke(key text) RETURNS boolean LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
 	SELECT amt.amt_revoke(key);
 END;
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA api FROM PUBLIC;
-GRANT SELECT ON api.amt_keys TO web_user;
-GRANT EXECUTE ON FUNCTION api.amt_create_key TO web_user;
+-- PATCH renames, prolongs and suspends; DELETE revokes.
+GRANT SELECT, UPDATE (name, expires_at, suspended_at), DELETE ON api.amt_keys TO web_user;
+GRANT EXECUTE ON FUNCTION api.amt_create_key, api.amt_rotate_key TO web_user;
 GRANT EXECUTE ON FUNCTION api.whoami, api.delete_all_notes TO web_user, web_agent;
--- Anonymous too: whoever finds a key in a log or a repository can revoke it by showing it.
+-- Anonymous too: a person who finds a key in a log or a repository can revoke it by showing it.
 GRANT EXECUTE ON FUNCTION api.amt_revoke TO anon, web_user, web_agent;
 
 COMMIT;

@@ -17,12 +17,13 @@ LOW_COST = "SET amt_keys.scrypt_ln = 10; SET amt_keys.scrypt_r = 1;"
 KEYS = 10_000
 
 # As pg_dump's scripts do, so that a million imported keys leave no events.
-IMPORT = "SET row_security = off; INSERT INTO amt_key "
+COLUMNS = "(key_id, token_prefix, org_id, name, role, scrypt_hash, created_at)"
+IMPORT = f"SET row_security = off; INSERT INTO amt_key {COLUMNS} "
 IMPORTED = """
-SELECT {id} AS key_id, 'org' || i % 100 AS org_id, 'key ' || i AS name, 'editor' AS role,
-       '$scrypt$ln=14,r=8,p=1$' || encoded(16) || '$' || encoded(32) AS scrypt_hash,
-       now() - interval '1 day' AS created_at, NULL AS created_by, NULL::timestamptz AS expires_at
-FROM generate_series(1, {count}) AS i
+SELECT id, 'amt_' || id || '...', 'org' || i % 100, 'key ' || i, 'editor',
+       '$scrypt$ln=14,r=8,p=1$' || encoded(16) || '$' || encoded(32),
+       now() - interval '1 day' - i * interval '1 millisecond'
+FROM (SELECT i, {id} AS id FROM generate_series(1, {count}) AS i) AS i
 """
 RANDOM_ID = "substr(translate(encode(sha256(i::text::bytea), 'base64'), '+/=', ''), 1, 12)"
 # Unpadded base64 of random bytes, from version 4 UUIDs.
@@ -80,6 +81,7 @@ class Bench:
         self.server.file("ids", [split(t)[0] for t in tokens])
         self.server.file("wrong", map(with_wrong_secret, tokens))
         self.server.file("hot", [hot])
+        self.server.file("hot_ids", [split(hot)[0]])
         self.server.file("hot_parts", ["\t".join(split(hot))])
 
     def make_million(self):
@@ -94,12 +96,46 @@ class Bench:
             psql("keys", f"\\copy ({select}) TO '{path}'")
             psql("million", f"\\copy {table} FROM '{path}'")
         psql("million", f"""
-            {IMPORT} SELECT * FROM (
-                TABLE copied UNION ALL {IMPORTED.format(id=RANDOM_ID, count=1_000_000 - KEYS)}) AS k
-                ORDER BY random();
+            INSERT INTO copied {COLUMNS} {IMPORTED.format(id=RANDOM_ID, count=1_000_000 - KEYS)};
+            SET row_security = off;
+            INSERT INTO amt_key SELECT * FROM copied ORDER BY random();
             DROP TABLE copied;
             VACUUM ANALYZE; CHECKPOINT""")
 
+    def make_events(self):
+        """Ten million events in the database of the million keys, and a member of one organization."""
+        self.make_million()
+        if "events" in self.databases:
+            return
+        self.databases.add("events")
+        self.server.psql("million", """
+            INSERT INTO amt_key_event (at, event, key_id, org_id, name, role, db_user)
+            SELECT now(), 'created', 'key' || i, 'org' || i % 100, 'key ' || i, 'editor', 'postgres'
+            FROM generate_series(1, 10000000) AS i;
+            CREATE ROLE member LOGIN;
+            ALTER ROLE member SET amt_keys.org_id = 'org7';
+            ALTER ROLE member SET amt_keys.role = 'viewer';
+            VACUUM ANALYZE; CHECKPOINT""")
+
+    def make_imported(self):
+        """A database of 100,000 keys made elsewhere, whose tokens are their numbers hashed."""
+        if not self.make_database("imported"):
+            return
+        self.server.psql("imported", """
+            CREATE EXTENSION amt_keys;
+            CREATE TABLE token AS
+            SELECT 'sk_' || encode(sha256(i::text::bytea), 'hex') AS token FROM generate_series(1, 100000) AS i;
+            SELECT count(amt_import_key(sha256(token::bytea), 'key', 'org', 'editor')) FROM token;
+            VACUUM ANALYZE; CHECKPOINT""")
+        self.server.file("imported", self.server.psql("imported", "TABLE token"))
+
+    def make_copies(self):
+        """Keys to revoke, and the same rows in a plain table with the same indexes."""
+        self.server.psql("keys", f"""
+            CREATE TABLE IF NOT EXISTS plain (LIKE amt_key INCLUDING INDEXES);
+            TRUNCATE plain;
+            {IMPORT} {IMPORTED.format(id="'revoked' || i", count=2000)};
+            INSERT INTO plain SELECT * FROM amt_key;""")
     def make_cold_keys(self):
         """Keys to attack, and tokens for them whose secret is not theirs."""
         if "attack" in self.databases:
@@ -117,10 +153,11 @@ class Bench:
             CREATE TABLE common (
                 key_id text PRIMARY KEY, org_id text NOT NULL, role text NOT NULL, name text NOT NULL,
                 created_by text, expires_at timestamptz, secret_hash bytea NOT NULL,
+                token_hash bytea NOT NULL UNIQUE, scopes text[],
                 calls bigint NOT NULL DEFAULT 0, last_used_at timestamptz);
             INSERT INTO common
             SELECT key_id, org_id, role, name, created_by, expires_at,
-                   digest(split_part(token, '_', 3), 'sha256')
+                   digest(split_part(token, '_', 3), 'sha256'), digest(token, 'sha256'), scopes
             FROM token JOIN amt_key ON key_id = split_part(token, '_', 2);
             VACUUM ANALYZE common; CHECKPOINT""")
 
@@ -149,7 +186,7 @@ class Bench:
         """Was every verification of the whole run counted, and none twice?"""
         stat = self.server.stat()
         calls = sum(int(self.server.psql(d, "SELECT sum(calls) FROM amt_keys")[0])
-                    for d in {"keys", "million"} & self.databases)
+                    for d in {"keys", "million", "imported"} & self.databases)
         if calls != stat["verified"] or stat["calls_dropped"] != 0:
             raise SystemExit(f"{calls} calls counted of {stat['verified']:.0f}, "
                              f"{stat['calls_dropped']:.0f} dropped")

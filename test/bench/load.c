@@ -2,7 +2,7 @@
  * load.c
  *	  Prepared statements from many connections: how many rounds a second?
  *
- *		load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w SECONDS] [-b BEFORE] PARAMS STATEMENT...
+ *		load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w SECONDS] [-b BEFORE] [-r] PARAMS STATEMENT...
  *
  * Each client is a process with one connection, as libpq's environment says.
  * A round executes the statements one after the other, all prepared.  PARAMS is
@@ -18,8 +18,11 @@
  * statement for the moment when all clients are ready and none has begun.
  * SIGTERM ends the time early.
  *
- * Prints rounds, seconds, and the rows that statements with parameters
- * returned in those rounds; any error ends it with exit code 1.
+ * With -r, each round has a connection of its own, and nothing is prepared.
+ *
+ * Prints rounds, seconds, the rows that statements with parameters returned in
+ * those rounds, and the microseconds within which 99 % of the rounds ended; any
+ * error ends it with exit code 1.
  */
 #include <libpq-fe.h>
 #include <limits.h>
@@ -36,6 +39,8 @@
 #define MAX_CLIENTS		1024
 #define MAX_STATEMENTS	8
 #define MAX_FIELDS		4
+#define TICK			1e-5	/* of the histogram of times, in seconds */
+#define TICKS			100000	/* longer rounds count as the longest */
 
 /* What the clients and their parent share. */
 typedef struct Shared
@@ -43,6 +48,7 @@ typedef struct Shared
 	volatile int ready;			/* clients that are prepared */
 	volatile int go;
 	volatile int stop;
+	unsigned	took[TICKS];	/* rounds by their time */
 	struct
 	{
 		long		rounds;
@@ -62,6 +68,7 @@ static size_t nlines;
 static char **statements;
 static int	nstatements;
 static int	nfields[MAX_STATEMENTS];	/* parameters of each statement */
+static int	reconnect = 0;
 
 static void
 fail(const char *what)
@@ -146,7 +153,9 @@ run_round(PGconn *conn, unsigned *seed)
 	for (int i = 0; i < nstatements; i++)
 	{
 		char		name[2] = {'a' + i, '\0'};
-		PGresult   *result = check(conn, PQexecPrepared(conn, name, nfields[i], line->field, NULL, NULL, 0));
+		PGresult   *result = check(conn, reconnect ?
+								   PQexecParams(conn, statements[i], nfields[i], NULL, line->field, NULL, NULL, 0) :
+								   PQexecPrepared(conn, name, nfields[i], line->field, NULL, NULL, 0));
 
 		if (nfields[i] > 0)
 			rows += PQntuples(result);
@@ -178,6 +187,39 @@ connect_as_environment_says(void)
 }
 
 static void
+prepare(PGconn *conn)
+{
+	for (int i = 0; i < nstatements; i++)
+	{
+		char		name[2] = {'a' + i, '\0'};
+
+		PQclear(check(conn, PQprepare(conn, name, statements[i], 0, NULL)));
+	}
+}
+
+/* A round on the connection, or on one of its own. */
+static int
+run_connected(PGconn *conn, unsigned *seed)
+{
+	int			rows;
+
+	if (!reconnect)
+		return run_round(conn, seed);
+	conn = connect_as_environment_says();
+	rows = run_round(conn, seed);
+	PQfinish(conn);
+	return rows;
+}
+
+static void
+note_time(double seconds)
+{
+	long		tick = seconds / TICK;
+
+	__atomic_add_fetch(&shared->took[tick < TICKS ? tick : TICKS - 1], 1, __ATOMIC_RELAXED);
+}
+
+static void
 run_client(int n, long limit, double warm_up)
 {
 	PGconn	   *conn = connect_as_environment_says();
@@ -185,30 +227,40 @@ run_client(int n, long limit, double warm_up)
 	long		rounds = 0;
 	long		rows = 0;
 
-	for (int i = 0; i < nstatements; i++)
-	{
-		char		name[2] = {'a' + i, '\0'};
-
-		PQclear(check(conn, PQprepare(conn, name, statements[i], 0, NULL)));
-	}
+	if (!reconnect)
+		prepare(conn);
 	for (double end = now() + warm_up; now() < end;)
-		run_round(conn, &seed);
+		run_connected(conn, &seed);
 
 	__atomic_add_fetch(&shared->ready, 1, __ATOMIC_SEQ_CST);
 	while (!shared->go)
 		usleep(100);
 	while (rounds < limit)
 	{
-		int			r = run_round(conn, &seed);
+		double		start = now();
+		int			r = run_connected(conn, &seed);
 
 		if (shared->stop)
 			break;
+		note_time(now() - start);
 		rounds++;
 		rows += r;
 	}
 	shared->client[n].rounds = rounds;
 	shared->client[n].rows = rows;
 	PQfinish(conn);
+}
+
+/* Microseconds within which 99 % of the rounds ended. */
+static double
+percentile_99(long rounds)
+{
+	long		within = 0;
+	int			tick = 0;
+
+	while (tick < TICKS - 1 && (within += shared->took[tick]) < rounds * 0.99)
+		tick++;
+	return (tick + 1) * TICK * 1e6;
 }
 
 static void
@@ -258,7 +310,7 @@ main(int argc, char **argv)
 	double		end = 0;
 	int			option;
 
-	while ((option = getopt(argc, argv, "c:t:n:w:b:")) != -1)
+	while ((option = getopt(argc, argv, "c:t:n:w:b:r")) != -1)
 	{
 		if (option == 'c')
 			clients = atoi(optarg);
@@ -270,13 +322,15 @@ main(int argc, char **argv)
 			warm_up = atof(optarg);
 		else if (option == 'b')
 			before = optarg;
+		else if (option == 'r')
+			reconnect = 1;
 		else
 			return 1;
 	}
 	nstatements = argc - optind - 1;
 	if (clients < 1 || clients > MAX_CLIENTS || nstatements < 1 || nstatements > MAX_STATEMENTS)
 	{
-		fprintf(stderr, "usage: load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w SECONDS] [-b BEFORE] PARAMS STATEMENT...\n");
+		fprintf(stderr, "usage: load [-c CLIENTS] [-t SECONDS | -n ROUNDS] [-w SECONDS] [-b BEFORE] [-r] PARAMS STATEMENT...\n");
 		return 1;
 	}
 	read_lines(argv[optind]);
@@ -320,6 +374,6 @@ main(int argc, char **argv)
 		rounds += shared->client[i].rounds;
 		rows += shared->client[i].rows;
 	}
-	printf("%ld %.6f %ld\n", rounds, end - start, rows);
+	printf("%ld %.6f %ld %.0f\n", rounds, end - start, rows, percentile_99(rounds));
 	return failed ? 1 : 0;
 }

@@ -1,9 +1,10 @@
 /*
  * fuzz.h
- *	  What the fuzz targets share.
+ *	  Shared by all fuzz targets.
  *
- * Nothing here is taken from src/: a target compares what the code under test
- * says with what these few lines say, which were written for clarity alone.
+ * Nothing here is taken from src/.  A target compares the answers of the code
+ * under test with those of these few lines, which were written for clarity
+ * alone.
  */
 #ifndef FUZZ_H
 #define FUZZ_H
@@ -15,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What libFuzzer calls, with a buffer that has exactly this size. */
+/* libFuzzer calls this with a buffer that has exactly this size. */
 extern int	LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define EXPECT(condition) \
@@ -61,47 +62,6 @@ reference_crc(const char *s, size_t len)
 			crc = crc & 1 ? crc >> 1 ^ 0xEDB88320 : crc >> 1;
 	}
 	return crc ^ UINT32_MAX;
-}
-
-/* Is it amt_<12>_<49>, with the value of the last six digits right? */
-static inline bool
-reference_check(const char *s, size_t len)
-{
-	uint64_t	value = 0;
-
-	if (len != 66 || memcmp(s, "amt_", 4) != 0)
-		return false;
-	for (size_t i = 4; i < 66; i++)
-	{
-		if (i == 16 ? s[i] != '_' : digit_value(s[i]) < 0)
-			return false;
-		if (i >= 60)
-			value = value * 62 + digit_value(s[i]);
-	}
-	return value == reference_crc(s, 60);
-}
-
-/* Make the last six characters right. */
-static inline void
-reference_seal(char token[66])
-{
-	uint32_t	crc = reference_crc(token, 60);
-
-	for (size_t i = 66; i-- > 60; crc /= 62)
-		token[i] = alphabet[crc % 62];
-}
-
-/* A right token from up to 55 bytes; how many were used. */
-static inline size_t
-reference_token(const uint8_t *data, size_t size, char out[66])
-{
-	size_t		used = 0;
-
-	memcpy(out, "amt_", 4);
-	for (size_t i = 4; i < 60; i++)
-		out[i] = i == 16 ? '_' : alphabet[used < size ? data[used++] % 62 : 0];
-	reference_seal(out);
-	return used;
 }
 
 static inline void *

@@ -4,7 +4,7 @@
  */
 #include "header.h"
 
-#include "fuzz.h"
+#include "prefixes.h"
 
 /* Where what follows a scheme starts; 0 if it is not there. */
 static size_t
@@ -27,27 +27,32 @@ behind_scheme(const char *s, size_t len, const char *lower, const char *upper)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	const char *value = (const char *) data;
-	size_t		bearer = behind_scheme(value, size, "bearer", "BEARER");
-	size_t		apikey = behind_scheme(value, size, "apikey", "APIKEY");
-	size_t		start = bearer > 0 ? bearer : apikey;
-	const char *s = value;
-	size_t		len = size;
+	Lists		lists;
+	const char *value;
+	size_t		start;
+	const char *s;
+	size_t		len;
 
+	take_lists(&data, &size, &lists);
+	s = value = (const char *) data;
+	len = size;
+	start = behind_scheme(value, size, "bearer", "BEARER");
 	amt_header_skip_bearer(&s, &len);
-	EXPECT(s == value + bearer && len == size - bearer);
+	EXPECT(s == value + start && len == size - start);
 
+	if (start == 0)
+		start = behind_scheme(value, size, "apikey", "APIKEY");
 	s = value;
 	len = size;
-	if (amt_header_authorization(&s, &len))
+	if (amt_header_key(&lists.tested, &s, &len))
 	{
 		EXPECT(s == value + start && len == size - start);
-		EXPECT(len >= 4 && memcmp(s, "amt_", 4) == 0);
+		EXPECT(reference_prefix(&lists, s, len) > 0);
 	}
 	else
 	{
 		EXPECT(s == value && len == size);
-		EXPECT(size - start < 4 || memcmp(s + start, "amt_", 4) != 0);
+		EXPECT(reference_prefix(&lists, s + start, size - start) == 0);
 	}
 	return 0;
 }

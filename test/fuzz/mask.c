@@ -4,7 +4,7 @@
  */
 #include "mask.h"
 
-#include "fuzz.h"
+#include "prefixes.h"
 
 static bool
 starts_with(const char *s, size_t len, const char *word)
@@ -14,14 +14,14 @@ starts_with(const char *s, size_t len, const char *word)
 
 /* Masked, into a buffer of just the size; to be freed. */
 static char *
-mask(const char *s, size_t len, size_t *masked_len, bool *found)
+mask(const Lists *lists, const char *s, size_t len, size_t *masked_len, bool *found)
 {
 	char	   *out;
 	bool		again;
 
-	*masked_len = amt_mask(s, len, NULL, 0, found);
+	*masked_len = amt_mask(&lists->tested, s, len, NULL, 0, found);
 	out = allocate(*masked_len + 1);
-	EXPECT(amt_mask(s, len, out, *masked_len + 1, &again) == *masked_len);
+	EXPECT(amt_mask(&lists->tested, s, len, out, *masked_len + 1, &again) == *masked_len);
 	EXPECT(again == *found);
 	EXPECT(out[*masked_len] == '\0');
 	return out;
@@ -29,12 +29,12 @@ mask(const char *s, size_t len, size_t *masked_len, bool *found)
 
 /* A buffer that is too small gets what fits. */
 static void
-try_small(const char *s, size_t len, const char *masked, size_t masked_len, size_t size)
+try_small(const Lists *lists, const char *s, size_t len, const char *masked, size_t masked_len, size_t size)
 {
 	char	   *out = allocate(size);
 	bool		found;
 
-	EXPECT(amt_mask(s, len, out, size, &found) == masked_len);
+	EXPECT(amt_mask(&lists->tested, s, len, out, size, &found) == masked_len);
 	EXPECT(size == 0 || (memcmp(out, masked, size - 1) == 0 && out[size - 1] == '\0'));
 	free(out);
 }
@@ -65,16 +65,17 @@ expect_rest_unchanged(const char *s, size_t len, const char *masked, size_t mask
 	EXPECT(j == masked_len);
 }
 
-/* Wherever one looks: no secret, nor what is left of one. */
+/* Wherever one looks: no secret, nor a remainder of one. */
 static void
-expect_no_secret(const char *s, size_t len)
+expect_no_secret(const Lists *lists, const char *s, size_t len)
 {
 	size_t		since_cut = 0;	/* length of the run behind a "...", or 0 */
 
 	for (size_t i = 0; i < len; i++)
 	{
-		const char *id = s + i + 4;
 		size_t		left = len - i;
+		size_t		prefix_len = reference_prefix(lists, s + i, left);
+		const char *id = s + i + prefix_len + 1;
 		size_t		id_len = 0;
 		size_t		run = 0;
 
@@ -83,11 +84,11 @@ expect_no_secret(const char *s, size_t len)
 		else if (since_cut > 0 || (i >= 3 && starts_with(s + i - 3, left + 3, "...")))
 			since_cut++;
 
-		if (starts_with(s + i, left, "amt_"))
+		if (prefix_len > 0)
 		{
-			while (4 + id_len < left && digit_value(id[id_len]) >= 0)
+			while (id + id_len < s + len && digit_value(id[id_len]) >= 0)
 				id_len++;
-			if (id_len >= 1 && id_len <= 64 && 4 + id_len < left && id[id_len] == '_')
+			if (id_len >= 1 && id_len <= 64 && id + id_len < s + len && id[id_len] == '_')
 			{
 				const char *secret = id + id_len + 1;
 				size_t		max = len - (secret - s);
@@ -99,7 +100,7 @@ expect_no_secret(const char *s, size_t len)
 				EXPECT(run == 0 || !starts_with(secret + run, max - run, "..."));
 				for (size_t k = 0; run > 0 && run == max && k < run; k++)
 					EXPECT(secret[k] == '_' || (secret[k] >= 'a' && secret[k] <= 'z'));
-				/* A cut before the whole head: the head may be long. */
+				/* A cut before the whole token: prefix and id may be long. */
 				if (since_cut == 1 && run == 0)
 				{
 					i = (size_t) (secret - s) - 1;
@@ -111,25 +112,70 @@ expect_no_secret(const char *s, size_t len)
 	}
 }
 
+/* Is there anything that may be masked: a prefix, or a cut? */
+static bool
+has_reason(const Lists *lists, const char *s, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+	{
+		if (lists->n > 0 && starts_with(s + i, len - i, "..."))
+			return true;
+		if (reference_prefix(lists, s + i, len - i) > 0)
+			return true;
+	}
+	return false;
+}
+
+/* Mask a text and see that nothing but secrets is missing. */
+static void
+try_text(const Lists *lists, const char *s, size_t len)
+{
+	size_t		masked_len;
+	bool		found;
+	char	   *masked = mask(lists, s, len, &masked_len, &found);
+	size_t		twice_len;
+	bool		twice_found;
+	char	   *twice = mask(lists, masked, masked_len, &twice_len, &twice_found);
+	size_t		token_len;
+
+	EXPECT(found == (masked_len != len || memcmp(masked, s, len) != 0));
+	EXPECT(!found || has_reason(lists, s, len));
+	EXPECT(!twice_found && twice_len == masked_len && memcmp(twice, masked, masked_len) == 0);
+	expect_rest_unchanged(s, len, masked, masked_len);
+	if (lists->n > 0)
+		expect_no_secret(lists, masked, masked_len);
+	EXPECT(amt_token_find(&lists->tested, masked, masked_len, 0, &token_len) == masked_len);
+	try_small(lists, s, len, masked, masked_len, 0);
+	try_small(lists, s, len, masked, masked_len, masked_len / 2);
+	try_small(lists, s, len, masked, masked_len, masked_len);
+	free(masked);
+	free(twice);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	const char *s = (const char *) data;
-	size_t		masked_len;
-	bool		found;
-	char	   *masked = mask(s, size, &masked_len, &found);
-	size_t		twice_len;
-	bool		twice_found;
-	char	   *twice = mask(masked, masked_len, &twice_len, &twice_found);
+	Lists		lists;
+	const uint8_t *split;
+	char		token[LONGEST_TOKEN];
+	char	   *text;
+	size_t		token_len;
+	size_t		before;
 
-	EXPECT(found == (masked_len != size || memcmp(masked, s, size) != 0));
-	EXPECT(!twice_found && twice_len == masked_len && memcmp(twice, masked, masked_len) == 0);
-	expect_rest_unchanged(s, size, masked, masked_len);
-	expect_no_secret(masked, masked_len);
-	try_small(s, size, masked, masked_len, 0);
-	try_small(s, size, masked, masked_len, masked_len / 2);
-	try_small(s, size, masked, masked_len, masked_len);
-	free(masked);
-	free(twice);
+	take_lists(&data, &size, &lists);
+	try_text(&lists, (const char *) data, size);
+
+	/* The same text with a right token at the place of its first byte 1. */
+	split = memchr(data, 1, size);
+	if (split == NULL)
+		return 0;
+	before = split - data;
+	reference_token(&lists, (uint8_t) size, data, size, token, &token_len);
+	text = allocate(size - 1 + token_len);
+	memcpy(text, data, before);
+	memcpy(text + before, token, token_len);
+	memcpy(text + before + token_len, split + 1, size - before - 1);
+	try_text(&lists, text, size - 1 + token_len);
+	free(text);
 	return 0;
 }

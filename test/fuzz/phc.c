@@ -18,7 +18,7 @@ reference_params_ok(int64_t ln, int64_t r, int64_t p)
 	return ((unsigned __int128) 1 << ln) * r * p <= AMT_SCRYPT_MEMORY_MAX / 128;
 }
 
-/* What is read is usable, and is written the same. */
+/* A hash that is read is usable, and is written the same. */
 static void
 try_text(const char *s, size_t len)
 {
@@ -45,7 +45,7 @@ take(const uint8_t **data, size_t *size, size_t bytes)
 	return (int64_t) value;
 }
 
-/* What is written is read as it was, if it can be used. */
+/* A hash that is written is read as it was, if it can be used. */
 static void
 try_struct(const uint8_t *data, size_t size)
 {

@@ -2,18 +2,16 @@
  * token.c
  *	  Fuzz target: reading a token, and finding one in a text.
  */
-#include "token.h"
+#include "prefixes.h"
 
-#include "fuzz.h"
-
-/* The grammar, one character after the other. */
+/* The grammar behind the prefix, one character after the other. */
 static bool
 reference_parse(const char *s, size_t len, size_t *id_len)
 {
 	enum
 	{
-		HEAD, ID, SECRET
-	}			part = HEAD;
+		ID, SECRET
+	}			part = ID;
 	size_t		in_part = 0;
 
 	for (size_t i = 0; i < len; i++)
@@ -21,12 +19,6 @@ reference_parse(const char *s, size_t len, size_t *id_len)
 		in_part++;
 		switch (part)
 		{
-			case HEAD:
-				if (s[i] != "amt_"[i])
-					return false;
-				if (in_part == 4)
-					part = ID, in_part = 0;
-				break;
 			case ID:
 				if (s[i] == '_' && in_part > 1)
 					*id_len = in_part - 1, part = SECRET, in_part = 0;
@@ -43,20 +35,42 @@ reference_parse(const char *s, size_t len, size_t *id_len)
 }
 
 static void
-try_parse(const char *s, size_t len)
+try_parse(const Lists *lists, const char *s, size_t len)
 {
+	size_t		n = reference_prefix(lists, s, len);
 	AmtToken	token;
 	size_t		id_len;
-	bool		parsed = amt_token_parse(s, len, &token);
+	bool		parsed = amt_token_parse(&lists->tested, s, len, &token);
 
-	EXPECT(parsed == reference_parse(s, len, &id_len));
-	EXPECT(parsed || !amt_token_check(s, len));
+	EXPECT(parsed == (n > 0 && reference_parse(s + n + 1, len - n - 1, &id_len)));
+	EXPECT(parsed || !amt_token_check(&lists->tested, s, len));
+	EXPECT(amt_token_has_prefix(&lists->tested, s, len) == (n > 0));
 	if (!parsed)
 		return;
-	EXPECT(token.id == s + 4 && token.id_len == id_len);
-	EXPECT(token.secret == s + 4 + id_len + 1);
+	EXPECT(token.prefix == s && token.prefix_len == n);
+	EXPECT(token.id == s + n + 1 && token.id_len == id_len);
+	EXPECT(token.secret == token.id + id_len + 1);
 	EXPECT(token.secret + token.secret_len == s + len);
 	EXPECT(amt_token_is_id(token.id, token.id_len));
+}
+
+/* The longest name that the text ends with, shorter than the limit. */
+static void
+try_find_last(const Lists *lists, const char *s, size_t len, size_t limit)
+{
+	const AmtPrefix *found = amt_prefixes_find_last(&lists->tested, s, len, limit);
+	const char *expected = NULL;
+
+	for (int i = 0; i < lists->n; i++)
+	{
+		size_t		n = strlen(lists->names[i]);
+
+		if (n <= len && n < limit && memcmp(s + len - n, lists->names[i], n) == 0 &&
+			(expected == NULL || n > strlen(expected)))
+			expected = lists->names[i];
+	}
+	EXPECT((found != NULL) == (expected != NULL));
+	EXPECT(found == NULL || strcmp(found->name, expected) == 0);
 }
 
 /*
@@ -64,26 +78,27 @@ try_parse(const char *s, size_t len)
  * bytes behind it, so that the text has some, close together and damaged.
  */
 static char *
-with_tokens(const uint8_t *data, size_t size, size_t *len)
+with_tokens(const Lists *lists, const uint8_t *data, size_t size, size_t *len)
 {
-	char	   *text = allocate(66 * size);
+	char	   *text = allocate(LONGEST_TOKEN * size);
 	char	   *exact;
-	size_t		i;
 
 	*len = 0;
-	for (i = 0; i < size; i++)
+	for (size_t i = 0; i < size; i++)
 	{
 		if (data[i] != 1)
 			text[(*len)++] = (char) data[i];
 		else
 		{
-			/* The next byte says how many it is made of. */
-			size_t		made_of = i + 1 < size ? data[i + 1] % 8 : 0;
+			/* The next byte says how many it is made of, and the name. */
+			uint8_t		choice = i + 1 < size ? data[i + 1] : 0;
+			size_t		made_of = choice % 8;
+			size_t		token_len;
 
 			if (made_of > size - i - 1)
 				made_of = size - i - 1;
-			i += reference_token(data + i + 1, made_of, text + *len);
-			*len += 66;
+			i += reference_token(lists, choice / 8, data + i + 1, made_of, text + *len, &token_len);
+			*len += token_len;
 		}
 	}
 	exact = allocate(*len);
@@ -93,34 +108,43 @@ with_tokens(const uint8_t *data, size_t size, size_t *len)
 }
 
 static void
-try_find(const char *s, size_t len, size_t from)
+try_find(const Lists *lists, const char *s, size_t len, size_t from)
 {
-	size_t		found = amt_token_find(s, len, from);
+	size_t		found_len;
+	size_t		found = amt_token_find(&lists->tested, s, len, from, &found_len);
 
 	for (size_t i = from; i < len; i++)
 	{
-		if (len - i >= 66 && reference_check(s + i, 66))
+		size_t		n = reference_prefix(lists, s + i, len - i);
+
+		if (n > 0 && len - i >= n + TAIL && reference_check(lists, s + i, n + TAIL))
 		{
-			EXPECT(found == i);
+			EXPECT(found == i && found_len == n + TAIL);
 			return;
 		}
 	}
-	EXPECT(found == len);
+	EXPECT(found == len && found_len == 0);
 }
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	Lists		lists;
 	size_t		len;
 	char	   *text;
 
-	try_parse((const char *) data, size);
-	EXPECT(amt_token_check((const char *) data, size) == reference_check((const char *) data, size));
+	take_lists(&data, &size, &lists);
+	try_parse(&lists, (const char *) data, size);
+	try_find_last(&lists, (const char *) data, size, 17);
+	try_find_last(&lists, (const char *) data, size, size % 18);
+	EXPECT(amt_token_check(&lists.tested, (const char *) data, size) ==
+		   reference_check(&lists, (const char *) data, size));
 
-	text = with_tokens(data, size, &len);
-	try_find(text, len, 0);
-	try_find(text, len, size / 2);
-	try_find(text, len, len + size);
+	text = with_tokens(&lists, data, size, &len);
+	try_parse(&lists, text, len);
+	try_find(&lists, text, len, 0);
+	try_find(&lists, text, len, size / 2);
+	try_find(&lists, text, len, len + size);
 	free(text);
 	return 0;
 }

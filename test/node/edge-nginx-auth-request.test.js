@@ -20,7 +20,7 @@ before(async () => {
 	await admin.connect();
 	await admin.query("SET amt_keys.scrypt_ln = 4");
 	for (const [name, organization, role] of [['acme', 'acme', 'editor'], ['odd', oddOrganization, 'viewer'], ['doomed', 'acme', 'viewer']])
-		keys[name] = (await admin.query('SELECT * FROM amt_create_key($1, $2, $3)', [name, organization, role])).rows[0];
+		keys[name] = (await admin.query('SELECT * FROM amt.amt_create_key($1, $2, $3)', [name, organization, role])).rows[0];
 
 	servicePort = await freePort();
 	service = await startService();
@@ -55,9 +55,9 @@ const get = (path, ...lines) => send(nginx.port, [`GET ${path} HTTP/1.1`, ...lin
 const bearer = key => `Authorization: Bearer ${key.token}`;
 
 /** The identity that a back end reads from an echo. */
-const identity = echoed => Object.fromEntries(['Org', 'Role', 'Key'].map(name => [name, sent(echoed, `X-Amt-${name}`)]));
-const acme = () => ({ Org: ['acme'], Role: ['editor'], Key: [keys.acme.key_id] });
-const nobody = { Org: [], Role: [], Key: [] };
+const identity = echoed => Object.fromEntries(['Org', 'Role', 'Scopes', 'Key'].map(name => [name, sent(echoed, `X-Amt-${name}`)]));
+const acme = () => ({ Org: ['acme'], Role: ['editor'], Scopes: ['all'], Key: [keys.acme.key_id] });
+const nobody = { Org: [], Role: [], Scopes: [], Key: [] };
 
 /** Every header that some back end could take for one of ours. */
 const lookalikes = echoed => echoed.headers.filter(([name]) => /^x[^a-z]amt/i.test(name)).map(([name]) => name).sort();
@@ -96,6 +96,41 @@ test('an organization of odd characters arrives encoded, in one header', async (
 	assert.deepEqual(Role, ['viewer']);
 });
 
+test('scopes that narrow a key arrive as a list, an empty one too', async () => {
+	for (const [scopes, arrived] of [[['orders:read', 'orders:write'], 'only orders:read orders:write'], [[], 'only']]) {
+		const { rows: [key] } = await admin.query("SELECT * FROM amt.amt_create_key('narrow', 'acme', 'editor', $1)", [scopes]);
+		assert.deepEqual(sent((await get('/', bearer(key))).json, 'X-Amt-Scopes'), [arrived]);
+	}
+});
+
+test('a key may come as X-API-Key, and does not reach the back end either', async () => {
+	for (const line of [`X-API-Key: ${keys.acme.token}`, `x-api-key: Bearer ${keys.acme.token}`, `Authorization: ApiKey ${keys.acme.token}`, `Authorization: ${keys.acme.token}`]) {
+		const answer = await get('/', line);
+		assert.deepEqual(identity(answer.json), acme(), line);
+		assert.doesNotMatch(answer.body, new RegExp(keys.acme.token.slice(17)));
+	}
+});
+
+test('of X-API-Key and Authorization the first that begins like a key of ours is verified, and no other', async () => {
+	const bad = strangeToken();
+	for (const [apiKey, authorization, status] of [
+		[keys.acme.token, `Bearer ${keys.odd.token}`, 200], [keys.acme.token, 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x', 200],
+		['sb_publishable_abc', `Bearer ${keys.acme.token}`, 200], [bad, `Bearer ${keys.acme.token}`, 401],
+		[keys.acme.token, `Bearer ${bad}`, 200], ['sb_publishable_abc', 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x', 401],
+	]) {
+		const answer = await get('/', `X-API-Key: ${apiKey}`, `Authorization: ${authorization}`);
+		assert.equal(answer.status, status, `${apiKey} ${authorization}`);
+		if (status === 200)
+			assert.deepEqual(identity(answer.json), acme());
+	}
+});
+
+test('an imported key, made elsewhere, is found by its hash', async () => {
+	const token = `sk_live_${strangeToken().slice(17)}`;
+	const { rows: [{ id }] } = await admin.query("SELECT amt.amt_import_key(sha256(convert_to($1, 'UTF8')), 'old', 'acme', 'viewer') AS id", [token]);
+	assert.deepEqual(sent((await get('/', `Authorization: Bearer ${token}`)).json, 'X-Amt-Key'), [id]);
+});
+
 test('without credentials: 401 and WWW-Authenticate, and the back end sees nothing', async () => {
 	const before = echo.requests;
 	const answer = await get('/');
@@ -110,6 +145,9 @@ for (const [what, value] of [
 	['half a key', () => `Bearer ${keys.acme.token.slice(0, 40)}`],
 	['a key id alone', () => `Bearer ${keys.acme.key_id}`],
 	['a key with something after it', () => `Bearer ${keys.acme.token}, Bearer ${keys.acme.token}`],
+	['a key in quotes', () => `Bearer "${keys.acme.token}"`],
+	['a tab behind the scheme', () => `Bearer\t${keys.acme.token}`],
+	['the scheme twice', () => `Bearer Bearer ${keys.acme.token}`],
 	['another scheme', () => `Basic ${Buffer.from(`x:${keys.acme.token}`).toString('base64')}`],
 	['an attempt at SQL', () => `Bearer amt_'||(select 1)--`],
 	['bytes that are not UTF-8', () => 'Bearer amt_\xff\xfe'],
@@ -125,11 +163,11 @@ for (const [what, value] of [
 
 test('a revoked key is refused at the next request', async () => {
 	assert.equal((await get('/', bearer(keys.doomed))).status, 200);
-	await admin.query('SELECT amt_revoke($1)', [keys.doomed.key_id]);
+	await admin.query('SELECT amt.amt_revoke($1)', [keys.doomed.key_id]);
 	assert.equal((await get('/', bearer(keys.doomed))).status, 401);
 });
 
-const forgeries = ['X-Amt-Org: globex', 'X-Amt-Role: owner', 'X-Amt-Key: forged'];
+const forgeries = ['X-Amt-Org: globex', 'X-Amt-Role: owner', 'X-Amt-Scopes: all', 'X-Amt-Key: forged'];
 
 test("a client's own X-Amt-* are replaced where a key is asked for", async () => {
 	const answer = await get('/', ...forgeries, bearer(keys.acme), ...forgeries);
@@ -145,9 +183,9 @@ test("a client's own X-Amt-* are removed where no key is asked for", async () =>
 for (const path of ['/', '/public/'])
 	test(`no spelling of X-Amt-* reaches the back end from a client at ${path}`, async () => {
 		const answer = await get(path, bearer(keys.acme), 'X_Amt_Org: globex', 'X-Amt_Org: globex', 'X_Amt-Role: owner',
-			'x_amt_key: forged', 'X-AMT-ORG: globex', 'x.amt.org: globex', 'X~Amt~Org: globex', 'X+Amt-Org: globex');
+			'x_amt_key: forged', 'X_Amt_Scopes: forged', 'X-AMT-ORG: globex', 'x.amt.org: globex', 'X~Amt~Org: globex', 'X+Amt-Org: globex');
 		assert.equal(answer.status, 200);
-		assert.deepEqual(lookalikes(answer.json), path === '/' ? ['X-Amt-Key', 'X-Amt-Org', 'X-Amt-Role'] : []);
+		assert.deepEqual(lookalikes(answer.json), path === '/' ? ['X-Amt-Key', 'X-Amt-Org', 'X-Amt-Role', 'X-Amt-Scopes'] : []);
 		assert.doesNotMatch(answer.body, /globex|forged|owner/);
 	});
 
@@ -184,11 +222,11 @@ test('the login of the verify service can ask, and nothing else', async () => {
 	await gateway.connect();
 	try {
 		const refused = { code: '42501' };
-		await assert.rejects(gateway.query('SELECT scrypt_hash FROM amt_key'), refused);
-		await assert.rejects(gateway.query('DELETE FROM amt_key_event'), refused);
+		await assert.rejects(gateway.query('SELECT scrypt_hash FROM amt.amt_key'), refused);
+		await assert.rejects(gateway.query('DELETE FROM amt.amt_key_event'), refused);
 		await assert.rejects(gateway.query("SET amt_keys.org_id = 'acme'"), refused);
-		await assert.rejects(gateway.query("SELECT amt_create_key('mine', 'acme', 'owner')"), refused);
-		assert.deepEqual((await gateway.query('SELECT * FROM amt_keys')).rows, []);
+		await assert.rejects(gateway.query("SELECT amt.amt_create_key('mine', 'acme', 'owner')"), refused);
+		assert.deepEqual((await gateway.query('SELECT * FROM amt.amt_keys')).rows, []);
 	} finally {
 		await gateway.end();
 	}
@@ -196,7 +234,7 @@ test('the login of the verify service can ask, and nothing else', async () => {
 
 test('each request counts one call of its key', async () => {
 	const calls = async () => {
-		const { rows } = await admin.query('SELECT calls FROM amt_keys WHERE key_id = $1', [keys.acme.key_id]);
+		const { rows } = await admin.query('SELECT calls FROM amt.amt_keys WHERE key_id = $1', [keys.acme.key_id]);
 		return Number(rows[0].calls);
 	};
 	const before = await calls();

@@ -14,7 +14,7 @@ before(async () => {
 	echo = await startEcho();
 	nginx = await startNginx({
 		configuration: `${examples}postgrest/nginx.conf`,
-		replace: { 'server 127.0.0.1:3000;': `server 127.0.0.1:${echo.port};` },
+		replace: { 'server 127.0.0.1:3001;': `server 127.0.0.1:${echo.port};` },
 	});
 });
 
@@ -30,21 +30,23 @@ async function reaches(...lines) {
 	return { authorization: sent(answer.json, 'Authorization'), apiKey: sent(answer.json, 'X-API-Key'), echo: answer.json };
 }
 
-test('a key in Authorization: Bearer arrives as X-API-Key and not as Authorization', async () => {
+const arrivesAsKey = { authorization: [`ApiKey ${key}`], apiKey: [] };
+
+test('a key in Authorization: Bearer arrives as Authorization: ApiKey, which PostgREST lets pass', async () => {
 	const { authorization, apiKey } = await reaches(`Authorization: Bearer ${key}`);
-	assert.deepEqual({ authorization, apiKey }, { authorization: [], apiKey: [`Bearer ${key}`] });
+	assert.deepEqual({ authorization, apiKey }, arrivesAsKey);
 });
 
 for (const scheme of ['bearer', 'BEARER', 'bEaReR'])
 	test(`the scheme may be written "${scheme}"`, async () => {
 		const { authorization, apiKey } = await reaches(`Authorization: ${scheme} ${key}`);
-		assert.deepEqual({ authorization, apiKey }, { authorization: [], apiKey: [`${scheme} ${key}`] });
+		assert.deepEqual({ authorization, apiKey }, arrivesAsKey);
 	});
 
 for (const [what, space] of [['two spaces', '  '], ['a tab', '\t']])
 	test(`between scheme and key may be ${what}`, async () => {
 		const { authorization, apiKey } = await reaches(`Authorization: Bearer${space}${key}`);
-		assert.deepEqual({ authorization, apiKey }, { authorization: [], apiKey: [`Bearer${space}${key}`] });
+		assert.deepEqual({ authorization, apiKey }, arrivesAsKey);
 	});
 
 test('a JWT arrives untouched', async () => {
@@ -84,11 +86,21 @@ test("a client's own X-API-Key next to a JWT: both arrive", async () => {
 });
 
 for (const order of ['before', 'after'])
-	test(`a client's own X-API-Key ${order} a key in Authorization: the latter alone arrives`, async () => {
+	test(`a client's own X-API-Key ${order} a key in Authorization: both arrive, and the database decides`, async () => {
 		const lines = [`X-API-Key: ${otherKey}`, `Authorization: Bearer ${key}`];
 		const { authorization, apiKey } = await reaches(...order === 'before' ? lines : lines.reverse());
-		assert.deepEqual({ authorization, apiKey }, { authorization: [], apiKey: [`Bearer ${key}`] });
+		assert.deepEqual({ authorization, apiKey }, { authorization: [`ApiKey ${key}`], apiKey: [otherKey] });
 	});
+
+test("another gateway's X-API-Key does not take the place of a key in Authorization", async () => {
+	const { authorization, apiKey } = await reaches('X-API-Key: sb_publishable_abc', `Authorization: Bearer ${key}`);
+	assert.deepEqual({ authorization, apiKey }, { authorization: [`ApiKey ${key}`], apiKey: ['sb_publishable_abc'] });
+});
+
+test('a key in a header of another name, as amt_keys.header may have it, arrives beside a key in Authorization', async () => {
+	const { authorization, echo: arrived } = await reaches(`apikey: ${otherKey}`, `Authorization: Bearer ${key}`);
+	assert.deepEqual({ authorization, apikey: sent(arrived, 'apikey') }, { authorization: [`ApiKey ${key}`], apikey: [otherKey] });
+});
 
 test('of several X-API-Key one header arrives', async () => {
 	const { apiKey } = await reaches(`X-API-Key: ${key}`, `X-API-Key: ${otherKey}`);
@@ -106,9 +118,8 @@ for (const [what, first, second] of [
 		const answer = await send(nginx.port, ['GET / HTTP/1.1', `Authorization: ${first}`, `Authorization: ${second}`]);
 		if (answer.status === 400) // nginx from 1.23 on
 			return;
-		const isKey = first.startsWith('Bearer amt_');
-		assert.deepEqual(sent(answer.json, 'Authorization'), isKey ? [] : [first]);
-		assert.deepEqual(sent(answer.json, 'X-API-Key'), isKey ? [first] : []);
+		assert.deepEqual(sent(answer.json, 'Authorization'), [first.replace('Bearer amt_', 'ApiKey amt_')]);
+		assert.deepEqual(sent(answer.json, 'X-API-Key'), []);
 	});
 
 test('a name with an underscore does not pass for X-API-Key', async () => {
@@ -117,16 +128,16 @@ test('a name with an underscore does not pass for X-API-Key', async () => {
 });
 
 test('a space before the colon does not make a second X-API-Key', async () => {
-	const answer = await send(nginx.port, ['GET / HTTP/1.1', `Authorization: Bearer ${key}`, `X-API-Key : ${otherKey}`]);
+	const answer = await send(nginx.port, ['GET / HTTP/1.1', `X-API-Key: ${key}`, `X-API-Key : ${otherKey}`]);
 	if (answer.status !== 400)
-		assert.deepEqual(sent(answer.json, 'X-API-Key'), [`Bearer ${key}`]);
+		assert.deepEqual(sent(answer.json, 'X-API-Key'), [key]);
 	assert.doesNotMatch(answer.body, new RegExp(otherKey));
 });
 
 test('a folded header does not smuggle a key', async () => {
 	const answer = await send(nginx.port, ['GET / HTTP/1.1', 'X-Other: a', ` X-API-Key: ${otherKey}`, `Authorization: Bearer ${key}`]);
 	if (answer.status !== 400)
-		assert.deepEqual(sent(answer.json, 'X-API-Key'), [`Bearer ${key}`]);
+		assert.deepEqual(sent(answer.json, 'X-API-Key'), []);
 });
 
 for (const [what, breakLine] of [['a bare LF', '\n'], ['a CR', '\r'], ['an encoded CR LF', '%0d%0a'], ['a NUL', '\0']])
@@ -135,16 +146,18 @@ for (const [what, breakLine] of [['a bare LF', '\n'], ['a CR', '\r'], ['an encod
 			+ `Authorization: Bearer ${key}${breakLine}X-API-Key: ${otherKey}\r\n\r\n`);
 		if (answer.status === 400)
 			return;
-		assert.deepEqual(sent(answer.json, 'Authorization'), []);
-		assert.equal(sent(answer.json, 'X-API-Key').length, 1);
-		assert.ok(sent(answer.json, 'X-API-Key')[0].startsWith(`Bearer ${key}`));
+		// The text behind a line break is a header of the client's own, as if the client had sent it so.
+		assert.equal(sent(answer.json, 'Authorization').length, 1);
+		assert.ok(sent(answer.json, 'Authorization')[0].startsWith(`ApiKey ${key}`));
+		assert.ok(sent(answer.json, 'X-API-Key').length <= 1);
 	});
 
-test('Connection: X-API-Key does not take the key away', async () => {
-	const answer = await send(nginx.port, `GET / HTTP/1.1\r\nHost: api.example\r\nConnection: close, X-API-Key\r\n`
-		+ `Authorization: Bearer ${key}\r\n\r\n`);
-	assert.deepEqual(sent(answer.json, 'X-API-Key'), [`Bearer ${key}`]);
-	assert.deepEqual(sent(answer.json, 'Connection').filter(value => /api/i.test(value)), []);
+test('Connection: Authorization, X-API-Key does not take a key away', async () => {
+	const answer = await send(nginx.port, `GET / HTTP/1.1\r\nHost: api.example\r\nConnection: close, Authorization, X-API-Key\r\n`
+		+ `Authorization: Bearer ${key}\r\nX-API-Key: ${otherKey}\r\n\r\n`);
+	assert.deepEqual(sent(answer.json, 'Authorization'), [`ApiKey ${key}`]);
+	assert.deepEqual(sent(answer.json, 'X-API-Key'), [otherKey]);
+	assert.deepEqual(sent(answer.json, 'Connection').filter(value => /api|auth/i.test(value)), []);
 });
 
 test('a header longer than nginx holds is refused and goes nowhere', async () => {
@@ -156,8 +169,8 @@ test('a header longer than nginx holds is refused and goes nowhere', async () =>
 
 test('a key as long as nginx holds is the database’s to refuse', async () => {
 	const long = `amt_${'a'.repeat(7000)}`;
-	const { apiKey } = await reaches(`Authorization: Bearer ${long}`);
-	assert.deepEqual(apiKey, [`Bearer ${long}`]);
+	const { authorization } = await reaches(`Authorization: Bearer ${long}`);
+	assert.deepEqual(authorization, [`ApiKey ${long}`]);
 });
 
 test('method, path, query and other headers arrive unchanged', async () => {
@@ -168,8 +181,10 @@ test('method, path, query and other headers arrive unchanged', async () => {
 		{ method: 'POST', url: '/rpc/f?a=%20b', prefer: ['return=representation'] });
 });
 
-test('nginx wrote no key into its logs', () => {
+test('nginx wrote no key into its logs, not even one that a client put into the query string', async () => {
+	await send(nginx.port, [`GET /rpc/amt_revoke?key=${key} HTTP/1.1`]);
 	const log = nginx.log();
 	assert.match(log, /GET \/note/);
+	assert.match(log, /GET \/rpc\/amt_revoke/);
 	assert.doesNotMatch(log, new RegExp(`${key.slice(0, 17)}|${otherKey.slice(0, 17)}`));
 });

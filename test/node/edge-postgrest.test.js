@@ -24,10 +24,12 @@ before(async () => {
 	admin = new pg.Client(server.connectionString());
 	await admin.connect();
 	await admin.query(`ALTER DATABASE ${server.database} SET amt_keys.scrypt_ln = 4`);
+	// The attackers below may create temporary objects, as PostgreSQL allows by default.
+	await admin.query(`GRANT TEMPORARY ON DATABASE ${server.database} TO PUBLIC`);
 	await admin.query('SET amt_keys.scrypt_ln = 4');
 	for (const [name, organization, role] of [['acme', 'acme', 'editor'], ['globex', 'globex', 'viewer'], ['revoked', 'acme', 'editor']])
 		keys[name] = (await admin.query('SELECT * FROM amt.amt_create_key($1, $2, $3)', [name, organization, role])).rows[0];
-	keys.expired = (await admin.query("SELECT * FROM amt.amt_create_key('expired', 'acme', 'editor', clock_timestamp() + interval '0.1 s')")).rows[0];
+	keys.expired = (await admin.query("SELECT * FROM amt.amt_create_key('expired', 'acme', 'editor', NULL, clock_timestamp() + interval '0.1 s')")).rows[0];
 	await admin.query("SELECT amt.amt_revoke($1), pg_sleep(0.15)", [keys.revoked.key_id]);
 	await admin.query("INSERT INTO api.note (org_id, author, body) VALUES ('acme', 'alice', 'road map'), ('globex', 'bob', 'doomsday machine')");
 
@@ -82,16 +84,19 @@ const identity = async options => (await request(options))[0];
 /** A new session of the authenticator with other settings, which a superuser gave it. */
 async function withSettings(settings, action) {
 	const role = 'authenticator';
+	const alter = `ALTER ROLE ${role} IN DATABASE ${server.database}`;
+	const { rows: [{ before }] } = await admin.query(`SELECT coalesce(json_object_agg(split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)), '{}') AS before
+		FROM pg_db_role_setting r, unnest(setconfig) s WHERE setrole = $1::regrole AND setdatabase = (SELECT oid FROM pg_database WHERE datname = $2)`, [role, server.database]);
 	for (const [name, value] of Object.entries(settings))
-		await admin.query(`ALTER ROLE ${role} IN DATABASE ${server.database} SET ${name} = ${pg.escapeLiteral(value)}`);
+		await admin.query(`${alter} SET ${name} = ${pg.escapeLiteral(value)}`);
 	const client = new pg.Client(server.connectionString(role));
 	try {
 		await client.connect();
-		return await action(async options => (await request(options, client))[0]);
+		return await action(async options => (await request(options, client))[0], client);
 	} finally {
 		await client.end();
 		for (const name of Object.keys(settings))
-			await admin.query(`ALTER ROLE ${role} IN DATABASE ${server.database} RESET ${name}`);
+			await admin.query(name in before ? `${alter} SET ${name} = ${pg.escapeLiteral(before[name])}` : `${alter} RESET ${name}`);
 	}
 }
 
@@ -146,7 +151,6 @@ for (const method of ['GET', 'POST'])
 			['half a key', () => keys.acme.token.slice(0, 40)],
 			['a key in lower case', () => keys.acme.token.toLowerCase()],
 			['a key and more', () => `${keys.acme.token} `.repeat(2) + 'x'],
-			['something else entirely', () => 'hunter2-hunter2\r\nSet-Cookie: owned=1'],
 			['100 kB', () => `amt_${'x'.repeat(100000)}`],
 		])
 			for (const [who, claims] of [['alone', null], ['next to a good JWT', alice]])
@@ -154,6 +158,14 @@ for (const method of ['GET', 'POST'])
 					const bad = token();
 					assert.deepEqual(await refusal({ method, claims, headers: { 'x-api-key': bad } }, bad.slice(17, 40), 'alice'), unauthenticated);
 				});
+
+		for (const value of ['another-gateways-key', 'sb_publishable_abc', 'hunter2\r\nSet-Cookie: owned=1', 'amt', 'AMT_abc', 'xamt_abc', '   ', 'Bearer ', 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x'])
+			test(`x-api-key that is no key of ours, ${JSON.stringify(value)}, is passed over`, async () => {
+				const headers = { 'x-api-key': value };
+				assert.deepEqual(await identity({ method, headers }), anonymous);
+				assert.deepEqual(await identity({ method, headers, claims: alice }), asAlice);
+				assert.deepEqual(await identity({ method, headers: { ...headers, authorization: `ApiKey ${keys.acme.token}` } }), asKey(keys.acme));
+			});
 
 		test('an authorization header that is no key is not looked at', async () => {
 			for (const authorization of ['Basic eDp5', 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x', '', 'Bearer', 'Bearer xamt_abc'])
@@ -163,7 +175,7 @@ for (const method of ['GET', 'POST'])
 
 describe('headers and claims that are not what they should be', () => {
 	const depth = 100000;
-	// A key may have been meant, and it is no good.  A JWT beside it does not help.
+	// A key may have been meant, and it cannot be read.  A JWT beside it does not help.
 	const unreadable = {
 		'a blank': ' ',
 		'cut off': '{"x-api-key": "amt_',
@@ -179,8 +191,6 @@ describe('headers and claims that are not what they should be', () => {
 		'a header that is an object': '{"x-api-key": {"x-api-key": "TOKEN"}}',
 		'a header that is a list': '{"x-api-key": ["TOKEN"]}',
 		'authorization that is a list': '{"authorization": ["Bearer TOKEN"]}',
-		'a header of spaces': '{"x-api-key": "   "}',
-		'Bearer and nothing': '{"x-api-key": "Bearer "}',
 		'U+0000': '{"x-api-key": "TOKEN\\u0000"}',
 		'U+0000 elsewhere': '{"user-agent": "\\u0000"}',
 		'half a surrogate pair': '{"x-api-key": "\\ud800"}',
@@ -259,6 +269,42 @@ describe('headers and claims that are not what they should be', () => {
 			assert.deepEqual(await identity({ claims, role: 'web_user', headers: apiKey(keys.acme) }), asKey(keys.acme));
 	});
 
+	test('a number is taken as its text', async () => {
+		for (const [number, text] of [[42, '42'], ['9007199254740993', '9007199254740993'], [-1.5, '-1.5'], ['1e3', '1000']]) {
+			const claims = `{"role": "web_user", "org_id": ${number}, "org_role": "viewer", "sub": 7}`;
+			assert.deepEqual(await identity({ claims, role: 'web_user' }), { user: 'web_user', organization: text, role: 'viewer', actor: '7', key: null });
+		}
+	});
+
+	test('a DEBUG1 message says why claims give no identity, and nothing of what they hold', async () => {
+		const client = await pool.connect();
+		const messages = [];
+		const listen = ({ severity, message, detail }) => messages.push([severity, message, detail].join(': '));
+		client.on('notice', listen);
+		try {
+			for (const [claims, detail] of [
+				[{ ...alice, org_role: 'root-of-all' }, 'The claim "org_role" is not in "amt_keys.roles".'],
+				[{ ...alice, org_id: ['acme-in-a-list'] }, 'The claim "org_id" is missing, or is neither a text nor a number.'],
+				[{ ...alice, org_role: undefined }, 'The claim "org_role" is missing, or is neither a text nor a number.'],
+			]) {
+				messages.length = 0;
+				await client.query('SET client_min_messages = debug1');
+				assert.deepEqual((await request({ claims }, client))[0], strangerWithJwt);
+				await client.query('RESET client_min_messages');
+				assert.deepEqual(messages, [`DEBUG: request.jwt.claims give no identity: ${detail}`]);
+			}
+		} finally {
+			client.off('notice', listen);
+			client.release();
+		}
+	});
+
+	test('after a key, nothing is left of the claims', async () => {
+		const claimsLeft = { text: "SELECT current_setting('request.jwt.claims', true) AS claims" };
+		assert.deepEqual(await request({ claims: alice, headers: apiKey(keys.globex), main: claimsLeft }), [{ claims: '' }]);
+		assert.match((await request({ claims: alice, main: claimsLeft }))[0].claims, /"alice"/);
+	});
+
 	test('a claim more does no harm, and an actor is not needed', async () => {
 		const { sub: _, ...nobody } = alice;
 		assert.deepEqual(await identity({ claims: { ...nobody, aud: ['a', 'b'], nested: { org_id: 'globex' } } }), { ...asAlice, actor: null });
@@ -280,13 +326,14 @@ describe('settings', () => {
 		await withSettings({ 'amt_keys.header': 'X-Acme-Token' }, async identity => {
 			assert.deepEqual(await identity({ headers: { 'x-acme-token': keys.acme.token } }), asKey(keys.acme));
 			assert.deepEqual(await identity({ headers: apiKey(keys.acme) }), anonymous);
+			assert.deepEqual(await identity({ headers: { authorization: `ApiKey ${keys.acme.token}` } }), asKey(keys.acme));
 		});
 	});
 
-	test('without db_role a key keeps the role that the request began with', async () => {
+	test('without db_role a key keeps the role of an anonymous request, and a person’s JWT beside it is refused', async () => {
 		await withSettings({ 'amt_keys.db_role': '' }, async identity => {
 			assert.deepEqual(await identity({ headers: apiKey(keys.acme) }), { ...asKey(keys.acme), user: 'anon' });
-			assert.deepEqual(await identity({ headers: apiKey(keys.globex), claims: alice }), { ...asKey(keys.globex), user: 'web_user' });
+			await assert.rejects(identity({ headers: apiKey(keys.globex), claims: alice }), unauthenticated);
 		});
 	});
 
@@ -301,9 +348,21 @@ describe('settings', () => {
 	test('a db_role that does not exist, or is not granted to the authenticator, ends the request', async () => {
 		await admin.query('CREATE ROLE not_granted; GRANT USAGE ON SCHEMA amt TO not_granted');
 		await withSettings({ 'amt_keys.db_role': 'no_such_{role}' }, identity =>
-			assert.rejects(identity({ headers: apiKey(keys.acme) }), { code: '22023' }));
+			assert.rejects(identity({ headers: apiKey(keys.acme) }), { code: 'F0000' }));
 		await withSettings({ 'amt_keys.db_role': 'not_granted' }, identity =>
-			assert.rejects(identity({ headers: apiKey(keys.acme) }), { code: '42501' }));
+			assert.rejects(identity({ headers: apiKey(keys.acme) }), { code: 'F0000' }));
+	});
+
+	test('any_token verifies whatever the header holds, for imported keys', async () => {
+		const token = `sk_live_${strangeToken().slice(17)}`;
+		const { rows: [{ id }] } = await admin.query("SELECT amt.amt_import_key(sha256(convert_to($1, 'UTF8')), 'old', 'acme', 'viewer') AS id", [token]);
+		assert.deepEqual(await identity({ headers: apiKey(token) }), anonymous);
+		await withSettings({ 'amt_keys.any_token': 'on' }, async identity => {
+			assert.deepEqual(await identity({ headers: apiKey(token) }), { user: 'web_agent', organization: 'acme', role: 'viewer', actor: null, key: id });
+			assert.deepEqual(await identity({ headers: apiKey(keys.acme) }), asKey(keys.acme));
+			await assert.rejects(identity({ headers: apiKey('sb_publishable_abc') }), unauthenticated);
+			assert.deepEqual(await identity({ headers: { authorization: token } }), anonymous);
+		});
 	});
 
 	test('require_authentication refuses whoever has no identity', async () => {
@@ -322,7 +381,7 @@ describe('settings', () => {
 		try {
 			const ask = options => transaction(client, configuration, { main: whoIsIt, ...options });
 			assert.deepEqual(await ask({ claims: alice }), [strangerWithJwt]);
-			assert.deepEqual(await ask({ claims: alice, headers: apiKey(keys.acme) }), [{ ...asKey(keys.acme), user: 'web_user' }]);
+			assert.deepEqual(await ask({ headers: apiKey(keys.acme) }), [{ ...asKey(keys.acme), user: 'anon' }]);
 		} finally {
 			await client.end();
 		}
@@ -361,7 +420,7 @@ describe('the keys page', () => {
 		const created = await body({ ...rpc('amt_create_key', { name: 'ci', role: 'editor' }), claims: alice });
 		assert.match(created.token, /^amt_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}$/);
 		assert.deepEqual({ ...created, token: '', key_id: '', token_prefix: '', created_at: '' },
-			{ token: '', key_id: '', token_prefix: '', created_at: '', name: 'ci', org_id: 'acme', role: 'editor', expires_at: null });
+			{ token: '', key_id: '', token_prefix: '', created_at: '', name: 'ci', org_id: 'acme', role: 'editor', scopes: null, expires_at: null, replaces: null });
 
 		const seen = (await body({ ...list('amt_keys'), claims: alice })).find(({ key_id }) => key_id === created.key_id);
 		assert.deepEqual({ name: seen.name, prefix: seen.token_prefix, role: seen.role, by: seen.created_by, calls: seen.calls },

@@ -1,6 +1,7 @@
 // The READMEs of the examples are programs: shell blocks, and after some of them a block with what they print.
 
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 
 /** The shell blocks under a heading, as [{ commands, output }], output null where the README shows none. */
@@ -26,6 +27,7 @@ export const pattern = output =>
 export function startShell({ cwd, env }) {
 	const shell = spawn('bash', ['--norc', '--noprofile'], { cwd, env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
 	let printed = '', waiting = null, turn = 0;
+	shell.once('close', () => waiting?.reject(new Error(`the shell ended: ${printed}`)));
 	for (const stream of [shell.stdout, shell.stderr])
 		stream.setEncoding('utf8').on('data', text => {
 			printed += text;
@@ -38,10 +40,15 @@ export function startShell({ cwd, env }) {
 	return {
 		run: commands => new Promise((resolve, reject) => {
 			const mark = `--- end of step ${++turn} ---\n`;
-			waiting = { mark, resolve };
-			shell.once('close', () => reject(new Error(`the shell ended: ${printed}`)));
+			waiting = { mark, resolve, reject };
 			shell.stdin.write(`{\n${commands}\n} 2>&1\necho '${mark.trim()}'\n`);
 		}),
-		stop: () => shell.kill(),
+		/** Ends the shell and the programs that it was told to leave running. */
+		stop: async () => {
+			if (shell.exitCode !== null)
+				return;
+			shell.stdin.end('kill $(jobs -p) 2>/dev/null; wait\n');
+			await once(shell, 'exit');
+		},
 	};
 }

@@ -1,102 +1,86 @@
-// examples/postgrest/README.md and examples/nginx/README.md, followed line by line on a new server: what they say is
-// printed is what is printed.  Where they start nginx for the whole machine a private one is started with the same file,
-// and where they start PostgREST its transactions are replayed (edge-postgrest.js).
+// examples/postgrest/README.md and examples/nginx/README.md, followed line by line on one new server, both at the same
+// time, and with examples/mcp-server beside them: what they say is printed is what is printed.  edge-machine.js has what stands for nginx, sudo and PostgREST.
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { readConfiguration, startPostgrest } from './edge-postgrest.js';
-import { pattern, startShell, steps } from './edge-readme.js';
-import { examples, freePort, startNginx, startProgram } from './edge-support.js';
+import { documentedPorts, startMachine } from './edge-machine.js';
+import { pattern, steps } from './edge-readme.js';
+import { examples } from './edge-support.js';
 import { startServer } from './server.js';
 
-/** Follows a section in the shell; a title is the first command. */
-function follow(section, shell, adapt) {
-	for (const { commands, output } of section)
-		test(commands.trim().split('\n').find(line => !/^\w+\(\)|^[\t}]/.test(line)).slice(0, 100), async () => {
-			const printed = await shell().run(adapt(commands));
-			if (output !== null)
-				assert.match(printed, pattern(output));
-			else
-				assert.equal(printed, '');
-		});
-}
+let server, machine;
 
-describe('examples/postgrest/README.md', () => {
-	const readme = `${examples}postgrest/README.md`;
-	const jwtSecret = 'a secret that is as long as 32 bytes at least';
-	let server, postgrest, nginx, shell;
-
-	before(async () => {
-		server = await startServer({ extension: '' });
-		const [database, daemon, proxy] = steps(readme, 'Set up').map(({ commands }) => commands);
-		assert.equal(database, 'createdb notes\npsql -d notes -v password=change-me -f setup.sql\n');
-		assert.match(daemon, /^postgrest postgrest.conf &$/m);
-		assert.match(proxy, /^sudo cp nginx.conf /m);
-
-		shell = startShell({ cwd: `${examples}postgrest`, env: { PGRST_JWT_SECRET: jwtSecret } });
-		assert.doesNotMatch(await shell.run(`psql -Xqd '${server.connectionString()}' -v password=change-me -f setup.sql`), /ERROR|WARNING/);
-		postgrest = await startPostgrest({
-			connectionString: server.connectionString('authenticator'),
-			configuration: readConfiguration(`${examples}postgrest/postgrest.conf`),
-			jwtSecret,
-		});
-		nginx = await startNginx({
-			configuration: `${examples}postgrest/nginx.conf`,
-			replace: { 'server 127.0.0.1:3000;': `server 127.0.0.1:${postgrest.port};` },
-		});
-	});
-
-	after(async () => {
-		shell?.stop();
-		await nginx?.stop();
-		await postgrest?.stop();
-		await server?.stop();
-	});
-
-	follow(steps(readme, 'Try it'), () => shell, commands => commands.replace('http://localhost:8081', `http://127.0.0.1:${nginx.port}`));
+before(async () => {
+	server = await startServer({ extension: '' });
+	machine = await startMachine(server);
 });
 
-describe('examples/nginx/README.md', () => {
-	const readme = `${examples}nginx/README.md`;
-	let server, service, backend, nginx, shell;
+after(async () => {
+	await machine?.stop();
+	await server?.stop();
+});
 
-	before(async () => {
-		server = await startServer({ extension: '' });
-		const [database, key, daemons, proxy] = steps(readme, 'Set up').map(({ commands }) => commands);
-		assert.match(database, /^psql -d orders -v password=change-me -f setup.sql$/m);
-		assert.match(daemons, /^npm ci\n.*node verify.js &\nnode backend.js &$/ms);
-		assert.match(proxy, /^sudo cp amt-auth.conf \/etc\/nginx\/snippets\/$/m);
+/** Follows the sections of an example's README in one shell.  A test's name is the first command. */
+function follow(example, listening, sections) {
+	let shell;
+	before(() => { shell = machine.shell(example); });
+	for (const section of sections)
+		for (const { commands, output } of steps(`${examples}${example}/README.md`, section))
+			test(`${section}: ${commands.trim().split('\n').find(line => !/^\w+\(\)|^[\t}]/.test(line)).slice(0, 100)}`, async () => {
+				const printed = await shell.run(commands);
+				if (output !== null)
+					assert.match(printed, pattern(output));
+				else
+					assert.doesNotMatch(printed, /\b(error|warning|fatal|not found|failed|no such|denied)\b/i);
+				for (const port of listening.filter(port => commands.match(/&$/m) && commands.includes({ 3001: 'postgrest', 9180: 'verify.js', 9000: 'backend.js' }[port])))
+					await machine.untilListening(port);
+			});
+}
 
-		shell = startShell({ cwd: `${examples}nginx` });
-		assert.doesNotMatch(await shell.run(`psql -Xqd '${server.connectionString()}' -v password=change-me -f setup.sql`), /ERROR|WARNING/);
-		assert.equal(await shell.run(key.replace('-d orders', `-d '${server.connectionString()}'`)), '');
+describe('examples/postgrest/README.md', () => follow('postgrest', [3001], ['Set up', 'Try it']));
+describe('examples/nginx/README.md, while the other one is still running', () => follow('nginx', [9180, 9000], ['Set up', 'Try it']));
 
-		const [servicePort, backendPort] = [await freePort(), await freePort()];
-		const url = new URL(server.connectionString('amt_gateway'));
-		service = await startProgram(`${examples}nginx/verify.js`, servicePort, {
-			PGHOST: url.searchParams.get('host'), PGPORT: String(server.port), PGDATABASE: server.database,
-			PGUSER: 'amt_gateway', PGPASSWORD: url.searchParams.get('password') ?? '',
-		});
-		backend = await startProgram(`${examples}nginx/backend.js`, backendPort, {});
-		nginx = await startNginx({
-			configuration: `${examples}nginx/nginx.conf`,
-			snippets: { 'snippets/amt-auth.conf': `${examples}nginx/amt-auth.conf` },
-			replace: {
-				'server 127.0.0.1:9180;': `server 127.0.0.1:${servicePort};`,
-				'server 127.0.0.1:9000;': `server 127.0.0.1:${backendPort};`,
-			},
-		});
+describe('examples/mcp-server, while both are still running', () => {
+	let shell;
+	before(() => { shell = machine.shell('mcp-server'); });
+
+	test('its set-up finds room on the same server, and its server on the same machine', async () => {
+		assert.doesNotMatch(await shell.run(`createdb mcp_notes
+			psql -d mcp_notes -qc 'CREATE SCHEMA IF NOT EXISTS amt' -c 'CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt' 2>&1 | grep -v NOTICE
+			psql -d mcp_notes -qf schema.sql`), /error|warning|fatal/i);
+		assert.equal(await shell.run('DATABASE_URL=postgres://notes_mcp:x@localhost/mcp_notes node server.js >server.log &'), '');
+		await machine.untilListening(8082);
+		const response = await fetch(`http://127.0.0.1:${shell.port(8082)}/api/mcp`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' });
+		assert.equal(response.status, 401);
 	});
 
-	after(async () => {
-		shell?.stop();
-		await nginx?.stop();
-		await backend?.stop();
-		await service?.stop();
-		await server?.stop();
+	test('the others are still there', async () => {
+		for (const port of [3001, 8081, 9180, 9000, 8080])
+			await machine.untilListening(port);
 	});
+});
 
-	follow(steps(readme, 'Try it'), () => shell, commands => commands
-		.replaceAll('http://localhost:8080', `http://127.0.0.1:${nginx.port}`)
-		.replaceAll('psql -d orders', `psql -d '${server.connectionString()}'`));
+test('no key is in a log of nginx', () => {
+	const log = machine.nginxLog();
+	assert.match(log, /"GET \/amt_keys" 200/);
+	assert.match(log, /GET \/orders/);
+	assert.doesNotMatch(log, /amt_[0-9A-Za-z]+_[0-9A-Za-z]{8}/);
+});
+
+test('the examples name different ports and databases, and the READMEs say which', () => {
+	const all = Object.values(documentedPorts).flat();
+	assert.equal(new Set(all).size, all.length);
+	const text = (example, ...files) => files.map(file => readFileSync(`${examples}${example}/${file}`, 'utf8')).join('\n');
+	const ports = source => [...new Set([...source.matchAll(/(?:127\.0\.0\.1:|PORT \?\? |PORT = '|server-port = |listen )(\d{4})/g)].map(([, port]) => Number(port)))].sort();
+	assert.deepEqual(ports(text('postgrest', 'nginx.conf', 'postgrest.conf')), documentedPorts.postgrest);
+	assert.deepEqual(ports(text('nginx', 'nginx.conf', 'verify.js', 'backend.js')), documentedPorts.nginx);
+	assert.deepEqual(ports(text('mcp-server', 'server.js')), documentedPorts['mcp-server']);
+	for (const [example, others] of [['postgrest', ['nginx', 'mcp-server']], ['nginx', ['postgrest', 'mcp-server']]])
+		for (const other of others)
+			for (const port of documentedPorts[other])
+				assert.match(text(example, 'README.md'), new RegExp(`\\b${port}\\b`), `${example}/README.md names ${other}'s port ${port}`);
+	const databases = Object.keys(documentedPorts).map(example => new Set([...text(example, 'README.md').matchAll(/psql -d (\w+)/g)].map(([, name]) => name)));
+	assert.deepEqual(databases.map(names => names.size), [1, 1, 1]);
+	assert.equal(new Set(databases.flatMap(names => [...names])).size, 3);
 });

@@ -4,7 +4,7 @@
 import { createHmac, randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { execFileSync, spawn } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -77,14 +77,14 @@ export const sent = (echo, name) =>
  * The real nginx with an example's configuration.  Its addresses are replaced by ports of the test's own: replace maps
  * each text to another and must find it.  Snippets maps the names in include directives to files.
  *
- * Returns { port, log(), stop() }; log() is everything nginx has written, the access log included.
+ * Returns { port, log(), stop() }; log() is everything nginx has written, access logs included.
  */
 export async function startNginx({ configuration, replace, snippets = {} }) {
 	const directory = mkdtempSync(join(tmpdir(), 'amt-nginx-'));
 	const port = await freePort();
 
-	let site = readFileSync(configuration, 'utf8');
-	for (const [from, to] of [...Object.entries(replace), [site.match(/listen \d+;/)?.[0] ?? 'listen', `listen 127.0.0.1:${port};`]]) {
+	let site = readFileSync(configuration, 'utf8').replaceAll('/var/log/nginx/', `${directory}/`);
+	for (const [from, to] of [...Object.entries(replace), [site.match(/listen 127\.0\.0\.1:\d+;/)?.[0] ?? 'listen on loopback', `listen 127.0.0.1:${port};`]]) {
 		if (!site.includes(from))
 			throw new Error(`${configuration} has no "${from}"`);
 		site = site.replaceAll(from, to);
@@ -94,18 +94,7 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 		mkdirSync(join(directory, name, '..'), { recursive: true });
 		writeFileSync(join(directory, name), readFileSync(file));
 	}
-	const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-		.map(kind => `${kind}_temp_path ${directory}/${kind};`).join('\n');
-	writeFileSync(join(directory, 'nginx.conf'), `
-		${process.getuid() === 0 ? 'user root;' : ''}
-		worker_processes 1;
-		pid ${directory}/pid;
-		events { worker_connections 256; }
-		http {
-			${temporary}
-			access_log ${directory}/access.log combined;
-			include site.conf;
-		}`);
+	writeFileSync(join(directory, 'nginx.conf'), nginxMain(directory, 'site.conf'));
 
 	const errorLog = join(directory, 'error.log');
 	const nginx = spawn('nginx', ['-p', directory, '-c', join(directory, 'nginx.conf'), '-e', errorLog, '-g', 'daemon off;'],
@@ -116,7 +105,7 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 
 	return {
 		port,
-		log: () => readFileSync(errorLog, 'utf8') + readFileSync(join(directory, 'access.log'), 'utf8'),
+		log: () => readdirSync(directory).filter(name => name.endsWith('.log')).map(name => readFileSync(join(directory, name), 'utf8')).join(''),
 		stop: async () => {
 			process.off('exit', stopNow);
 			if (nginx.exitCode === null) {
@@ -127,6 +116,18 @@ export async function startNginx({ configuration, replace, snippets = {} }) {
 		},
 	};
 }
+
+/** nginx.conf for an nginx that keeps everything in a directory; site is what it includes inside http { }. */
+export const nginxMain = (directory, site) => `
+	${process.getuid() === 0 ? 'user root;' : ''}
+	worker_processes 1;
+	pid ${directory}/pid;
+	events { worker_connections 256; }
+	http {
+		${['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(kind => `${kind}_temp_path ${directory}/${kind};`).join('\n\t\t')}
+		access_log ${directory}/access.log combined;
+		include ${site};
+	}`;
 
 /** Starts a Node program that listens on a port, and waits until it does. */
 export async function startProgram(file, port, variables) {
@@ -152,7 +153,7 @@ export async function startProgram(file, port, variables) {
 
 export async function untilListening(port, child) {
 	for (let tries = 0; tries < 200; tries++) {
-		if (child.exitCode !== null)
+		if (child && child.exitCode !== null)
 			throw new Error(`${child.spawnfile} ended with ${child.exitCode}`);
 		const socket = net.connect(port, '127.0.0.1');
 		const open = await new Promise(resolve => {

@@ -8,12 +8,12 @@ import { startServer } from './server.js';
 
 const EXAMPLE = fileURLToPath(new URL('../../examples/mcp-server/', import.meta.url));
 
-/** port 0: any that is free.  Returns url, psql, connectionString, createKey(org, role, name) → token, output() (what the example printed), stop(). */
+/** port 0: any that is free.  Returns url, psql, connectionString, createKey(org, role, name, scopes) → token, output() (what the example printed), stop(). */
 export async function startExample({ port = 0 } = {}) {
 	if (!existsSync(`${EXAMPLE}node_modules`))
 		throw new Error(`run "npm ci" in ${EXAMPLE} first`);
 
-	const server = await startServer();
+	const server = await startServer({ extension: 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt' });
 	let child, output = '';
 	const stop = async () => {
 		if (child && child.exitCode === null) {
@@ -50,8 +50,8 @@ export async function startExample({ port = 0 } = {}) {
 			output: () => output,
 			psql: server.psql,
 			connectionString: server.connectionString,
-			createKey: (org, role, name = 'test') =>
-				server.psql(`SELECT token FROM amt_create_key('${name}', '${org}', '${role}')`),
+			createKey: (org, role, name = 'test', scopes = null) => server.psql(`SELECT token FROM amt.amt_create_key(
+				'${name}', '${org}', '${role}', ${scopes ? `'{${scopes}}'` : 'NULL'})`),
 		};
 	} catch (error) {
 		await stop();

@@ -40,6 +40,15 @@ EXCEPTION
 END
 $$;
 
+-- a character by its code point, in SQL_ASCII, too
+CREATE FUNCTION u(code int) RETURNS text LANGUAGE sql AS $$
+	SELECT convert_from(decode(CASE
+		WHEN code < 2048 THEN to_hex(192 + code / 64)
+		WHEN code < 65536 THEN to_hex(224 + code / 4096) || to_hex(128 + code / 64 % 64)
+		ELSE to_hex(240 + code / 262144) || to_hex(128 + code / 4096 % 64) || to_hex(128 + code / 64 % 64)
+	END || to_hex(128 + code % 64), 'hex'), 'UTF8')
+$$;
+
 -- a member gets a key of the own organization and role
 CALL become('acme', 'editor', 'ann@acme.example');
 SELECT token IS NOT NULL AS token, key_id ~ '^[0-9A-Za-z]{12}$' AS key_id, token_prefix = 'amt_' || key_id || '...' AS token_prefix,
@@ -132,7 +141,7 @@ SELECT org_id, role FROM amt_create_key('by a superuser', 'initech', 'admin');
 SELECT name, org_id, created_by FROM amt_key WHERE name LIKE 'by a %' ORDER BY name COLLATE "C";
 SELECT name, org_id, actor FROM amt_key_event WHERE name LIKE 'by a %' ORDER BY event_id;
 
--- names: 1 to 100 characters after trimming, no control characters
+-- names: 1 to 100 characters after trimming, one of them visible; no control characters, no separators of lines, no token
 CALL become('acme', 'editor');
 SELECT amt_create_key('');
 :sqlstate
@@ -142,20 +151,20 @@ SELECT amt_create_key(repeat('x', 101));
 :sqlstate
 SELECT amt_create_key(E'a\nb');
 :sqlstate
-SELECT what, attempt(format('SELECT length(name) || CASE WHEN name = %L THEN '' as it was'' ELSE '' trimmed'' END FROM amt_create_key(%L)', name, name))
+SELECT what, attempt(format('SELECT octet_length(name) || CASE WHEN name = %L THEN '' as it was'' ELSE '' trimmed'' END FROM amt_create_key(%L)', name, name))
 FROM (VALUES
 	(1, 'one character', 'x'),
 	(2, '100 characters', repeat('x', 100)),
 	(3, '101 characters', repeat('x', 101)),
-	(4, '100 in 300 bytes', repeat(U&'\9375', 100)),
-	(5, '101 in 303 bytes', repeat(U&'\9375', 101)),
-	(6, '100 in 400 bytes', repeat(U&'\+01F511', 100)),
+	(4, '100 in 300 bytes', repeat(u(x'9375'::int), 100)),
+	(5, '101 in 303 bytes', repeat(u(x'9375'::int), 101)),
+	(6, '100 in 400 bytes', repeat(u(x'1F511'::int), 100)),
 	(7, '100 and blanks around', '  ' || repeat('x', 100) || '  '),
 	(8, 'a megabyte', repeat('x', 1000000)),
 	(9, 'a megabyte of blanks', repeat(' ', 1000000)),
 	(10, 'one blank', ' '),
 	(11, 'blank within', ' a b '),
-	(12, 'other scripts', U&'\043A\043B\044E\0447 \0645\0641\062A\0627\062D \9375'),
+	(12, 'other scripts', u(x'43A'::int) || u(x'43B'::int) || ' ' || u(x'645'::int) || u(x'641'::int) || ' ' || u(x'9375'::int)),
 	(13, 'quotes', $$'"; DROP TABLE amt_key; --$$),
 	(14, 'backslash and format', E'\\x %s %n \\'),
 	(15, 'tab at the end', E'a\t'),
@@ -166,10 +175,25 @@ FROM (VALUES
 	(20, 'U+0001', E'a\x01'),
 	(21, 'U+001F', E'a\x1f'),
 	(22, 'U+007F', E'a\x7f'),
-	(23, 'U+0080', U&'a\0080'),
-	(24, 'U+0085, next line', U&'a\0085b'),
-	(25, 'U+009F', U&'a\009F'),
-	(26, 'U+00A0, no control', U&'a\00A0'),
+	(23, 'U+0080', 'a' || u(x'80'::int)),
+	(24, 'U+0085, next line', 'a' || u(x'85'::int) || 'b'),
+	(25, 'U+009F', 'a' || u(x'9F'::int)),
+	(26, 'U+00A0, no control', 'a' || u(x'A0'::int)),
+	(28, 'U+2028, line separator', 'a' || u(x'2028'::int) || 'b'),
+	(29, 'U+2029, paragraph separator', 'a' || u(x'2029'::int)),
+	(30, 'no-break spaces only', u(x'A0'::int) || ' ' || u(x'A0'::int)),
+	(31, 'zero-width spaces only', u(x'200B'::int) || u(x'FEFF'::int)),
+	(32, 'soft hyphen and joiner only', u(x'AD'::int) || u(x'200D'::int)),
+	(33, 'direction marks only', u(x'202E'::int) || u(x'2066'::int)),
+	(34, 'Hangul filler only', u(x'3164'::int)),
+	(35, 'tags only', u(x'E0041'::int)),
+	(36, 'ideographic spaces only', u(x'3000'::int)),
+	(37, 'something visible among them', u(x'200B'::int) || 'a' || u(x'200B'::int)),
+	(38, 'a token in imported form', 'not amt_abc123_xyz789abcdefghij'),
+	(39, 'a token that may have been cut', 'not amt_abc123_xyz789'),
+	(42, 'a name of a table', 'reads amt_key_usage'),
+	(40, 'a displayed prefix', 'made from amt_abc123...'),
+	(41, 'a token of another prefix', 'not acme_abc123_xyz789abcdefghij'),
 	(27, 'a token', 'not amt_000000000000_00000000000000000000000000000000000000000000OJlLF')) AS v (n, what, name)
 ORDER BY n;
 
@@ -188,13 +212,22 @@ SELECT amt_create_key('k', expires_at => now() + interval '0.005 seconds');
 :sqlstate
 ROLLBACK;
 
--- organization ids: any text
+-- organization ids: any text of 1 to 255 characters
 CALL become('', '', '', '', 'none');
+SELECT what, attempt(format('SELECT length(org_id) = %s FROM amt_create_key(''k'', %L, ''viewer'')', length(org_id), org_id))
+FROM (SELECT CASE WHEN getdatabaseencoding() = 'UTF8' THEN 255 ELSE 85 END) AS e (n), LATERAL (VALUES
+	(1, 'empty', ''),
+	(2, '255 characters', repeat('x', 255)),
+	(3, '256 characters', repeat('x', 256)),
+	(4, 'a megabyte', repeat('x', 1048576)),
+	(5, '255 characters of several bytes, as the encoding counts', repeat(u(x'9375'::int), e.n)),
+	(6, 'one more', repeat(u(x'9375'::int), e.n + 1))) AS v (ord, what, org_id)
+ORDER BY ord;
 CREATE TEMP TABLE odd AS
 	SELECT o.org_id AS asked, k.* FROM unnest(array[
-		$$O'Reilly "& Sons"$$, $$'; DELETE FROM amt_key; --$$, E'two\nlines', '%s $1 \', ' ', repeat('x', 10000),
-		(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 320) AS i),
-		U&'\043E\0440\0433 \+01F3E2', 'null', '0']) AS o (org_id),
+		$$O'Reilly "& Sons"$$, $$'; DELETE FROM amt_key; --$$, E'two\nlines', '%s $1 \', ' ', repeat('x', 255),
+		(SELECT left(string_agg(md5(i::text), ''), 255) FROM generate_series(1, 8) AS i),
+		u(x'43E'::int) || ' ' || u(x'1F3E2'::int), 'null', '0']) AS o (org_id),
 	amt_create_key('odd', o.org_id, 'viewer') AS k;
 SELECT count(*), bool_and(org_id = asked) AS answered FROM odd;
 SELECT count(*) FROM odd AS o, amt_verify(o.token) AS v WHERE v.org_id = o.asked;
@@ -232,7 +265,7 @@ SELECT amt_create_key('k', 'acme', 'viewer');
 :sqlstate
 ROLLBACK;
 
-DROP FUNCTION attempt, seen_by;
+DROP FUNCTION attempt, seen_by, u;
 DROP PROCEDURE become;
 DROP EXTENSION amt_keys;
 DROP OWNED BY regress_amt_gateway;

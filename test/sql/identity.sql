@@ -5,17 +5,16 @@
 \set SHOW_CONTEXT never
 \set sqlstate '\\echo SQLSTATE :SQLSTATE'
 SET client_min_messages = warning;
-SELECT current_user AS superuser \gset
 CREATE EXTENSION amt_keys;
-CREATE ROLE regress_amt_app LOGIN;
-CREATE ROLE regress_amt_gateway LOGIN;
-CREATE ROLE regress_amt_web LOGIN;
+CREATE ROLE regress_amt_app;
+CREATE ROLE regress_amt_gateway;
+CREATE ROLE regress_amt_web;
 GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.actor TO regress_amt_gateway;
 
--- no identity: everything is null, no role is had
+-- no identity: everything is null, there is neither role nor scope
 CREATE VIEW identity AS
-	SELECT amt_org_id() AS org_id, amt_role() AS role, amt_actor() AS actor, amt_key_id() AS key_id,
-	       amt_has_role('viewer') AS viewer;
+	SELECT amt_org_id() AS org_id, amt_role() AS role, amt_scopes() AS scopes, amt_actor() AS actor, amt_key_id() AS key_id,
+	       amt_has_role('viewer') AS viewer, amt_has_scope('read') AS read;
 GRANT SELECT ON identity TO PUBLIC;
 TABLE identity;
 SELECT * FROM amt_whoami();
@@ -73,7 +72,7 @@ SELECT length(set_config('amt_keys.org_id', repeat('x', 10000), false));
 SELECT length(amt_org_id());
 RESET amt_keys.org_id;
 
--- a role includes those before it; without an organization, or with a name that is none, nothing is had
+-- a role includes those before it; without an organization, or with an unknown name, there is none
 CREATE FUNCTION has(identity_role text) RETURNS TABLE (viewer boolean, editor boolean, admin boolean, owner boolean)
 LANGUAGE sql AS $$
 	SELECT set_config('amt_keys.role', identity_role, false);
@@ -92,7 +91,7 @@ SELECT amt_has_role('');
 SELECT amt_require_role('guest');
 :sqlstate
 
--- roles of one's own
+-- other roles; a warning says that none of them is the manager role
 SET amt_keys.roles = reader, writer;
 SELECT amt_has_role('reader');
 SET amt_keys.role = 'writer';
@@ -105,7 +104,7 @@ SELECT amt_has_role('Team Lead'), amt_has_role('dev'), amt_has_role('a, b');
 SET amt_keys.roles = single;
 SET amt_keys.role = 'single';
 SELECT amt_has_role('single');
--- nonsense is refused, and what was there stays
+-- nonsense is refused, and the setting stays as it was
 SET amt_keys.roles = '';
 :sqlstate
 SET amt_keys.roles = ' ';
@@ -133,6 +132,30 @@ RESET amt_keys.roles;
 RESET amt_keys.role;
 RESET amt_keys.org_id;
 
+-- code of a table's owner runs without an identity: indexes, materialized views
+SET amt_keys.org_id = 'acme';
+SET amt_keys.role = 'editor';
+CREATE FUNCTION org(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	RAISE INFO '%', coalesce(public.amt_org_id(), 'nobody');
+	RETURN $1;
+END
+$$;
+CREATE TABLE note (text text);
+INSERT INTO note VALUES ('a note');
+SELECT org(text) FROM note;
+CREATE INDEX ON note (org(text));
+CREATE MATERIALIZED VIEW note_view AS SELECT amt_org_id() AS org_id, amt_has_role('viewer') AS viewer, amt_has_scope('read') AS read FROM note;
+TABLE note_view;
+REFRESH MATERIALIZED VIEW note_view;
+TABLE note_view;
+SELECT amt_org_id();
+DROP MATERIALIZED VIEW note_view;
+DROP TABLE note;
+DROP FUNCTION org;
+RESET amt_keys.org_id;
+RESET amt_keys.role;
+
 -- nobody else may set it, whichever way
 SET ROLE regress_amt_web;
 SET amt_keys.org_id = 'acme';
@@ -151,6 +174,12 @@ SET amt_keys.roles = 'me';
 :sqlstate
 SET amt_keys.manager_role = 'viewer';
 :sqlstate
+SET amt_keys.scopes = '';
+:sqlstate
+SET amt_keys.token_prefixes = 'me';
+:sqlstate
+SET amt_keys.seal = 'x';
+:sqlstate
 ALTER ROLE regress_amt_web SET amt_keys.org_id = 'acme';
 :sqlstate
 CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE sql SET amt_keys.org_id = 'acme' AS 'SELECT amt_org_id()';
@@ -158,7 +187,7 @@ CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE sql SET amt_keys.org_id = 'acm
 TABLE identity;
 RESET ROLE;
 
--- who was granted it may set these three, as they like, and no other
+-- a role that was granted SET may set these three, to anything, and no other
 SET ROLE regress_amt_gateway;
 BEGIN;
 SET LOCAL amt_keys.org_id = 'globex';
@@ -169,48 +198,76 @@ COMMIT;
 TABLE identity;
 SET amt_keys.key_id = 'x';
 :sqlstate
+SET amt_keys.scopes = 'x';
+:sqlstate
 SET amt_keys.roles = 'me';
 :sqlstate
 RESET ROLE;
 
--- a login role of one organization
+-- a database of one organization, for roles that may not change it
 ALTER ROLE regress_amt_app SET amt_keys.org_id = 'acme';
-ALTER ROLE regress_amt_app SET amt_keys.role = 'admin';
-ALTER ROLE regress_amt_app IN DATABASE :DBNAME SET amt_keys.actor = 'the app';
-\c - regress_amt_app
+ALTER DATABASE :"DBNAME" SET amt_keys.org_id = 'acme';
+ALTER DATABASE :"DBNAME" SET amt_keys.role = 'admin';
+ALTER DATABASE :"DBNAME" SET amt_keys.scopes = 'read,write';
+ALTER DATABASE :"DBNAME" SET amt_keys.actor = 'the app';
+\c -
+SET client_min_messages = warning;
+SET SESSION AUTHORIZATION regress_amt_app;
 TABLE identity;
 SELECT * FROM amt_whoami();
 SET amt_keys.org_id = 'globex';
 :sqlstate
 RESET amt_keys.org_id;
 :sqlstate
+SET amt_keys.scopes = 'delete';
+:sqlstate
 SET ROLE NONE;
 RESET ALL;
+SET client_min_messages = warning;
 TABLE identity;
 ALTER ROLE regress_amt_app SET amt_keys.org_id = 'globex';
 :sqlstate
 ALTER ROLE regress_amt_app RESET amt_keys.org_id;
 :sqlstate
+RESET SESSION AUTHORIZATION;
+ALTER DATABASE :"DBNAME" RESET amt_keys.org_id;
+ALTER DATABASE :"DBNAME" RESET amt_keys.role;
+ALTER DATABASE :"DBNAME" RESET amt_keys.scopes;
+ALTER DATABASE :"DBNAME" RESET amt_keys.actor;
 
--- what a stranger sets before the library is loaded is thrown away, and the prefix is closed from then on
-\c - regress_amt_web
-SET amt_keys.org_id = 'acme';
-SET amt_keys.role = 'owner';
-SET amt_keys.anything = 'x';
-SELECT current_setting('amt_keys.org_id');
-SELECT amt_org_id();
+-- settings that a stranger makes before the library is loaded are thrown away;
+-- if the server has loaded it already, they cannot be made
+\c -
+SET client_min_messages = error;
+SET SESSION AUTHORIZATION regress_amt_web;
+DO $$
+DECLARE
+	setting text;
+BEGIN
+	FOREACH setting IN ARRAY array['org_id', 'role', 'scopes', 'actor', 'key_id', 'anything'] LOOP
+		BEGIN
+			PERFORM set_config('amt_keys.' || setting, 'owner', false);
+		EXCEPTION WHEN insufficient_privilege OR invalid_name THEN
+			NULL;
+		END;
+	END LOOP;
+END
+$$;
 TABLE identity;
 SELECT current_setting('amt_keys.org_id');
+SET client_min_messages = warning;
+-- from then on the prefix is closed
 SET amt_keys.anything = 'x';
 :sqlstate
--- what the gateway sets before is kept
-\c - regress_amt_gateway
+-- settings that the gateway makes before are kept
+\c -
+SET client_min_messages = warning;
+SET SESSION AUTHORIZATION regress_amt_gateway;
 SET amt_keys.org_id = 'globex';
 SET amt_keys.role = 'viewer';
 TABLE identity;
 
-\c - :superuser
-SET client_min_messages = warning;
+RESET SESSION AUTHORIZATION;
 DROP VIEW identity;
 DROP FUNCTION has;
 DROP EXTENSION amt_keys;

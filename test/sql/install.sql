@@ -70,6 +70,25 @@ SELECT name FROM (
 	SELECT name FROM pg_settings) AS n (name)
 WHERE name ~* 'amt_[0-9A-Za-z]{1,64}_[0-9A-Za-z_-]{16}';
 
+-- privileges of others than the owner: nobody writes the tables, or locks their rows
+SELECT object, coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') AS grantee, string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type COLLATE "C") AS privileges
+FROM member m
+LEFT JOIN pg_class c ON m.classid = 'pg_class'::regclass AND c.oid = m.objid
+LEFT JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid
+LEFT JOIN pg_type t ON m.classid = 'pg_type'::regclass AND t.oid = m.objid
+CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, p.proacl, t.typacl)) AS a
+WHERE a.grantee <> coalesce(c.relowner, p.proowner, t.typowner)
+GROUP BY object, a.grantee ORDER BY object COLLATE "C", a.grantee;
+SELECT a.attrelid::regclass AS relation, g.privilege_type, string_agg(a.attname, ', ' ORDER BY a.attnum) AS columns
+FROM pg_attribute a JOIN member m ON m.classid = 'pg_class'::regclass AND m.objid = a.attrelid
+CROSS JOIN LATERAL aclexplode(a.attacl) AS g
+WHERE g.grantee = 0
+GROUP BY a.attrelid, g.privilege_type ORDER BY a.attrelid::regclass::text COLLATE "C", g.privilege_type COLLATE "C";
+-- the other functions are the owner's
+SELECT object FROM member m JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid
+WHERE NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee <> p.proowner)
+ORDER BY object COLLATE "C";
+
 -- the settings, once the library is loaded
 SELECT amt_org_id() IS NULL AS loaded;
 SELECT name, vartype AS type, boot_val AS "default", unit, context
@@ -81,37 +100,37 @@ WHERE name LIKE 'amt\_keys.%' AND (coalesce(short_desc, '') = '' OR coalesce(ext
 CREATE EXTENSION amt_keys;
 :sqlstate
 CREATE ROLE regress_amt_install;
-GRANT CREATE ON DATABASE :DBNAME TO regress_amt_install;
+GRANT CREATE ON DATABASE :"DBNAME" TO regress_amt_install;
 DROP EXTENSION amt_keys;
 SET ROLE regress_amt_install;
 CREATE EXTENSION amt_keys;
 :sqlstate
 RESET ROLE;
-REVOKE CREATE ON DATABASE :DBNAME FROM regress_amt_install;
+REVOKE CREATE ON DATABASE :"DBNAME" FROM regress_amt_install;
 
 -- dropping left nothing
 SELECT count(*) FROM member;
 SELECT count(*) FROM pg_class WHERE relname LIKE 'amt\_%';
 SELECT count(*) FROM pg_proc WHERE proname LIKE 'amt\_%';
 
--- into a schema of its own, however it is called and whatever the search_path
-CREATE SCHEMA "We""ird %s; --";
-CREATE EXTENSION amt_keys SCHEMA "We""ird %s; --";
+-- into a schema of its own, with an odd name and whatever the search_path
+CREATE SCHEMA "We ird %s; - +";
+CREATE EXTENSION amt_keys SCHEMA "We ird %s; - +";
 SET search_path = '';
 SET amt_keys.scrypt_ln = 4;
-SELECT token, key_id FROM "We""ird %s; --".amt_create_key('a key', 'acme', 'editor') \gset
-SELECT org_id, role, name FROM "We""ird %s; --".amt_verify(:'token');
-SELECT name, calls FROM "We""ird %s; --".amt_keys;
-SELECT event, name FROM "We""ird %s; --".amt_key_event ORDER BY event_id;
-SELECT "We""ird %s; --".amt_revoke(:'key_id');
-SELECT count(*) FROM "We""ird %s; --".amt_verify(:'token');
+SELECT token, key_id FROM "We ird %s; - +".amt_create_key('a key', 'acme', 'editor') \gset
+SELECT org_id, role, name FROM "We ird %s; - +".amt_verify(:'token');
+SELECT name, calls FROM "We ird %s; - +".amt_keys;
+SELECT event, name FROM "We ird %s; - +".amt_key_event ORDER BY event_id;
+SELECT "We ird %s; - +".amt_revoke(:'key_id');
+SELECT count(*) FROM "We ird %s; - +".amt_verify(:'token');
 RESET search_path;
 
 -- it stays where it is, but its schema may be renamed
-SELECT token FROM "We""ird %s; --".amt_create_key('another key', 'acme', 'editor') \gset
+SELECT token FROM "We ird %s; - +".amt_create_key('another key', 'acme', 'editor') \gset
 ALTER EXTENSION amt_keys SET SCHEMA public;
 :sqlstate
-ALTER SCHEMA "We""ird %s; --" RENAME TO regress_amt_auth;
+ALTER SCHEMA "We ird %s; - +" RENAME TO regress_amt_auth;
 SELECT name FROM regress_amt_auth.amt_verify(:'token');
 SELECT name FROM regress_amt_auth.amt_create_key('a key after renaming', 'acme', 'viewer');
 
@@ -121,23 +140,23 @@ CREATE EXTENSION amt_keys SCHEMA regress_amt_auth;
 SELECT count(*) FROM regress_amt_auth.amt_verify(:'token');
 DROP EXTENSION amt_keys;
 
--- the script takes over nothing that somebody has put in its place
+-- the script takes over no object of somebody else's that has a name of ours
 CREATE TABLE regress_amt_auth.amt_key (key_id text);
 CREATE EXTENSION amt_keys SCHEMA regress_amt_auth;
 :sqlstate
 DROP TABLE regress_amt_auth.amt_key;
-CREATE FUNCTION regress_amt_auth.amt_may_revoke(text, text, text) RETURNS boolean
+CREATE FUNCTION regress_amt_auth.amt_may_manage(text, text, text) RETURNS boolean
 	LANGUAGE sql AS 'SELECT true';
 CREATE EXTENSION amt_keys SCHEMA regress_amt_auth;
 :sqlstate
-DROP FUNCTION regress_amt_auth.amt_may_revoke;
+DROP FUNCTION regress_amt_auth.amt_may_manage;
 CREATE VIEW regress_amt_auth.amt_stat AS SELECT 1 AS verified;
 CREATE EXTENSION amt_keys SCHEMA regress_amt_auth;
 :sqlstate
 DROP VIEW regress_amt_auth.amt_stat;
 
--- Who may do what does not depend on the default privileges of the role that
--- installs: neither on generous ones nor on strict ones.
+-- The privileges do not depend on the default privileges of the role that installs,
+-- neither on generous ones nor on strict ones.
 CREATE TEMP VIEW granted AS
 	SELECT m.object, coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') AS grantee, a.privilege_type
 	FROM member m

@@ -55,8 +55,8 @@ SELECT key_id AS gus, token AS gus_token FROM known WHERE who = 'gus' \gset
 INSERT INTO known (who, key_id, token, token_prefix)
 	VALUES ('missing', 'ZZZZZZZZZZZZ', overlay(:'ann_1_token' placing 'ZZZZZZZZZZZZ' from 5), 'amt_ZZZZZZZZZZZZ...');
 
--- Who may revoke which key, by what. A wrong token has the right id and another
--- key's secret.
+-- Each caller, each key, by each of its names. A wrong token has the right id and
+-- another key's secret.
 CREATE VIEW attempts AS
 	SELECT who AS key,
 	       attempt(format('SELECT amt_revoke(%L)', key_id)) AS by_id,
@@ -85,7 +85,7 @@ CALL become('acme', 'admin', 'zoe');
 TABLE attempts;
 CALL become('acme', 'owner', '');
 TABLE attempts;
--- a key: itself; with the manager role, the others, too
+-- a key: itself only, whatever its role
 CALL become('acme', 'editor', '', :'ann_1');
 TABLE attempts;
 CALL become('acme', 'admin', '', :'ann_1');
@@ -166,19 +166,19 @@ RESET ROLE;
 SELECT count(*) FROM amt_verify(:'ann_1_token');
 SELECT event, name, org_id, role, actor, calls FROM amt_key_event WHERE key_id = :'ann_1' ORDER BY event_id;
 
--- who finds a token can revoke it; the event names nobody, but the key that acts is named
+-- anybody who finds a token can revoke it; the event names nobody then, and otherwise the key that acts
 CALL become('', '');
 SELECT amt_revoke(:'gus_token');
 CALL become('acme', 'editor', '', :'ann_2');
 SELECT amt_revoke(:'ann_2');
 RESET ROLE;
-SELECT e.event, e.name, e.org_id, replace(e.actor, k.key_id, '<its id>') AS actor, e.db_user = session_user AS db_user
+SELECT e.event, e.name, e.org_id, e.actor, e.by_key = k.key_id AS by_itself, e.db_user = session_user AS db_user
 FROM amt_key_event AS e JOIN known AS k USING (key_id) WHERE e.event = 'revoked' ORDER BY e.event_id;
 
 -- also one that has expired
 CALL become('', '', '', '', 'none');
 INSERT INTO known (who, key_id, token)
-	SELECT 'expired', key_id, token FROM amt_create_key('expired', 'acme', 'viewer', clock_timestamp() + interval '200 milliseconds');
+	SELECT 'expired', key_id, token FROM amt_create_key('expired', 'acme', 'viewer', expires_at => clock_timestamp() + interval '200 milliseconds');
 SELECT pg_sleep(0.25);
 SELECT token AS expired_token FROM known WHERE who = 'expired' \gset
 SELECT count(*) FROM amt_verify(:'expired_token');

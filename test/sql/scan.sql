@@ -25,7 +25,7 @@ FROM (VALUES
 	(11, 'cut short', left(:'one', 65)),
 	(12, 'other case', upper(:'two')),
 	(13, 'over a line''s end', left(:'one', 40) || E'\n' || substr(:'one', 41)),
-	(14, 'among other scripts', U&'\0442\043E\043A\0435\043D: ' || :'two' || U&'\3002'),
+	(14, 'among other scripts', convert_from('\xd182d0bed0bad0b5d0bd3a20', 'UTF8') || :'two' || convert_from('\xe38082', 'UTF8')),
 	(15, 'control characters around', E'\x01' || :'two' || E'\x7f')) AS v (ord, what, content)
 LEFT JOIN LATERAL amt_find_tokens(content) WITH ORDINALITY AS f (found, n) ON true
 GROUP BY ord, what ORDER BY ord;
@@ -37,11 +37,14 @@ SELECT count(*) FROM amt_find_tokens(repeat('amt_000000000000_', 61681));
 SELECT count(*), count(DISTINCT f) FROM amt_find_tokens(repeat(:'one' || ' ' || :'two' || E'\n', 5000)) AS f;
 SELECT * FROM amt_find_tokens(repeat(:'one', 5000)) LIMIT 1;
 
--- a column's worth, and an index on it
+-- a column's worth
 CREATE TEMP TABLE message (id int, text text);
 INSERT INTO message SELECT i, CASE WHEN i % 100 = 0 THEN 'see ' || :'one' ELSE 'nothing' END FROM generate_series(1, 1000) AS i;
 SELECT count(*) FROM message, amt_find_tokens(text);
-CREATE INDEX ON message ((amt_check_token(substr(text, 5))));
 SELECT count(*) FROM message WHERE amt_check_token(substr(text, 5));
+-- no index, as the answer depends on a setting
+\set VERBOSITY sqlstate
+CREATE INDEX ON message ((amt_check_token(substr(text, 5))));
+\set VERBOSITY default
 
-DROP EXTENSION amt_keys CASCADE;
+DROP EXTENSION amt_keys;

@@ -1,5 +1,5 @@
 --
--- The settings: what is no value for them, who may set them, when it counts
+-- The settings: values that are refused, and roles that may not set them
 --
 \set VERBOSITY default
 \set SHOW_CONTEXT never
@@ -53,8 +53,8 @@ RESET amt_keys.scrypt_ln;
 RESET amt_keys.scrypt_r;
 RESET amt_keys.scrypt_p;
 
--- a value that is too much together is found at the latest when a key is made;
--- what RESET and a savepoint bring back was checked against other values
+-- RESET and a savepoint bring back values that were checked against others, so
+-- a value that is too much together is found at the latest when a key is made
 SET amt_keys.scrypt_ln = 4;
 SET amt_keys.scrypt_r = 16384;
 RESET amt_keys.scrypt_ln;
@@ -65,24 +65,51 @@ RESET amt_keys.scrypt_r;
 SET amt_keys.scrypt_ln = 1;
 SELECT name FROM amt_create_key('k', 'acme', 'viewer');
 
--- before the library is loaded
-\c -
-SET amt_keys.scrypt_ln = 22;
-SELECT amt_org_id() IS NULL AS loaded;
-SELECT amt_create_key('k', 'acme', 'viewer');
-:sqlstate
+-- values from before the library is loaded: too much is found when a key is made,
+-- and nonsense is thrown away; if the server has loaded the library, both are
+-- refused at once
 \c -
 SET client_min_messages = error;
-SET amt_keys.scrypt_ln = 99;
-SET amt_keys.roles = 'a, a';
-SET amt_keys.header = 'no header';
+DO $$
+BEGIN
+	PERFORM set_config('amt_keys.scrypt_ln', '22', false);
+EXCEPTION WHEN invalid_parameter_value THEN
+	NULL;
+END
+$$;
 SELECT amt_org_id() IS NULL AS loaded;
-SELECT name, setting FROM pg_settings WHERE name IN ('amt_keys.scrypt_ln', 'amt_keys.roles', 'amt_keys.header') ORDER BY name COLLATE "C";
+DO $$
+BEGIN
+	IF current_setting('amt_keys.scrypt_ln') <> '14' THEN
+		PERFORM amt_create_key('k', 'acme', 'viewer');
+		ASSERT false, 'the key was created';
+	END IF;
+EXCEPTION WHEN invalid_parameter_value THEN
+	NULL;
+END
+$$;
+\c -
+SET client_min_messages = error;
+DO $$
+DECLARE
+	setting text[];
+BEGIN
+	FOREACH setting SLICE 1 IN ARRAY array[['scrypt_ln', '99'], ['roles', 'a, a'], ['header', 'no header'], ['scopes', 'a,'], ['token_prefixes', 'x'], ['max_lifetime', '-1']] LOOP
+		BEGIN
+			PERFORM set_config('amt_keys.' || setting[1], setting[2], false);
+		EXCEPTION WHEN invalid_parameter_value THEN
+			NULL;
+		END;
+	END LOOP;
+END
+$$;
+SELECT amt_org_id() IS NULL AS loaded;
+SELECT name, setting FROM pg_settings WHERE name IN ('amt_keys.scrypt_ln', 'amt_keys.roles', 'amt_keys.header', 'amt_keys.scopes', 'amt_keys.token_prefixes', 'amt_keys.max_lifetime') ORDER BY name COLLATE "C";
 \c -
 SET client_min_messages = warning;
 SELECT amt_org_id() IS NULL AS loaded;
 
--- what a server has once
+-- settings of the whole server
 SET amt_keys.max_concurrent_scrypt = 2;
 :sqlstate
 SET amt_keys.cache_size = 2;
@@ -114,7 +141,61 @@ RESET amt_keys.org_claim;
 RESET amt_keys.role_claim;
 RESET amt_keys.actor_claim;
 
+-- lifetimes: seconds, and none of them negative
+SET amt_keys.default_lifetime = '90d';
+SHOW amt_keys.default_lifetime;
+\set VERBOSITY sqlstate
+SET amt_keys.default_lifetime = -1;
+SET amt_keys.max_lifetime = '1 year';
+SET amt_keys.max_lifetime = 2147483648;
+\set VERBOSITY default
+SET amt_keys.max_lifetime = 2147483647;
+RESET amt_keys.default_lifetime;
+RESET amt_keys.max_lifetime;
+
+-- prefixes: 2 to 16 of a-z and 0-9, beginning with a letter, none twice
+SET amt_keys.token_prefixes = 'acme, amt';
+SHOW amt_keys.token_prefixes;
+SET amt_keys.token_prefixes = a1, abcdefghijklmnop;
+CREATE PROCEDURE pg_temp.try_prefixes(prefixes text) LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM set_config('amt_keys.token_prefixes', prefixes, false);
+	RAISE INFO '%: set', prefixes;
+EXCEPTION WHEN OTHERS THEN
+	RAISE INFO '%: %', prefixes, SQLSTATE;
+END
+$$;
+CALL pg_temp.try_prefixes('');
+CALL pg_temp.try_prefixes(' ');
+CALL pg_temp.try_prefixes('a');
+CALL pg_temp.try_prefixes('abcdefghijklmnopq');
+CALL pg_temp.try_prefixes('1a');
+CALL pg_temp.try_prefixes('a_b');
+CALL pg_temp.try_prefixes('a-b');
+CALL pg_temp.try_prefixes('a b');
+CALL pg_temp.try_prefixes('"Acme"');
+CALL pg_temp.try_prefixes('Acme');
+CALL pg_temp.try_prefixes('amt, amt');
+CALL pg_temp.try_prefixes('amt,');
+CALL pg_temp.try_prefixes('amt, x');
+SHOW amt_keys.token_prefixes;
+RESET amt_keys.token_prefixes;
+
+-- the manager role should be one of the roles; a warning says if it is not
+SET amt_keys.manager_role = 'boss';
+SET amt_keys.roles = 'viewer, boss';
+SET amt_keys.roles = 'viewer, editor';
+SET amt_keys.manager_role = 'editor';
+SET amt_keys.manager_role = '';
+\set VERBOSITY sqlstate
+SET amt_keys.manager_role = 'boss';
+\set VERBOSITY default
+RESET amt_keys.manager_role;
+RESET amt_keys.roles;
+
 -- yes or no
+SET amt_keys.any_token = maybe;
+:sqlstate
 SET amt_keys.require_authentication = maybe;
 :sqlstate
 SET amt_keys.redact_logs = 2;
@@ -139,7 +220,7 @@ RESET ROLE;
 SET amt_keys.nothing = 1;
 :sqlstate
 
--- a role of whom the settings have no word
+-- a role that the settings do not name; the manager role is none of them either
 SET amt_keys.roles = 'reader, writer';
 SET amt_keys.scrypt_ln = 1;
 SELECT amt_create_key('k', 'acme', 'viewer');
@@ -147,7 +228,7 @@ SELECT amt_create_key('k', 'acme', 'viewer');
 SELECT name, role FROM amt_create_key('k', 'acme', 'writer');
 RESET amt_keys.roles;
 
--- what a key was created with stays
+-- a stored hash keeps its parameters
 SELECT token FROM amt_create_key('old parameters', 'acme', 'viewer') \gset
 SET amt_keys.scrypt_ln = 2;
 SET amt_keys.scrypt_r = 1;

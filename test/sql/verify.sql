@@ -14,9 +14,18 @@ CREATE ROLE regress_amt_app;
 GRANT EXECUTE ON FUNCTION amt_verify TO regress_amt_app;
 
 SET amt_keys.actor = 'ann';
-SELECT token, key_id, token_prefix FROM amt_create_key('a key', 'acme', 'editor', '2200-01-01 00:00+00') \gset
+SELECT token, key_id, token_prefix FROM amt_create_key('a key', 'acme', 'editor', expires_at => '2200-01-01 00:00+00') \gset
 RESET amt_keys.actor;
 SELECT token AS other_token, key_id AS other_key_id FROM amt_create_key('another key', 'globex', 'viewer') \gset
+
+-- a character by its code point, in SQL_ASCII, too
+CREATE FUNCTION u(code int) RETURNS text LANGUAGE sql AS $$
+	SELECT convert_from(decode(CASE
+		WHEN code < 2048 THEN to_hex(192 + code / 64)
+		WHEN code < 65536 THEN to_hex(224 + code / 4096) || to_hex(128 + code / 64 % 64)
+		ELSE to_hex(240 + code / 262144) || to_hex(128 + code / 4096 % 64) || to_hex(128 + code / 64 % 64)
+	END || to_hex(128 + code % 64), 'hex'), 'UTF8')
+$$;
 
 -- good
 SELECT key_id = :'key_id' AS key_id, org_id, role, name, created_by, expires_at FROM amt_verify(:'token');
@@ -62,9 +71,9 @@ CREATE TEMP TABLE bad AS SELECT * FROM (VALUES
 	('U+0001 within the secret', overlay(:'token' placing E'\x01' from 30)),
 	('U+0001 within the id', overlay(:'token' placing E'\x01' from 8)),
 	('U+007F within the secret', overlay(:'token' placing E'\x7f' from 30)),
-	('U+0130 within the id', overlay(:'token' placing U&'\0130' from 8)),
-	('U+0100 within the secret, NUL in two of its four UTF-16 bytes', overlay(:'token' placing U&'\0100' from 30)),
-	('wide digits', overlay(:'token' placing U&'\FF11' from 8)),
+	('U+0130 within the id', overlay(:'token' placing u(x'130'::int) from 8)),
+	('U+0100 within the secret, NUL in two of its four UTF-16 bytes', overlay(:'token' placing u(x'100'::int) from 30)),
+	('wide digits', overlay(:'token' placing u(x'FF11'::int) from 8)),
 	('backslash zero', :'token' || '\0'),
 	('percent-encoded NUL', :'token' || '%00'),
 	('two tokens', :'token' || ' ' || :'other_token'),
@@ -108,7 +117,7 @@ SELECT (amt_verify('x')).name;
 SELECT amt_verify('x') IS NULL;
 SELECT count(*) FROM (SELECT amt_verify(t) FROM unnest(array[:'token', 'x', :'other_token']) AS t) AS s;
 SELECT name FROM unnest(array[:'token', 'x', NULL, :'other_token', :'token']) WITH ORDINALITY AS u (t, n) LEFT JOIN LATERAL amt_verify(t) ON true ORDER BY n;
-SELECT name FROM ROWS FROM (amt_verify(:'token'), generate_series(1, 2)) AS r (key_id, org_id, role, name);
+SELECT name FROM ROWS FROM (amt_verify(:'token'), generate_series(1, 2)) AS r (key_id, org_id, role, scopes, name);
 SELECT EXISTS (SELECT FROM amt_verify(:'token')) AS good, EXISTS (SELECT FROM amt_verify('x')) AS bad;
 PREPARE verify AS SELECT name FROM amt_verify($1);
 EXECUTE verify (:'token');
@@ -122,6 +131,35 @@ FETCH BACKWARD 1 FROM c;
 CLOSE c;
 COMMIT;
 DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM amt_verify('x')); END $$;
+SELECT (v).org_id, (v).role, pg_typeof(v) FROM amt_verify(:'token') AS v;
+SELECT row_to_json(v)->>'role' AS role FROM amt_verify(:'token') AS v;
+SELECT s.role, t.n FROM (SELECT * FROM amt_verify(:'token') OFFSET 0) AS s, generate_series(1, 2) AS t (n);
+SELECT role, ordinality FROM amt_verify(:'token') WITH ORDINALITY;
+SELECT t.n, count(v.key_id) FROM (VALUES (1, :'token'), (2, 'x'), (3, NULL)) AS t (n, token) LEFT JOIN LATERAL amt_verify(t.token) AS v ON true GROUP BY t.n ORDER BY t.n;
+CREATE VIEW verified AS SELECT * FROM amt_verify(current_setting('app.token', true));
+SELECT set_config('app.token', :'token', false) IS NOT NULL AS set;
+SELECT org_id, role FROM verified;
+CREATE FUNCTION pg_temp.verified(token text) RETURNS amt_verified LANGUAGE sql AS 'SELECT amt_verify(token)';
+SELECT (pg_temp.verified(:'token')).role, pg_temp.verified('x') IS NULL AS none;
+-- a plan that is kept is asked for the privilege at each call
+SET plan_cache_mode = force_generic_plan;
+PREPARE verify(text) AS SELECT role FROM amt_verify($1);
+GRANT SELECT ON verified TO regress_amt_web;
+GRANT EXECUTE ON FUNCTION amt_verify TO regress_amt_web;
+SET ROLE regress_amt_web;
+EXECUTE verify(:'token');
+RESET ROLE;
+REVOKE EXECUTE ON FUNCTION amt_verify FROM regress_amt_web;
+SET ROLE regress_amt_web;
+EXECUTE verify(:'token');
+:sqlstate
+SELECT * FROM verified;
+:sqlstate
+RESET ROLE;
+DEALLOCATE verify;
+RESET plan_cache_mode;
+DROP VIEW verified;
+DROP FUNCTION pg_temp.verified;
 
 -- not for everybody
 SET ROLE regress_amt_web;
@@ -163,8 +201,19 @@ TABLE identity;
 SELECT name FROM amt_verify(:'token', identify => true);
 COMMIT;
 TABLE identity;
--- without a transaction block it ends with the statement
+-- without a transaction block it ends with the statement, and a warning says so, of the client's own statement only
 SELECT name FROM amt_verify(:'token', identify => true);
+TABLE identity;
+\set VERBOSITY sqlstate
+SELECT name FROM amt_verify('x', identify => true);
+\set VERBOSITY default
+SELECT name FROM amt_verify(:'token', identify => false);
+DO $$
+BEGIN
+	PERFORM * FROM amt_verify(current_setting('app.token'), identify => true);
+	ASSERT amt_org_id() = 'acme';
+END
+$$;
 TABLE identity;
 BEGIN;
 SELECT name FROM amt_verify(:'token', identify => true);
@@ -234,6 +283,17 @@ SELECT name FROM amt_verify(:'newer_token');
 ROLLBACK;
 SELECT name FROM amt_verify(:'newer_token');
 
+-- suspended: no row, until it is resumed; never with an error
+UPDATE amt_key SET suspended_at = now() WHERE key_id = :'key_id';
+BEGIN;
+SELECT name FROM amt_verify(:'token', identify => true);
+TABLE identity;
+COMMIT;
+SELECT amt_cache_clear();
+SELECT name FROM amt_verify(:'token');
+UPDATE amt_key SET suspended_at = NULL WHERE key_id = :'key_id';
+SELECT name FROM amt_verify(:'token');
+
 -- it holds no lock, neither on the row nor on the table
 BEGIN;
 SELECT name FROM amt_verify(:'token');
@@ -242,7 +302,7 @@ SELECT pg_current_xact_id_if_assigned() IS NULL AS no_xid;
 COMMIT;
 
 -- expiry is by the clock
-SELECT token AS short_token, key_id AS short_key_id FROM amt_create_key('short', 'acme', 'viewer', clock_timestamp() + interval '300 milliseconds') \gset
+SELECT token AS short_token, key_id AS short_key_id FROM amt_create_key('short', 'acme', 'viewer', expires_at => clock_timestamp() + interval '300 milliseconds') \gset
 BEGIN;
 SELECT name FROM amt_verify(:'short_token', identify => true);
 SELECT pg_sleep_until(expires_at) FROM amt_key WHERE key_id = :'short_key_id';
@@ -275,5 +335,6 @@ SELECT name FROM amt_verify(:'other_token');
 SELECT event, name FROM amt_key_event ORDER BY event_id;
 
 DROP VIEW identity;
+DROP FUNCTION u;
 DROP EXTENSION amt_keys;
 DROP ROLE regress_amt_web, regress_amt_app;

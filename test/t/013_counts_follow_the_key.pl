@@ -1,4 +1,4 @@
-# What a key has counted is its own: not its predecessor's of the same id, not lost and not doubled by whoever writes it when.
+# What a key has counted is its own, from its creation to its end.
 
 use strict;
 use warnings FATAL => 'all';
@@ -6,271 +6,263 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use AmtKeys;
+use AmtKeys qw(:all);
 use Session;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_cluster(conf => "amt_keys.usage_flush_interval = '1h'");
-my ($s, $a, $b, $c) = map { Session->new($node) } 1 .. 4;
+my $node = new_cluster(conf => "max_prepared_transactions = 5\namt_keys.usage_flush_interval = '200ms'");
+my ($s, $a, $b) = map { Session->new($node) } 1 .. 3;
 
-sub create
+sub new_key
 {
 	return $_[0]->query(q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
 }
 
-sub verify
+# In the memory of the server, not in the table.
+sub pending
 {
-	my ($session, $token) = @_;
-	return $session->query("SELECT count(*) FROM amt_verify('$token')");
+	return $s->query('SELECT calls_pending FROM amt_stat');
 }
 
-sub row_of
+sub nothing_pending
+{
+	return wait_until(sub { pending() == 0 }, 30);
+}
+
+sub usage_rows
 {
 	my ($token) = @_;
-	return $s->query("SELECT k FROM amt_key k WHERE key_id = '" . id_of($token) . "'");
+	return $s->query("SELECT count(*) FROM amt_key_usage WHERE key_id = '" . id_of($token) . "'");
 }
 
-sub delete_sql
+# A creation that is rolled back leaves nothing, however often the key was called.
+for my $end ('ROLLBACK', q{PREPARE TRANSACTION 'gone'; ROLLBACK PREPARED 'gone'}, 'ROLLBACK TO x; COMMIT')
 {
-	return "DELETE FROM amt_key WHERE key_id = '" . id_of($_[0]) . "'";
-}
-
-sub insert_sql
-{
-	return "INSERT INTO amt_key SELECT (\$r\$$_[0]\$r\$::amt_key).*";
-}
-
-# Deleted and put back, with calls in memory.
-{
-	my $token = create($s);
-	my $row = row_of($token);
-	verify($s, $token) for 1 .. 3;
-	$s->query(delete_sql($token));
-	is($s->query(q{SELECT calls FROM amt_key_event WHERE event = 'revoked'}), 3, 'the event of the revocation has the calls');
-	$s->query(insert_sql($row));
-	is(calls_of($node, id_of($token)), 0, 'a key put back starts anew');
-	verify($s, $token);
-	is(calls_of($node, id_of($token)), 1, 'and counts');
-	$s->query('SELECT amt_flush_usage()');
-	is(stored_calls($node, id_of($token)), 1, 'and is written');
-
-	verify($s, $token);
-	$s->query('BEGIN', delete_sql($token), insert_sql($row));
-	is(verify($s, $token), 1, 'put back in the transaction that deleted it');
-	is(calls_of($node, id_of($token)), 2, 'elsewhere it is still the one before');
-	$s->query('COMMIT');
-	is(calls_of($node, id_of($token)), 1, 'until the commit');
-
-	$s->query('BEGIN', delete_sql($token), insert_sql($row));
-	verify($s, $token);
-	verify($a, $token);
-	$s->query('ROLLBACK');
-	is(calls_of($node, id_of($token)), 2, 'a rollback leaves the key with its calls');
-}
-
-# A flusher that found the row locked, and knows nothing of the key that has taken its place since.
-{
-	my $token = create($s);
-	my $row = row_of($token);
-	verify($s, $token) for 1 .. 5;
-	$a->query('BEGIN', delete_sql($token));
-	$b->query('BEGIN', 'SELECT amt_flush_usage()');
-	$a->query('COMMIT');
-	$s->send(insert_sql($row));
-	ok($s->answers_within(5), 'who puts the key back does not wait for that one, which has nothing of it any more') or $b->query('COMMIT');
-	$s->receive;
-	verify($s, $token);
-	is($a->query('BEGIN', 'SELECT amt_flush_usage()'), 1, 'another writes the call of the key that was put back');
-	$b->query('COMMIT');
-	$c->send('SELECT amt_flush_usage()');
-	$c->answers_within(0.5);    # it would wait for the one before
-	$a->query('COMMIT');
-	is($c->receive, 0, 'who finds nothing to write');
-	is(calls_of($node, id_of($token)), 1, 'the call is counted once');
-	is(stored_calls($node, id_of($token)), 1, 'and written once');
-	is($s->query('SELECT calls_pending FROM amt_stat'), 0, 'nothing is pending');
-}
-
-# A flusher that has the calls of a key, is busy with another, and would find a new key of the same id when it comes to it.
-{
-	my ($token, $slow) = map { create($s) } 1 .. 2;
-	my ($id, $row) = (id_of($token), row_of($token));
-	verify($s, $slow);
-	$s->query('SELECT amt_flush_usage()',
-		q{CREATE FUNCTION take_your_time() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'},
-		'CREATE TRIGGER slow BEFORE UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION take_your_time()');
-	verify($s, $_) for ($token) x 5, $slow;
-	$c->query('SELECT pg_advisory_lock(1)');
-	my $pid = $b->backend;
-	$b->send('SELECT amt_flush_usage()');
-	ok(wait_until(sub { $s->query("SELECT wait_event FROM pg_stat_activity WHERE pid = $pid") eq 'advisory' }), 'somebody writes, and it takes time');
-	is($a->query(delete_sql($token)), '', 'a key with calls is deleted meanwhile');
-	$a->send(insert_sql($row));
-	ok(!$a->answers_within(0.5), 'who puts it back waits');
-	$c->query('SELECT pg_advisory_unlock(1)');
-	is($b->receive, 1, 'until the other is done');
-	is($a->receive, '', 'then it is there');
-	is(calls_of($node, $id), 0, 'and has none of the calls');
-	is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '$id'"), 5, 'which are on record');
-	verify($s, $token);
-	$s->query('DROP TRIGGER slow ON amt_key_usage', 'SELECT amt_flush_usage()');
-	is(stored_calls($node, $id), 1, 'its own are counted');
-}
-
-# Several who write at once.
-{
-	my @tokens = map { create($s) } 1 .. 20;
-	my $before = $s->query('SELECT (SELECT sum(calls) FROM amt_keys) - (SELECT verified FROM amt_stat)');
-	my $run = start_pgbench($node, [
-			(map { "SELECT count(*) FROM amt_verify('$_');\n" } @tokens),
-			(map { "BEGIN;\nSELECT amt_flush_usage();\n$_;\n" } ('COMMIT', 'ROLLBACK') x 3),
-		], '-c', 8, '-j', 2, '-t', 1000);
-	ok(finish_pgbench($run), 'many who count and write');
-	is($s->query('SELECT (SELECT sum(calls) FROM amt_keys) - (SELECT verified FROM amt_stat)'), $before, 'no call is lost or doubled');
-	$s->query('SELECT amt_flush_usage()');
-	is($s->query('SELECT (SELECT sum(calls) FROM amt_keys) = (SELECT sum(calls) FROM amt_key_usage)'), 't', 'all is written');
-}
-
-# They go with a key only when its end is committed.
-{
-	my $token = create($s);
-	my ($id, $row) = (id_of($token), row_of($token));
-	verify($s, $token) for 1 .. 2;
-	like($a->query('BEGIN', "SELECT amt_revoke('$id')", 'SELECT amt_flush_usage()'), qr/\At\n[0-9]+\z/, 'a key is revoked and then the calls are written');
-	is(calls_of($node, $id), 2, 'for others it is there, with its calls');
-	$a->query('ROLLBACK');
-	is(calls_of($node, $id), 2, 'and rolled back, it is');
-	$a->query('BEGIN', 'SAVEPOINT x', "SELECT amt_revoke('$id')", 'SELECT amt_flush_usage()', 'ROLLBACK TO x', 'COMMIT');
-	is(calls_of($node, $id), 2, 'or to a savepoint');
-	like($a->query('BEGIN', 'ALTER TABLE amt_key RENAME TO other', 'SELECT amt_flush_usage()', 'ROLLBACK'), qr/\A[0-9]+\z/,
-		'the calls are written after the table was renamed');
-	is(calls_of($node, $id), 2, 'and rolled back, they are there');
-
-	$s->query('CREATE TABLE skew (i int)');
-	$a->query('BEGIN ISOLATION LEVEL SERIALIZABLE', 'SELECT count(*) FROM skew', delete_sql($token), insert_sql($row), 'INSERT INTO skew VALUES (1)');
-	$b->query('BEGIN ISOLATION LEVEL SERIALIZABLE', 'SELECT count(*) FROM skew', 'INSERT INTO skew VALUES (1)', 'COMMIT');
-	is($a->query('COMMIT'), 'ERROR:  40001', 'a key that is put in its own place by a transaction whose commit fails');
-	is(calls_of($node, $id), 2, 'has its calls');
-	$s->query('SELECT amt_flush_usage()');
-	is(stored_calls($node, $id), 2, 'and they are written');
-
-	# Put back while somebody is writing, or has written, what the event has.
-	verify($s, $token);
-	$a->query('BEGIN', delete_sql($token));
-	$b->query('BEGIN', 'SELECT amt_flush_usage()');
-	$a->query(insert_sql($row));
-	$a->send('COMMIT');
-	ok(!$a->answers_within(0.3), 'a key that is put back waits for who is writing its calls');
-	$b->query('COMMIT');
-	is($a->receive, '', 'until he is done');
-	is(calls_of($node, $id), 0, 'and starts anew');
-	verify($s, $token);
-	$a->query('BEGIN', 'SELECT amt_flush_usage()');
-	verify($s, $token);
-	$a->query(delete_sql($token), insert_sql($row), 'COMMIT');
-	is(calls_of($node, $id), 0, 'as it does if it was itself');
-	is($s->query("SELECT last_used_at FROM amt_keys WHERE key_id = '$id'"), '', 'never used');
-	verify($s, $token) for 1 .. 2;
-
-	verify($s, $token);
 	my $dropped = stat_of($node, 'calls_dropped');
-	$a->query('BEGIN', "SELECT amt_revoke('$id')", 'SELECT amt_flush_usage()', 'COMMIT');
-	is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '$id' ORDER BY at DESC LIMIT 1"), 3, 'its end committed, the event has them');
-	is(stat_of($node, 'calls_dropped'), $dropped + 3, 'and what was in memory is dropped');
+	$a->query('BEGIN', 'SAVEPOINT x');
+	my $token = new_key($a);
+	is(verify($a, $token), 1, 'a key works in the transaction that creates it') for 1 .. 3;
+	$a->query(split /; /, $end);
+	is(verify($s, $token), 0, "after $end the key does not exist");
+	ok(nothing_pending(), "after $end no call stays in memory");
+	is(stat_of($node, 'calls_dropped'), $dropped + 3, 'the calls are dropped');
+	is(usage_rows($token), 0, 'the key has no row of usage');
 }
 
-# Written by the very statement that deletes the key, before or after it does: the event has them all.
-for my $sql ('WITH k AS (DELETE FROM amt_key WHERE key_id = %s RETURNING 1) SELECT amt_flush_usage() > 0 FROM k',
-	'WITH f AS MATERIALIZED (SELECT amt_flush_usage() > 0 AS f) DELETE FROM amt_key USING f WHERE key_id = %s RETURNING f')
+# Created and called in one transaction, the calls wait until it has ended.
+for my $end ('COMMIT', q{PREPARE TRANSACTION 'new'; COMMIT PREPARED 'new'}, 'RELEASE x; COMMIT')
 {
-	my $token = create($s);
-	verify($s, $token) for 1 .. 2;
-	$s->query('SELECT amt_flush_usage()');
-	verify($s, $token) for 1 .. 3;
-	is($a->query('BEGIN', sprintf($sql, "'" . id_of($token) . "'"), 'COMMIT'), 't', $sql);
-	is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '" . id_of($token) . "'"), 5, 'and the event has the calls');
+	$a->query('BEGIN', 'SAVEPOINT x');
+	my $token = new_key($a);
+	verify($a, $token) for 1 .. 3;
+	is($a->query("SELECT calls FROM amt_keys WHERE key_id = '" . id_of($token) . "'"), 3, 'the creator sees the calls');
+	my $other = new_key($s);
+	verify($s, $other);
+	ok(is_written($node, id_of($other), 1), 'calls of another key are written meanwhile');
+	is(pending(), 3, 'those of the new key wait');
+	$a->query(split /; /, $end);
+	is(calls_of($node, id_of($token)), 3, "after $end the view has the calls");
+	ok(is_written($node, id_of($token), 3), 'the calls are written');
 }
 
-# Calls of one's own new keys have their room at the commit, however many others have filled since.
+# A revocation records all calls, and leaves no row of usage, in every isolation level and by every way.
+for my $level ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
 {
-	my $node = new_cluster(name => 'room', conf => "amt_keys.usage_flush_interval = '1h'");
-	my @own = map { Session->new($node) } 1 .. 3;
-	is($_->query('BEGIN', q{CREATE TEMP TABLE own AS SELECT token FROM generate_series(1, 600) AS i, LATERAL amt_create_key('key ' || i, 'acme', 'editor')},
-			'SELECT count(*) FROM own, amt_verify(token)'), 600, 'keys are made, and verified at once')
-	  for @own;
-	is($_->query('COMMIT'), '', 'their transactions commit') for @own;
-	is(stat_of($node, 'calls_dropped'), 0, 'no call is dropped');
-	is($node->safe_psql('postgres', 'SELECT count(*), sum(calls) FROM amt_keys'), '1800|1800', 'and each is counted');
-	$_->quit for @own;
-	$node->stop;
-}
-
-# Under REPEATABLE READ and SERIALIZABLE a revocation does not stumble over calls that were written since its snapshot.
-for my $level ('REPEATABLE READ', 'SERIALIZABLE')
-{
-	for my $sql ('SELECT amt_revoke(%s)', 'DELETE FROM amt_key WHERE key_id = %s RETURNING true')
+	for my $sql ("SELECT amt_revoke('ID')", "DELETE FROM amt_keys WHERE key_id = 'ID' RETURNING true",
+		"DELETE FROM amt_key WHERE key_id = 'ID' RETURNING true")
 	{
-		my $token = create($s);
+		my $token = new_key($s);
+		my $id = id_of($token);
+		my $what = "$level, $sql";
 		verify($s, $token);
-		$s->query('SELECT amt_flush_usage()');
+		flush($node);
 		$a->query("BEGIN ISOLATION LEVEL $level", 'SELECT count(*) FROM amt_key_usage');
 		verify($s, $token);
-		$s->query('SELECT amt_flush_usage()');
+		flush($node);
 		verify($s, $token);
-		is($a->query(sprintf $sql, "'" . id_of($token) . "'"), 't', "$level: " . sprintf $sql, '...');
-		is($a->query('COMMIT'), '', 'commits');
-		is(verify($s, $token), 0, 'and counts at once');
-		is($s->query("SELECT calls FROM amt_key_event WHERE event = 'revoked' AND key_id = '" . id_of($token) . "'"), 3,
-			'with the calls of the moment');
-
-		# The same with calls that are being written at that moment.
-		$token = create($s);
-		for my $written (0, 1)
-		{
-			$a->query("BEGIN ISOLATION LEVEL $level", 'SELECT count(*) FROM amt_key_usage');
-			verify($s, $token);
-			$b->query('BEGIN', 'SELECT amt_flush_usage()');
-			verify($s, $token);
-			$a->send(sprintf $sql, "'" . id_of($token) . "'");
-			$a->answers_within(0.3);    # it may wait
-			$b->query('COMMIT');
-			is($a->receive, 't', "$level, while calls are written: " . sprintf $sql, '...');
-			is($a->query($written ? 'COMMIT' : 'ROLLBACK'), '', 'goes well');
-			is(calls_of($node, id_of($token)), $written ? '' : 2, 'and the calls are as they should be');
-		}
+		is($a->query($sql =~ s/ID/$id/r), 't', "$what: a key is revoked whose calls were written after the snapshot");
+		is($a->query('COMMIT'), '', "$what: the transaction commits");
+		is(verify($s, $token), 0, "$what: the key is refused");
+		is(events_of($node, $id), 3, "$what: the event has all calls");
+		is(usage_rows($token), 0, "$what: the row of usage is gone");
+		ok(nothing_pending(), "$what: no call stays in memory");
 	}
 }
 
-# A table that is rewritten hides its rows from snapshots of before; who has waited for it sees them all the same.
+# A revocation that does not commit changes nothing.
+for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocation'; ROLLBACK PREPARED 'revocation'})
 {
-	my $key = create_key($node);
-	my $key_id = id_of($key);
-	my ($a, $b, $c) = map { Session->new($node) } 1 .. 3;
-	$a->query(("SELECT FROM amt_verify('$key')") x 5, 'SELECT amt_flush_usage()',
-		'BEGIN', 'ALTER TABLE amt_key_usage ADD COLUMN note float8 DEFAULT random()');
-	$_->query('SELECT amt_org_id()') for $b, $c;
-	my $pids = join ',', map { $_->backend } $b, $c;
-	$b->send("SELECT calls FROM amt_keys WHERE key_id = '$key_id'");
-	$c->send("SELECT amt_revoke('$key_id')");
-	ok(wait_until(sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid IN ($pids) AND wait_event_type = 'Lock'") == 2 }),
-		'a reader and a revocation wait for a table that is rewritten');
+	my $token = new_key($s);
+	my $id = id_of($token);
+	verify($s, $token);
+	flush($node);
+	verify($s, $token);
+	is($a->query('BEGIN', 'SAVEPOINT x', "SELECT amt_revoke('$id')"), 't', 'a key is revoked');
+	is(verify($s, $token), 1, 'it works until the commit');
+	is(calls_of($node, $id), 3, 'for others the key has its calls');
+	$a->query(split /; /, $end);
+	is(calls_of($node, $id), 3, "after $end the key has its calls");
+	ok(is_written($node, $id, 3), 'the calls are written');
+}
+
+# A revocation while the worker writes waits for one batch, which lasts a second at the most.
+{
+	my ($token, $other) = map { new_key($s) } 1 .. 2;
+	my $id = id_of($token);
+	verify($s, $_) for $token, $other;
+	flush($node);
+	$s->query(q{CREATE FUNCTION take_your_time() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'},
+		'CREATE TRIGGER slow BEFORE UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION take_your_time()');
+	for my $round (1 .. 2)
+	{
+		my ($last) = $round == 2 ? $other : $token;
+		$b->query('SELECT pg_advisory_lock(1)');
+		verify($s, $last) for 1 .. 4;
+		ok(wait_until(sub { $s->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' AND wait_event = 'advisory'}) eq '1' }),
+			"round $round: the worker is writing");
+		$a->send("SELECT amt_revoke('" . id_of($last) . "')");
+		if ($round == 1)
+		{
+			# The batch ends in time.
+			$a->answers_within(0.2);
+			$b->query('SELECT pg_advisory_unlock(1)');
+		}
+		ok($a->answers_within(4), "round $round: a revocation waits for the batch, not for what the batch waits for");
+		is($a->receive, 't', "round $round: the key is revoked");
+		is(events_of($node, id_of($last)), 5, "round $round: the event has the calls");
+		$b->query('SELECT pg_advisory_unlock_all()');
+		ok(nothing_pending(), "round $round: no call stays in memory");
+		is(usage_rows($last), 0, "round $round: the row of usage is gone");
+	}
+	$s->query('DROP TRIGGER slow ON amt_key_usage');
+}
+
+# A first row of usage that is inserted while the key is revoked does not outlive it.
+{
+	my $make = "SELECT token AS t%d, key_id AS k%d FROM amt_create_key('short', 'acme', 'editor') \\gset\n";
+	my $script = join '', map({ sprintf $make, $_, $_ } 1, 2), (map { "SELECT FROM amt_verify(':t$_');\n" } 1, 2, 1, 2),
+	  "BEGIN;\n", (map { "SELECT amt_revoke(':k$_');\n" } 2, 1), "COMMIT;\n";
+	configure($node, 'amt_keys.usage_flush_interval' => '10ms');
+	my $run = start_pgbench($node, [$script], '-c', 8, '-j', 2, '-t', 100);
+	ok(finish_pgbench($run), 'keys are made, called and revoked, two by two, while the worker writes');
+	is($node->safe_psql('postgres', q{SELECT count(*), sum(calls) FROM amt_key_event WHERE event = 'revoked' AND name = 'short'}),
+		'1600|3200', 'the events have all calls');
+	is($node->safe_psql('postgres', q{SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'}), 0, 'there was no deadlock');
+	ok(nothing_pending(), 'no call stays in memory');
+	is($s->query('SELECT count(*) FROM amt_key_usage WHERE key_id NOT IN (SELECT key_id FROM amt_key)'), 0, 'no row of usage is left of a key that is gone');
+	configure($node, 'amt_keys.usage_flush_interval' => '200ms');
+}
+
+# Rows of usage that belong to no key are invisible, and a worker that starts sweeps them.
+{
+	wait_for_no_worker($node);
+	my $token = new_key($s);
+	$s->query(q{INSERT INTO amt_key_usage SELECT 'orphan' || i, 7, now() FROM generate_series(1, 500) AS i});
+	is($s->query(q{SELECT count(*) FROM amt_keys WHERE key_id ~ 'orphan'}), 0, 'the view does not show usage without a key');
+	my $person = Session->new($node, options => '');
+	is($person->query('CREATE ROLE person', 'SET SESSION AUTHORIZATION person', 'SELECT count(*) FROM amt_key_usage'), 0, 'usage without a key is nobody\'s');
+	$person->quit;
+	verify($s, $token);
+	ok(is_written($node, id_of($token), 1), 'a worker starts and writes');
+	is($s->query(q{SELECT count(*) FROM amt_key_usage WHERE key_id ~ 'orphan'}), 0, 'it has swept usage without a key');
+	ok($s->query('SELECT count(*) FROM amt_key_usage') > 0, 'it leaves the usage of keys alone');
+}
+
+# An id that is created again is another key, if its hash is another.
+for my $written (0, 1)
+{
+	my ($first, $second) = map { new_key($s) } 1 .. 2;
+	my $id = id_of($first);
+	my $again = with_id($second, $id);
+	my $hash = q{(SELECT scrypt_hash FROM amt_key WHERE key_id = '} . id_of($second) . q{')};
+	my $what = $written ? 'with calls in the table' : 'with calls in memory';
+	configure($node, 'amt_keys.usage_flush_interval' => $written ? '200ms' : '1h');
+	verify($s, $first) for 1 .. 3;
+	flush($node) if $written;
+	$a->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '$id'", insert_key_sql($id, $hash), 'COMMIT');
+	is(events_of($node, $id), 3, "$what: the end of the first is recorded");
+	is(calls_of($node, $id), 0, "$what: the second has no calls");
+	is($s->query("SELECT last_used_at IS NULL FROM amt_keys WHERE key_id = '$id'"), 't', "$what: the second was never used");
+	is(verify($s, $first), 0, "$what: the first secret is refused");
+	is(verify($s, $again), 1, "$what: the second secret works") for 1 .. 2;
+	is(calls_of($node, $id), 2, "$what: the second counts its own calls");
+	configure($node, 'amt_keys.usage_flush_interval' => '200ms');
+	ok(is_written($node, $id, 2), "$what: its own calls are written");
+
+	# In a transaction that is rolled back, the first one stays.
+	$a->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '$id'", insert_key_sql($id, q{'$scrypt$ln=4,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}));
+	verify($s, $again);
+	$a->query('ROLLBACK');
+	is(calls_of($node, $id), 3, "$what: a replacement that is rolled back changes nothing");
+	ok(is_written($node, $id, 3), "$what: nor in the table");
+}
+
+# The same row put back is never shown with calls that were not made.
+{
+	my $token = new_key($s);
+	my $id = id_of($token);
+	my $row = $s->query("SELECT k FROM amt_key k WHERE key_id = '$id'");
+	verify($s, $token) for 1 .. 3;
+	flush($node);
+	$s->query("DELETE FROM amt_key WHERE key_id = '$id'", "INSERT INTO amt_key SELECT (\$r\$$row\$r\$::amt_key).*");
+	is(events_of($node, $id), 3, 'the event of the deletion has the calls');
+	verify($s, $token);
+	cmp_ok(calls_of($node, $id), '<=', 4, 'a key put back has no calls that were not made');
+	cmp_ok(calls_of($node, $id), '>=', 1, 'it counts');
+	flush($node);
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+}
+
+# Many new keys, each called for the first time in the transaction that made it.
+{
+	my @own = map { Session->new($node) } 1 .. 3;
+	my ($before) = $s->query('SELECT sum(calls) FROM amt_keys');
+	my $dropped = stat_of($node, 'calls_dropped');
+	is($_->query('BEGIN', q{CREATE TEMP TABLE own AS SELECT token FROM generate_series(1, 1500) AS i, LATERAL amt_create_key('key ' || i, 'acme', 'editor')},
+			'SELECT count(*) FROM own, amt_verify(token)'), 1500, 'keys are made, and verified at once')
+	  for @own;
+	is($_->query('COMMIT'), '', 'their transaction commits') for @own;
+	is(stat_of($node, 'calls_dropped'), $dropped, 'no call is dropped');
+	is($s->query('SELECT sum(calls) FROM amt_keys'), $before + 4500, 'each call is counted');
+	flush($node);
+	is($s->query('SELECT sum(calls) FROM amt_key_usage'), $before + 4500, 'each call is written');
+	$_->quit for @own;
+}
+
+# A table that is rewritten hides its rows from snapshots of before; a session that waited for it sees them nevertheless.
+{
+	my $token = new_key($s);
+	my $id = id_of($token);
+	my ($reader, $revoker) = map { Session->new($node) } 1 .. 2;
+	verify($s, $token) for 1 .. 5;
+	flush($node);
+	$a->query('BEGIN', 'ALTER TABLE amt_key_usage ADD COLUMN note float8 DEFAULT random()');
+	my @pids = map { $_->backend } $reader, $revoker;
+	$reader->send("SELECT calls FROM amt_keys WHERE key_id = '$id'");
+	$revoker->send("SELECT amt_revoke('$id')");
+	ok(wait_for_lock($node, @pids), 'a reader and a revocation wait for a table that is rewritten');
 	$a->query('COMMIT');
-	is($c->receive, 't', 'the key is revoked then');
-	is($a->query("SELECT calls FROM amt_key_event WHERE key_id = '$key_id' AND event = 'revoked'"), '5', 'with all its calls on record');
-	like($b->receive, qr/\A(5|0|)\z/, 'the reader has seen it before or after');
-	$_->quit for $a, $b, $c;
+	is($revoker->receive, 't', 'then the key is revoked');
+	is(events_of($node, $id), 5, 'with all its calls on record');
+	like($reader->receive, qr/\A(5|0|)\z/, 'the reader has seen the key before or after');
+	$_->quit for $reader, $revoker;
+	$token = new_key($s);
+	verify($s, $token);
+	ok(is_written($node, id_of($token), 1), 'calls are written into the table with the additional column');
 }
 
-# A call of a key of one's own, found in a version of its row that a subtransaction took back, is a call.
+# A call of a key that is found in a version of its row that a subtransaction took back is a call.
 {
-	my $s = Session->new($node);
-	my $answer = $s->query('BEGIN', q{SELECT token FROM amt_create_key('own', 'acme', 'editor')});
-	my $key_id = id_of($answer);
-	is($s->query("SELECT count(*) FROM amt_verify('$answer')", 'SAVEPOINT s', "UPDATE amt_key SET name = 'm' WHERE key_id = '$key_id'",
-			"SELECT count(*) FROM amt_verify('$answer')", 'ROLLBACK TO s', 'COMMIT', "SELECT calls FROM amt_keys WHERE key_id = '$key_id'"),
-		"1\n1\n2", 'verified before and after its row was changed in a savepoint');
-	$s->quit;
+	$a->query('BEGIN');
+	my $token = new_key($a);
+	my $id = id_of($token);
+	is($a->query(verify_sql($token), 'SAVEPOINT s', "UPDATE amt_key SET name = 'm' WHERE key_id = '$id'", verify_sql($token),
+			'ROLLBACK TO s', 'COMMIT', "SELECT calls FROM amt_keys WHERE key_id = '$id'"),
+		"1\n1\n2", 'a key is verified before and after its row was changed in a savepoint');
+	ok(is_written($node, $id, 2), 'both calls are written');
 }
 
+$_->quit for $s, $a, $b;
+$node->stop;
 done_testing();

@@ -1,4 +1,4 @@
-# A warm key is verified without scrypt; what is warm is never more than what scrypt has said of a stored hash.
+# A warm key is verified without scrypt. Whatever is warm is what scrypt has said of the hash that is stored now.
 
 use strict;
 use warnings FATAL => 'all';
@@ -6,21 +6,21 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use AmtKeys;
+use AmtKeys qw(:all);
 use Session;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_cluster(conf => 'max_prepared_transactions = 5');
+my $node = new_cluster(conf => "max_prepared_transactions = 5\namt_keys.usage_flush_interval = '200ms'");
 my $s = Session->new($node);
 my $other = Session->new($node);
 
 # What verifications say, and how many runs of scrypt they took.
-sub verify
+sub answers
 {
 	my ($session, @tokens) = @_;
 	my $before = $session->query('SELECT scrypt_runs FROM amt_stat');
-	my @answers = map { $session->query("SELECT count(*) FROM amt_verify('$_')") } @tokens;
+	my @answers = map { verify($session, $_) } @tokens;
 	my $runs = $session->query('SELECT scrypt_runs FROM amt_stat') - $before;
 	return join(' ', @answers) . ", $runs runs";
 }
@@ -31,112 +31,98 @@ sub create
 	return $session->query(q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
 }
 
-sub wrong
+sub warm_keys
 {
-	my ($token) = @_;
-	my $last = substr $token, -1, 1, '';
-	return $token . ($last eq 'a' ? 'b' : 'a');
+	return $s->query('SELECT warm_keys FROM amt_stat');
 }
 
-# The same secret under another key id.
-sub with_id
-{
-	my ($token, $id) = @_;
-	return $token =~ s/\Aamt_[^_]+_/amt_${id}_/r;
-}
-
+# An SQL expression for the stored hash of a key.
 sub hash_of
 {
 	my ($token) = @_;
-	my $id = id_of($token);
-	return $s->query("SELECT scrypt_hash FROM amt_key WHERE key_id = '$id'");
+	return q{'} . $s->query("SELECT scrypt_hash FROM amt_key WHERE key_id = '" . id_of($token) . q{'}) . q{'};
 }
 
 # Warm from its creation, for all sessions.
 my $token = create($s);
-is(verify($s, $token), '1, 0 runs', 'a key is warm after its creation');
-is(verify($other, $token), '1, 0 runs', 'in other sessions, too');
-is(verify($s, wrong($token), wrong($token)), '0 0, 0 runs', 'a wrong secret of a warm key is refused without scrypt');
-is(verify($s, "$token "), '0, 0 runs', 'and so is a text that is no token');
-is(verify($s, with_id($token, 'nobody')), '0, 0 runs', 'and a key that does not exist');
+is(answers($s, $token), '1, 0 runs', 'a key is warm from its creation');
+is(answers($other, $token), '1, 0 runs', 'it is warm in other sessions, too');
+is(answers($s, wrong_secret($token), wrong_secret($token)), '0 0, 0 runs', 'a wrong secret of a warm key is refused without scrypt');
+is(answers($s, "$token "), '0, 0 runs', 'so is a text that is no token');
+is(answers($s, with_id($token, 'nobody')), '0, 0 runs', 'so is a key that does not exist');
 
 # Cold, once.
-$s->query('SELECT amt_cache_clear()');
-is($s->query('SELECT warm_keys FROM amt_stat'), 0, 'amt_cache_clear() makes all keys cold');
-is(verify($s, wrong($token), wrong($token)), '0 0, 2 runs', 'a wrong secret of a cold key takes scrypt each time');
-is($s->query('SELECT warm_keys FROM amt_stat'), 0, 'and warms nothing');
-is(verify($s, $token, $token), '1 1, 1 runs', 'the right one takes it once');
-is($s->query('SELECT warm_keys FROM amt_stat'), 1, 'and makes the key warm');
-is(verify($other, $token, wrong($token)), '1 0, 0 runs', 'for all sessions');
+{
+	my $calls = calls_of($node, id_of($token));
+	$s->query('SELECT amt_cache_clear()');
+	is(warm_keys(), 0, 'amt_cache_clear() makes all keys cold');
+	is(calls_of($node, id_of($token)), $calls, 'it forgets no call');
+}
+is(answers($s, wrong_secret($token), wrong_secret($token)), '0 0, 2 runs', 'a wrong secret of a cold key takes scrypt each time');
+is(warm_keys(), 0, 'a wrong secret makes nothing warm');
+is(answers($s, $token, $token), '1 1, 1 runs', 'the right secret takes scrypt once');
+is(warm_keys(), 1, 'it makes the key warm');
+is(answers($other, $token, wrong_secret($token)), '1 0, 0 runs', 'it does so for all sessions');
 
-# The stored hash is what the entry is about.
+# An entry is about the hash that is stored.
 {
 	my $second = create($s);
 	my ($id, $hash) = (id_of($token), hash_of($second));
-	my $old_row = $s->query("SELECT amt_key FROM amt_key WHERE key_id = '$id'");
 	my $new = with_id($second, $id);
-	is(verify($s, $new), '0, 0 runs', q{another key's secret is wrong});
-	$s->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '$id'",
-		"INSERT INTO amt_key VALUES ('$id', 'acme', 'again', 'editor', '$hash', now())", 'COMMIT');
-	is(verify($other, $token), '0, 1 runs', 'a key put back with another hash is not warm for its old secret');
-	is(verify($other, $new), '1, 1 runs', 'and accepts the new one, after scrypt');
-	is(verify($s, $token, $new), '0 1, 0 runs', 'and is warm then');
+	is(answers($s, $new), '0, 0 runs', q{another key's secret is wrong});
+	$s->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '$id'", insert_key_sql($id, $hash), 'COMMIT');
+	flush($node);
+	is(answers($other, $token), '0, 1 runs', 'a key put back with another hash is not warm for its old secret');
+	is(answers($other, $new), '1, 1 runs', 'it accepts the new secret, after scrypt');
+	is(answers($s, $token, $new), '0 1, 0 runs', 'then it is warm');
 	# The owner can switch off the trigger that freezes the hash.
 	$hash = hash_of($token = create($s));
-	$s->query('ALTER TABLE amt_key DISABLE TRIGGER amt_key_guard', "UPDATE amt_key SET scrypt_hash = '$hash' WHERE key_id = '$id'",
+	$s->query('ALTER TABLE amt_key DISABLE TRIGGER amt_key_guard', "UPDATE amt_key SET scrypt_hash = $hash WHERE key_id = '$id'",
 		'ALTER TABLE amt_key ENABLE ALWAYS TRIGGER amt_key_guard');
-	is(verify($s, $new, with_id($token, $id)), '0 1, 2 runs', 'a hash changed behind our back counts at once');
+	is(answers($s, $new, with_id($token, $id)), '0 1, 2 runs', 'a hash that the owner changes counts at once');
+	# The owner switches between two hashes: each time the stored one decides.
+	for my $round (1 .. 3)
+	{
+		for my $stored ($second, $token)
+		{
+			$hash = hash_of($stored);
+			$s->query('ALTER TABLE amt_key DISABLE TRIGGER amt_key_guard', "UPDATE amt_key SET scrypt_hash = $hash WHERE key_id = '$id'",
+				'ALTER TABLE amt_key ENABLE ALWAYS TRIGGER amt_key_guard');
+			like(answers($s, map { with_id($_, $id) } $second, $token), $stored eq $second ? qr/\A1 0,/ : qr/\A0 1,/,
+				"round $round: the stored hash decides");
+		}
+	}
 	$s->query("DELETE FROM amt_key WHERE key_id = '$id'");
 }
 
-# A creation that is rolled back leaves no entry, however it is verified meanwhile.
+# A creation that is rolled back leaves no key, and what memory holds of it does no harm.
 {
-	$s->query('SELECT amt_cache_clear()');
 	$s->query('BEGIN');
 	my $new = create($s);
-	is(verify($s, $new), '1, 1 runs', 'a key works in the transaction that creates it, by scrypt');
-	is(verify($other, $new), '0, 0 runs', 'and nowhere else');
-	is($other->query('SELECT warm_keys FROM amt_stat'), 0, 'it is not warm before the commit');
-	my $row = $s->query('SELECT a FROM amt_key a WHERE key_id = ' . "'" . id_of($new) . "'");
+	is(answers($s, $new), '1, 0 runs', 'a key works, and is warm, in the transaction that creates it');
+	is(answers($other, $new), '0, 0 runs', 'it works nowhere else before the commit');
 	$s->query('ROLLBACK');
-	is($other->query('SELECT warm_keys FROM amt_stat'), 0, 'nor after a rollback');
-	is(verify($s, $new), '0, 0 runs', 'it does not exist');
-	$s->query("INSERT INTO amt_key SELECT (\$r\$$row\$r\$::amt_key).*");
-	is(verify($s, $new), '1, 1 runs', 'put back by hand, it is cold');
+	is(answers($s, $new), '0, 0 runs', 'it does not exist after a rollback');
+	my $foreign = create($s);
+	$s->query(insert_key_sql(id_of($new), hash_of($foreign)));
+	is(answers($s, $new, with_id($foreign, id_of($new))), '0 1, 2 runs', 'a key of its id is not warm for its secret');
 
 	$s->query('SELECT amt_cache_clear()', 'BEGIN', 'SAVEPOINT a');
 	my $undone = create($s);
 	$s->query('ROLLBACK TO a', 'SAVEPOINT b');
 	my $kept = create($s);
 	$s->query('RELEASE b', 'SAVEPOINT c');
-	is(verify($s, $kept), '1, 1 runs', 'a key of a released savepoint works');
+	is(answers($s, $kept, $undone), '1 0, 0 runs', 'a key of a released savepoint works, one of an undone savepoint does not');
 	$s->query('ROLLBACK TO c', 'COMMIT');
-	is($other->query('SELECT warm_keys FROM amt_stat'), 1, 'at commit, what no savepoint has undone becomes warm');
-	is(verify($other, $undone, $kept), '0 1, 0 runs', 'and only that exists');
-	is(calls_of($node, id_of($kept)), 2, 'both calls count, that of the undone savepoint, too');
+	is(answers($other, $undone, $kept), '0 1, 0 runs', 'so it is after the commit');
+	is(calls_of($node, id_of($kept)), 2, 'a call in a savepoint that is undone counts');
 
-	$s->query('SELECT amt_cache_clear()', 'BEGIN');
-	my $updated = create($s);
-	$s->query("UPDATE amt_key SET name = 'renamed' WHERE key_id = '" . id_of($updated) . "'");
-	is(verify($s, $updated), '1, 1 runs', 'a key created and renamed in this transaction');
-	is($other->query('SELECT warm_keys FROM amt_stat'), 0, 'is not warm before the commit');
-	$other->query('SELECT amt_flush_usage()');
-	$s->query('COMMIT');
-	is(calls_of($node, id_of($updated)), 1, 'and its call counts');
-
-	my $calls = calls_of($node, id_of($updated));
-	$s->query('BEGIN', "UPDATE amt_key SET name = 'again' WHERE key_id = '" . id_of($updated) . "'");
-	is(verify($s, $updated), '1, 0 runs', 'a key renamed in this transaction');
-	$s->query('ROLLBACK');
-	is(calls_of($node, id_of($updated)), $calls + 1, 'counts, though the transaction rolls back');
-
-	$s->query('SELECT amt_cache_clear()', 'BEGIN');
+	$s->query('BEGIN');
 	my $prepared = create($s);
 	$s->query("PREPARE TRANSACTION 'creation'");
-	is($other->query('SELECT warm_keys FROM amt_stat'), 0, 'a prepared creation warms nothing');
-	is(verify($other, $prepared), '0, 0 runs', 'and cannot be verified');
+	is(answers($other, $prepared), '0, 0 runs', 'a prepared creation cannot be verified');
 	$s->query("COMMIT PREPARED 'creation'");
-	is(verify($other, $prepared), '1, 1 runs', 'until it is committed');
+	is(answers($other, $prepared), '1, 0 runs', 'it can after COMMIT PREPARED');
 }
 
 # A revocation counts when it commits, not before and not otherwise.
@@ -146,18 +132,16 @@ is(verify($other, $token, wrong($token)), '1 0, 0 runs', 'for all sessions');
 	{
 		$s->query('BEGIN');
 		is($s->query("SELECT amt_revoke('" . id_of($key) . "')"), 't', 'a key is revoked');
-		is(verify($s, $key), '0, 0 runs', 'here it is');
-		is(verify($other, $key), '1, 0 runs', 'elsewhere it is not, before the commit');
+		is(answers($s, $key), '0, 0 runs', 'it is refused in that transaction');
+		is(answers($other, $key), '1, 0 runs', 'it works elsewhere before the commit');
 		$s->query(split /; /, $end);
-		is(verify($s, $key), '1, 0 runs', "and works after $end");
-		is(verify($other, $key, wrong($key)), '1 0, 0 runs', 'everywhere');
+		is(answers($s, $key), '1, 0 runs', "it works after $end");
+		is(answers($other, $key, wrong_secret($key)), '1 0, 0 runs', 'it does so everywhere');
 	}
 	$s->query('BEGIN', 'SAVEPOINT a', "SELECT amt_revoke('" . id_of($key) . "')", 'ROLLBACK TO a', 'COMMIT');
-	is(verify($s, $key), '1, 0 runs', 'a revocation undone by a savepoint never was');
-	my $warm = $s->query('SELECT warm_keys FROM amt_stat');
+	is(answers($s, $key), '1, 0 runs', 'a revocation that a savepoint undoes never was');
 	$s->query("SELECT amt_revoke('" . id_of($key) . "')");
-	is(verify($other, $key), '0, 0 runs', 'a revocation counts at its commit');
-	is($s->query('SELECT warm_keys FROM amt_stat'), $warm - 1, 'and gives its room back');
+	is(answers($other, $key), '0, 0 runs', 'a revocation counts at its commit');
 }
 
 # Two databases that know the same key id, with different hashes, or with the same.
@@ -170,39 +154,40 @@ is(verify($other, $token, wrong($token)), '1 0, 0 runs', 'for all sessions');
 	my ($id, $hash, $another_hash) = (id_of($here), hash_of($here), hash_of($another));
 	my $same = with_id($another, $id);
 
-	is(verify($there, $here), '0, 0 runs', 'a warm key of one database is unknown in the other');
-	$there->query("INSERT INTO amt_key VALUES ('$id', 'globex', 'theirs', 'viewer', '$another_hash', now())");
-	is(verify($there, $here), '0, 1 runs', 'one that has its id there has its own secret');
-	is(verify($there, $same), '1, 1 runs', 'which scrypt is asked for');
-	is(verify($s, $here, $same), '1 0, 0 runs', 'here nothing has changed');
-	is(verify($there, $here, $same), '0 1, 0 runs', 'nor there');
-	is($there->query("SELECT org_id FROM amt_verify('$same')"), 'globex', 'each has its row');
-	is($s->query("SELECT org_id FROM amt_verify('$here')"), 'acme', 'of its own');
-	$there->query("DELETE FROM amt_key", "INSERT INTO amt_key VALUES ('$id', 'globex', 'theirs', 'viewer', '$hash', now())");
-	is(verify($there, $here), '1, 1 runs', 'even the same hash is not warm in another database');
-	is(calls_of($node, $id) . ' ' . calls_of($node, $id, 'other'), '2 1', 'and each counts for itself');
+	is(answers($there, $here), '0, 0 runs', 'a warm key of one database is unknown in the other');
+	$there->query(insert_key_sql($id, $another_hash, 'globex'));
+	is(answers($there, $here), '0, 1 runs', 'a key that has its id there has its own secret');
+	is(answers($there, $same), '1, 1 runs', 'scrypt is asked for that secret');
+	is(answers($s, $here, $same), '1 0, 0 runs', 'nothing has changed here');
+	is(answers($there, $here, $same), '0 1, 0 runs', 'nor there');
+	is($there->query("SELECT org_id FROM amt_verify('$same')"), 'globex', 'each database has its row');
+	is($s->query("SELECT org_id FROM amt_verify('$here')"), 'acme', 'the other one has another');
+	$there->query('DELETE FROM amt_key', insert_key_sql($id, $hash, 'globex'));
+	is(answers($there, $here), '1, 1 runs', 'even the same hash is not warm in another database');
+	is(calls_of($node, $id) . ' ' . calls_of($node, $id, 'other'), '2 1', 'each database counts for itself');
 	$there->quit;
 }
 
-# A copy of a database, whose tables have the same numbers.
+# A copy of a database, whose tables have the same OIDs.
 {
 	my $copied = create($s);
 	my $id = id_of($copied);
 	$_->quit for $s, $other;
+	wait_for_no_worker($node);
 	$node->safe_psql('template1', 'CREATE DATABASE copy TEMPLATE postgres');
 	$s = Session->new($node);
 	$other = Session->new($node);
 	my $there = Session->new($node, dbname => 'copy');
-	is($there->query(q{SELECT 'amt_key'::regclass::oid}), $s->query(q{SELECT 'amt_key'::regclass::oid}), 'a copy of a database');
-	is(verify($s, $copied), '1, 0 runs', 'a warm key');
-	is(verify($there, $copied), '1, 1 runs', 'is cold in the copy');
-	is(verify($s, $copied, wrong($copied)), '1 0, 0 runs', 'and warm in both then');
-	is(verify($there, $copied, wrong($copied)), '1 0, 0 runs', 'at the same time');
+	is($there->query(q{SELECT 'amt_key'::regclass::oid}), $s->query(q{SELECT 'amt_key'::regclass::oid}), 'a copy has the same OIDs');
+	is(answers($s, $copied), '1, 0 runs', 'a key is warm');
+	is(answers($there, $copied), '1, 1 runs', 'it is cold in the copy');
+	is(answers($s, $copied, wrong_secret($copied)), '1 0, 0 runs', 'then it is warm in the original');
+	is(answers($there, $copied, wrong_secret($copied)), '1 0, 0 runs', 'and in the copy');
 	is(calls_of($node, $id) . ' ' . calls_of($node, $id, 'copy'), '2 2', 'each counts for itself');
 	$there->query("SELECT amt_revoke('$id')");
-	is(verify($there, $copied), '0, 0 runs', 'revoked there');
-	is(verify($s, $copied), '1, 0 runs', 'it is not here');
-	is(calls_of($node, $id), 3, 'and its calls are what they were');
+	is(answers($there, $copied), '0, 0 runs', 'it is revoked in the copy');
+	is(answers($s, $copied), '1, 0 runs', 'it is not in the original');
+	is(calls_of($node, $id), 3, 'its calls are what they were');
 	$there->quit;
 }
 
@@ -210,65 +195,101 @@ is(verify($other, $token, wrong($token)), '1 0, 0 runs', 'for all sessions');
 {
 	my $key = create($s);
 	my $row = $s->query("SELECT amt_key FROM amt_key WHERE key_id = '" . id_of($key) . "'");
-	is(verify($s, $key), '1, 0 runs', 'a warm key');
+	is(answers($s, $key), '1, 0 runs', 'a key is warm');
 	$s->query('DROP EXTENSION amt_keys', 'CREATE EXTENSION amt_keys', "INSERT INTO amt_key SELECT (\$r\$$row\$r\$::amt_key).*");
-	is(verify($s, $key), '1, 1 runs', 'is cold in another extension');
-	is(calls_of($node, id_of($key)), 1, 'and starts to count anew');
+	is(answers($s, $key), '1, 1 runs', 'it is cold in another extension');
+	is(calls_of($node, id_of($key)), 1, 'it starts to count anew');
 }
 
-# As many as cache_size, and older ones make room.
+# As many keys as cache_size are held, and those with calls that are not written in addition.
+configure($node, 'amt_keys.cache_size' => 100, 'amt_keys.usage_flush_interval' => '1h');
 {
-	$node->append_conf('postgresql.conf', 'amt_keys.cache_size = 100');
-	$node->reload;
-	$s = Session->new($node);
+	wait_for_no_worker($node);
 	$s->query('SELECT amt_cache_clear()');
-	my @tokens = split /\n/, $s->query(q{SELECT (amt_create_key('key ' || i, 'acme', 'editor')).token FROM generate_series(1, 300) i});
-	cmp_ok($s->query('SELECT warm_keys FROM amt_stat'), '<=', 100, 'no more keys are warm than cache_size');
-	is(verify($s, @tokens) =~ s/,.*//r, join(' ', (1) x 300), 'but all work');
-	is($s->query('SELECT warm_keys FROM amt_stat'), 100, 'the cache is full');
+	my @tokens = create_keys($s, 1500);
+	cmp_ok(warm_keys(), '<=', 100, 'no more keys are warm than cache_size');
+	# The worker writes the first call at once, and then waits for its interval.
+	verify($s, $tokens[0]);
+	ok(is_written($node, id_of($tokens[0]), 1), 'a worker is there');
+	is(join('', map { verify($s, $_) } @tokens), '1' x 1500, 'all keys work');
+	is($s->query(q{SELECT count(*), sum(calls) FROM amt_keys WHERE name LIKE 'key %'}), '1500|1501', 'the view has every call');
+	is($s->query('SELECT calls_dropped FROM amt_stat'), stat_of($node, 'calls_dropped'), 'no call is dropped');
+	my ($before) = $s->query('SELECT calls_dropped FROM amt_stat');
+	flush($node);
+	is($s->query(q{SELECT sum(u.calls) FROM amt_key_usage u JOIN amt_key USING (key_id) WHERE name LIKE 'key %'}), 1501, 'every call is written');
+	ok(wait_until(sub { warm_keys() <= 100 }, 20), 'then only as many keys are held as cache_size says');
+	is(stat_of($node, 'calls_dropped'), $before, 'no call is dropped on the way');
+	is($s->query(q{SELECT sum(calls) FROM amt_keys WHERE name LIKE 'key %'}), 1501, 'the view still has every call');
 
-	# Those in use stay.
+	# Keys in use stay warm.
+	configure($node, 'amt_keys.usage_flush_interval' => '10ms');
 	my @hot = @tokens[ 0 .. 9 ];
-	verify($s, @hot);
+	answers($s, @hot);
 	my $runs = 0;
 	for my $batch (1 .. 8)
 	{
-		verify($s, @tokens[ 50 + $batch * 20 .. 69 + $batch * 20 ]);
-		my ($more) = verify($s, @hot) =~ /, (\d+) runs/;
+		answers($s, @tokens[ 50 + $batch * 20 .. 69 + $batch * 20 ]);
+		my ($more) = answers($s, @hot) =~ /, (\d+) runs/;
 		$runs += $more;
 	}
 	cmp_ok($runs, '<', 20, "keys in use stay warm while others come and go ($runs runs for 80 calls)");
 
-	for my $size (0, 10, 100_000)
+	splice @tokens, 300;
+	for my $size (10, 0, 100_000)
 	{
-		$node->append_conf('postgresql.conf', "amt_keys.cache_size = $size");
-		$node->reload;
+		configure($node, 'amt_keys.cache_size' => $size);
 		$s = Session->new($node);
-		is($s->query('SHOW amt_keys.cache_size'), $size, "cache_size = $size after a reload");
-		is(verify($s, @tokens) =~ s/,.*//r, join(' ', (1) x 300), 'all keys work');
-		is(verify($s, wrong($tokens[-1])), $size ? '0, 0 runs' : '0, 1 runs', 'a wrong secret does not');
-		my ($again) = verify($s, @tokens) =~ /, (\d+) runs/;
-		cmp_ok($again, $size == 100_000 ? '==' : '>=', $size == 0 ? 300 : $size == 10 ? 290 : 0, "they took $again runs");
-		cmp_ok($s->query('SELECT warm_keys FROM amt_stat'), '<=', $size || 100, 'and the cache is as large as it may be');
+		like(answers($s, @tokens), qr/\A1( 1){299}, /, "cache_size = $size: all keys work");
+		is(answers($s, wrong_secret($tokens[-1])), $size ? '0, 0 runs' : '0, 1 runs', "cache_size = $size: a wrong secret does not");
+		my ($again) = answers($s, @tokens) =~ /, (\d+) runs/;
+		is($again, $size ? 0 : 300, "cache_size = $size: how many runs of scrypt a second time takes") if $size != 10;
+		if ($size < 100)
+		{
+			ok(wait_until(sub { warm_keys() <= $size }, 20), "cache_size = $size: no more keys are held in the end")
+			  or diag $s->query('SELECT amt_stat FROM amt_stat', 'SELECT pid, backend_type, wait_event, query_start FROM pg_stat_activity');
+		}
+		else
+		{
+			is(warm_keys(), 300, "cache_size = $size: all keys are warm in the end");
+		}
 	}
-	is($s->query('SELECT warm_keys FROM amt_stat'), 300, 'and all are warm in the end');
+	flush($node);
+	is($s->query('SELECT count(*) FROM amt_keys JOIN amt_key_usage u USING (key_id) WHERE amt_keys.calls <> u.calls'), 0, 'table and view agree');
+}
+
+# More keys than fit at first, in a table that grows up to cache_size.
+{
+	my $n = 5000;
+	$s->query('SELECT amt_cache_clear()');
+	my @tokens = create_keys($s, $n);
+	$s->query('CREATE TABLE tokens (n int, token text)');
+	$s->query('INSERT INTO tokens (n, token) VALUES ' . join(',', map { "($_, '$tokens[$_]')" } 0 .. $#tokens));
+	cmp_ok(warm_keys(), '>=', $n, "$n keys are warm");
+	my $before = $s->query('SELECT scrypt_runs FROM amt_stat');
+	is($s->query('SELECT count(*) FROM tokens, amt_verify(token)'), $n, 'all of them work') for 1 .. 2;
+	is($s->query('SELECT scrypt_runs FROM amt_stat'), $before, 'none of them needs scrypt');
+	flush($node);
+	is($s->query('SELECT count(*) FROM tokens t JOIN amt_key_usage u ON u.key_id = substr(t.token, 5, 12) WHERE calls = 2'), $n, 'all calls are written');
+	$s->query("DELETE FROM amt_key WHERE name ~ '^key '", 'DROP TABLE tokens');
 }
 
 # Many sessions at once in a cache that is much too small.
 {
-	$node->append_conf('postgresql.conf', 'amt_keys.cache_size = 5');
-	$node->reload;
-	ok(wait_until(sub { $s->query('SHOW amt_keys.cache_size') eq '5' }, 30), 'cache_size = 5 has arrived');
-	my @tokens = split /\n/, $s->query(q{SELECT (amt_create_key('key ' || i, 'acme', 'editor')).token FROM generate_series(1, 20) i});
+	configure($node, 'amt_keys.cache_size' => 5);
+	my @tokens = create_keys($s, 20);
 	$s->query('CREATE TABLE tokens AS SELECT * FROM unnest(ARRAY[' . join(',', map { "'$_'" } @tokens) . ']) WITH ORDINALITY AS t (token, n)');
-	my $run = start_pgbench($node, [ <<'SQL' ], '-c', 8, '-j', 2, '-T', 4, '-M', 'prepared');
+	my $run = start_pgbench($node, [ <<'SQL' ], '-c', 8, '-j', 2, '-t', 1000, '-M', 'prepared');
 \set n random(1, 20)
 \set r random(1, 20)
 SELECT 1 / count(*) FROM tokens t, amt_verify(t.token) v WHERE t.n = :n AND 'amt_' || v.key_id || '...' = left(t.token, 16) || '...';
 SELECT 1 / (1 - count(*)) FROM tokens t, amt_verify(overlay(t.token placing 'AAAAAA' from 40)) WHERE t.n = :r;
 SQL
 	ok(finish_pgbench($run), 'a cache that changes all the time never gives a wrong answer');
-	cmp_ok($s->query('SELECT warm_keys FROM amt_stat'), '<=', 5, 'nor grows');
+	is($s->query(q{SELECT sum(calls) FROM amt_keys WHERE name ~ '^key '}), 8000, 'each call is counted');
+	ok(wait_until(sub { warm_keys() <= 5 }, 20), 'it holds no more keys than it may');
+	is($s->query('SELECT sum(calls) FROM amt_key_usage JOIN amt_key USING (key_id) WHERE name ~ \'^key \''), 8000, 'each call is written');
 }
 
+$_->quit for $s, $other;
+$node->stop;
 done_testing();

@@ -21,9 +21,15 @@ sub block
 	return $doc =~ /^```$language\n(.*?)^```$/ms ? $1 : die "no block of $language in the document";
 }
 
-my ($gitleaks) = block('toml') =~ /^regex = '''(.*)'''$/m or die;
-my ($trufflehog) = block('yaml') =~ /^ +token: '(.*)'$/m or die;
-my %rule = (gitleaks => $gitleaks, TruffleHog => $trufflehog);
+# The regular expressions in what the two scanners read.
+sub regexes
+{
+	my ($toml, $yaml) = @_;
+	return (gitleaks => $toml =~ /^regex = '''(.*)'''$/m, TruffleHog => $yaml =~ /^ +token: '(.*)'$/m);
+}
+
+my %rule = regexes(block('toml'), block('yaml'));
+my ($gitleaks, $trufflehog) = @rule{qw(gitleaks TruffleHog)};
 
 # What a scanner reports: the first group of each match.
 sub findings
@@ -53,7 +59,7 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->append_conf('postgresql.conf', 'amt_keys.scrypt_ln = 4');
 $node->start;
-$node->safe_psql('postgres', 'CREATE EXTENSION amt_keys');
+$node->safe_psql('postgres', 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt; ALTER DATABASE postgres SET search_path = amt');
 my @tokens = split /\n/, $node->safe_psql('postgres',
 	q{SELECT k.token FROM generate_series(1, 200) n, amt_create_key('key ' || n, 'acme', 'viewer') k});
 my ($token, $other) = @tokens;
@@ -115,6 +121,38 @@ for my $name (sort keys %rule)
 	}
 }
 
+subtest 'the statements of the page print rules for the prefixes in force' => sub {
+	my @statements = $doc =~ /^```sql\n(SELECT format\(.*?)^```$/msg;
+	is(scalar(@statements), 2, 'there is one for each scanner');
+	my $printed = sub {
+		my ($prefixes) = @_;
+		my $file = "$PostgreSQL::Test::Utils::tmp_check/rules.sql";
+		my @outputs;
+		for my $statement (@statements)
+		{
+			unlink $file;
+			append_to_file($file, "SET amt_keys.token_prefixes = '$prefixes';\n$statement");
+			my ($out, $err) = run_command([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-f', $file ]);
+			is($err, '', "$prefixes: printed without complaint");
+			push @outputs, $out;
+		}
+		return @outputs;
+	};
+
+	is_deeply([ map { "$_\n" } $printed->('amt') ], [ block('toml'), block('yaml') ], 'for the default they are those of the page');
+	my ($toml, $yaml) = $printed->('acme , amt,x9');
+	my %several = regexes($toml, $yaml);
+	like($toml, qr/^keywords = \["acme_", "amt_", "x9_"\]$/m, 'gitleaks knows each prefix as a keyword');
+	like($yaml, qr/^    keywords:\n      - acme_\n      - amt_\n      - x9_\n    regex:$/m, 'TruffleHog does too');
+	my $own = $node->safe_psql('postgres', "SET amt_keys.token_prefixes = 'acme, amt, x9'; SELECT token FROM amt_create_key('own prefix', 'acme', 'viewer')");
+	like($own, qr/^acme_/, 'a token with a prefix of its own');
+	for my $name (sort keys %several)
+	{
+		is_deeply(findings($several{$name}, "a $own b\n$token"), [ $own, $token ], "$name finds tokens of each prefix");
+		is_deeply(findings($several{$name}, $own =~ s/^acme/other/r), [], "$name finds none of another");
+	}
+};
+
 subtest 'the checksum tells what the shape cannot' => sub {
 	my $lookalike = substr($token, 0, -1) . (substr($token, -1) eq '0' ? '1' : '0');
 	is_deeply(findings($gitleaks, $lookalike), [$lookalike], 'a wrong checksum has the right shape');
@@ -124,7 +162,7 @@ subtest 'the checksum tells what the shape cannot' => sub {
 
 subtest 'the worked example' => sub {
 	my ($example) = $doc =~ /^(amt_[0-9A-Za-z]{12}_[0-9A-Za-z]{49})$/m or die;
-	my ($summed) = $doc =~ /^\| what is summed \| `(.*)` \|$/m or die;
+	my ($summed) = $doc =~ /^\| text \| `(.*)` \|$/m or die;
 	my ($hex, $decimal) = $doc =~ /^\| CRC-32 \| `0x([0-9a-f]{8})` = (\d+) \|$/m or die;
 	my ($checksum) = $doc =~ /^\| read from the bottom, padded to six \| `(.{6})` \|$/m or die;
 
@@ -160,8 +198,8 @@ subtest 'the Python of the document' => sub {
 	is($stdout, '1' x 21 . '000', 'agrees with the server');
 };
 
-subtest 'whoever finds a token revokes it by showing it' => sub {
-	$node->safe_psql('postgres', 'CREATE ROLE finder LOGIN');
+subtest 'a finder revokes a token by showing it' => sub {
+	$node->safe_psql('postgres', 'CREATE ROLE finder LOGIN; GRANT USAGE ON SCHEMA amt TO finder');
 	my $revoke = sub {
 		return $node->safe_psql('postgres', "SELECT amt_revoke('$_[0]')", extra_params => [ '-U', 'finder' ]);
 	};

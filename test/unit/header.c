@@ -4,9 +4,8 @@
  */
 #include "header.h"
 
+#include "prefixes.h"
 #include "tap.h"
-
-static const AmtPrefixes amt = {1, {{3, "amt"}}};
 
 typedef struct Case
 {
@@ -66,13 +65,13 @@ test_bearer(void)
 		amt_header_skip_bearer(&s, &len);
 		ok(len == cases[i].rest_len && s == copy + cases[i].len - len &&
 		   memcmp(s, cases[i].rest, len) == 0,
-		   "skip Bearer: \"%s\"", cases[i].value);
+		   "a leading Bearer is skipped, and nothing else: \"%s\"", cases[i].value);
 		free(copy);
 	}
 }
 
 static void
-test_authorization(void)
+test_key(void)
 {
 	static const Case cases[] = {
 		LEADS_TO("amt_a_b", "amt_a_b"),
@@ -86,6 +85,12 @@ test_authorization(void)
 		LEADS_TO("Bearer amt_", "amt_"),
 		LEADS_TO("Bearer amt_\0", "amt_\0"),
 		LEADS_TO("Bearer amt_a_b, Basic x", "amt_a_b, Basic x"),
+		LEADS_TO("am_a_b", "am_a_b"),
+		LEADS_TO("Bearer am_", "am_"),
+		LEADS_TO("Bearer xamt_a_b", "xamt_a_b"),
+		LEADS_TO("ApiKey abcdefghijklmno9_a", "abcdefghijklmno9_a"),
+		LEADS_TO("apikey_a_b", "apikey_a_b"),
+		LEADS_TO("bearer  bearer_a_b", "bearer_a_b"),
 
 		REFUSED(""),
 		REFUSED("amt"),
@@ -97,7 +102,16 @@ test_authorization(void)
 		REFUSED("Bearer amt"),
 		REFUSED("Bearer AMT_a_b"),
 		REFUSED("Bearer eyJhbGciOiJIUzI1NiJ9.e30.amt_a_b"),
-		REFUSED("Bearer xamt_a_b"),
+		REFUSED("Bearer yamt_a_b"),
+		REFUSED("Bearer amtx_a_b"),
+		REFUSED("Bearer mt_a_b"),
+		REFUSED("Bearer a_b"),
+		REFUSED("Bearer am t_a_b"),
+		REFUSED("Bearer _amt_a_b"),
+		REFUSED("Bearer abcdefghijklmno9"),
+		REFUSED("Bearer abcdefghijklmno99_a"),
+		REFUSED("apikey amt"),
+		REFUSED("Bearer_a_b"),
 		REFUSED("Bearer \0amt_a_b"),
 		REFUSED("Beareramt_a_b"),
 		REFUSED("Bearer\tamt_a_b"),
@@ -110,30 +124,43 @@ test_authorization(void)
 		REFUSED("Token amt_a_b"),
 		REFUSED("\0")
 	};
+	AmtPrefixes list = prefixes("amt xamt am abcdefghijklmno9 apikey bearer");
+	AmtPrefixes others = prefixes("other mt1 amt1");
+	AmtPrefixes none = prefixes("");
 	size_t		i;
+	int			wrong = 0;
 
 	for (i = 0; i < COUNT(cases); i++)
 	{
 		char	   *copy = exact_copy(cases[i].value, cases[i].len);
 		const char *s = copy;
 		size_t		len = cases[i].len;
-		bool		carries = amt_header_key(&amt, &s, &len);
+		bool		carries = amt_header_key(&list, &s, &len);
 
 		if (cases[i].rest != NULL)
 			ok(carries && len == cases[i].rest_len && s == copy + cases[i].len - len &&
 			   memcmp(s, cases[i].rest, len) == 0,
-			   "carries a token: \"%s\"", cases[i].value);
+			   "this value carries a key: \"%s\"", cases[i].value);
 		else
-			ok(!carries && s == copy && len == cases[i].len, "carries none: \"%s\"", cases[i].value);
+			ok(!carries && s == copy && len == cases[i].len, "this value carries no key: \"%s\"", cases[i].value);
+
+		s = copy;
+		len = cases[i].len;
+		wrong += amt_header_key(&others, &s, &len) || amt_header_key(&none, &s, &len) ||
+			s != copy || len != cases[i].len;
 		free(copy);
 	}
+	ok(wrong == 0, "under a list without their prefixes none of these values carries a key");
 }
 
 /* Every beginning of a value, so that each comparison meets the end once. */
 static void
 test_every_length(void)
 {
-	static const char *const values[] = {"Bearer   amt_a_b", "ApiKey amt_a_b"};
+	static const char *const values[] = {
+		"Bearer   amt_a_b", "ApiKey amt_a_b", "Bearer am_a", "abcdefghijklmno9_a"
+	};
+	AmtPrefixes list = prefixes("amt am abcdefghijklmno9");
 	size_t		i;
 	int			wrong = 0;
 
@@ -148,21 +175,21 @@ test_every_length(void)
 			const char *s = copy;
 			size_t		len = cut;
 
-			if (amt_header_key(&amt, &s, &len) != (cut >= head))
+			if (amt_header_key(&list, &s, &len) != (cut >= head))
 				wrong++;
 			if (s + len != copy + cut)
 				wrong++;
 			free(copy);
 		}
 	}
-	ok(wrong == 0, "a value cut anywhere carries a token only if its head is whole");
+	ok(wrong == 0, "a value cut anywhere carries a key only if its prefix is whole");
 }
 
 int
 main(void)
 {
 	test_bearer();
-	test_authorization();
+	test_key();
 	test_every_length();
 	return done_testing();
 }

@@ -4,9 +4,8 @@
  */
 #include "mask.h"
 
+#include "prefixes.h"
 #include "tap.h"
-
-static const AmtPrefixes amt = {1, {{3, "amt"}}};
 
 #define COUNT(array)	(sizeof(array) / sizeof(array[0]))
 
@@ -17,17 +16,17 @@ static const AmtPrefixes amt = {1, {{3, "amt"}}};
 
 /* Masked, into a text to be freed; NULL if the answers contradict each other. */
 static char *
-mask(const char *text, size_t len, size_t *masked_len, bool *found)
+mask(const AmtPrefixes *list, const char *text, size_t len, size_t *masked_len, bool *found)
 {
 	char	   *copy = exact_copy(text, len);
-	size_t		needed = amt_mask(&amt, copy, len, NULL, 0, found);
+	size_t		needed = amt_mask(list, copy, len, NULL, 0, found);
 	char	   *out = malloc(needed + 1);
 	bool		again;
 
 	if (out == NULL)
 		abort();
 	memset(out, 'x', needed + 1);
-	*masked_len = amt_mask(&amt, copy, len, out, needed + 1, &again);
+	*masked_len = amt_mask(list, copy, len, out, needed + 1, &again);
 	free(copy);
 	if (*masked_len != needed || *found != again || out[needed] != '\0')
 	{
@@ -37,27 +36,82 @@ mask(const char *text, size_t len, size_t *masked_len, bool *found)
 	return out;
 }
 
-static void
-test_mask(const char *text, size_t len, const char *expected, size_t expected_len)
+/* Does masking under the list make one text of the other, and change it once only? */
+static bool
+masks_to(const AmtPrefixes *list, const char *text, size_t len, const char *expected, size_t expected_len)
 {
 	size_t		masked_len;
 	bool		found;
-	char	   *masked = mask(text, len, &masked_len, &found);
-	char	   *twice;
+	char	   *masked = mask(list, text, len, &masked_len, &found);
 	size_t		twice_len;
 	bool		twice_found;
+	char	   *twice;
+	bool		right;
 
-	if (!ok(masked != NULL && masked_len == expected_len && memcmp(masked, expected, expected_len) == 0 &&
-			found == (len != expected_len || memcmp(text, expected, len) != 0),
-			"%s: \"%.100s\"", expected == text ? "left alone" : "masked", text))
-		note("got: %s", masked);
 	if (masked == NULL)
-		return;
-	twice = mask(masked, masked_len, &twice_len, &twice_found);
+		return false;
+	right = masked_len == expected_len && memcmp(masked, expected, expected_len) == 0 &&
+		found == (len != expected_len || memcmp(text, expected, len) != 0);
+	if (!right)
+		note("got: %s", masked);
+	twice = mask(list, masked, masked_len, &twice_len, &twice_found);
 	if (twice == NULL || twice_found || twice_len != masked_len || memcmp(twice, masked, masked_len) != 0)
-		ok(false, "masking it again changes it: %s", twice);
+	{
+		note("masked again: %s", twice);
+		right = false;
+	}
 	free(twice);
 	free(masked);
+	return right;
+}
+
+/* A text with another name in the place of each amt_; to be freed. */
+static char *
+replace_prefix(const char *text, size_t len, const char *name, size_t *out_len)
+{
+	char	   *out = malloc(len * 5 + 1);
+	size_t		i;
+
+	if (out == NULL)
+		abort();
+	*out_len = 0;
+	for (i = 0; i < len; i++)
+	{
+		if (len - i >= 4 && memcmp(text + i, "amt_", 4) == 0)
+		{
+			memcpy(out + *out_len, name, strlen(name));
+			*out_len += strlen(name);
+			i += 2;
+		}
+		else
+			out[(*out_len)++] = text[i];
+	}
+	return out;
+}
+
+/* With amt as the only prefix, as one of several, and with the others. */
+static void
+test_mask(const char *text, size_t len, const char *expected, size_t expected_len)
+{
+	static const char *const names[] = {"amt", "k9", "abcdefghijklmno9"};
+	AmtPrefixes amt = prefixes("amt");
+	AmtPrefixes several = prefixes("other abcdefghijklmno9 am amt k9");
+	bool		right = masks_to(&amt, text, len, expected, expected_len);
+	size_t		i;
+
+	for (i = 0; i < COUNT(names); i++)
+	{
+		size_t		n;
+		size_t		m;
+		char	   *a = replace_prefix(text, len, names[i], &n);
+		char	   *b = replace_prefix(expected, expected_len, names[i], &m);
+
+		right = masks_to(&several, a, n, b, m) && right;
+		free(a);
+		free(b);
+	}
+	ok(right, expected == text ? "with each prefix, nothing is masked in \"%.100s\"" :
+	   "with each prefix, the secret is masked in \"%.100s\"", text);
 }
 
 #define MASKED(text, expected)	test_mask(text, sizeof(text) - 1, expected, sizeof(expected) - 1)
@@ -205,13 +259,16 @@ test_cut(void)
 
 /* However much of a text with a token a limit leaves, no more of the secret. */
 static void
-test_cut_anywhere(void)
+test_cut_anywhere(const char *name)
 {
-	static const char text[] = "$1 = 'amt_" ID12 "_" TEN TEN TEN TEN "aB3dEfGh1', $2 = 'x'";
-	const size_t secret = strlen("$1 = 'amt_" ID12 "_");
+	AmtPrefixes list = prefixes("amt k9 abcdefghijklmno9");
+	char		text[200];
+	size_t		secret;
 	size_t		cut;
 	int			wrong = 0;
 
+	secret = snprintf(text, sizeof(text), "$1 = '%s_" ID12 "_", name);
+	strcat(text, TEN TEN TEN TEN "aB3dEfGh1', $2 = 'x'");
 	for (cut = 0; cut <= strlen(text); cut++)
 	{
 		char		shortened[sizeof(text) + 3];
@@ -224,13 +281,70 @@ test_cut_anywhere(void)
 			char	   *masked;
 
 			snprintf(shortened, sizeof(shortened), "%.*s%.*s", (int) cut, text, dots, "...");
-			masked = mask(shortened, strlen(shortened), &masked_len, &found);
+			masked = mask(&list, shortened, strlen(shortened), &masked_len, &found);
 			if (masked == NULL || found != (cut > secret) || strstr(masked, "_aB") != NULL)
 				wrong++;
 			free(masked);
 		}
 	}
-	ok(wrong == 0, "a text cut anywhere shows nothing of the secret");
+	ok(wrong == 0, "a text with the prefix %s cut anywhere shows nothing of the secret", name);
+}
+
+static void
+is_masked(const char *names, const char *text, const char *expected, const char *description)
+{
+	AmtPrefixes list = prefixes(names);
+
+	ok(masks_to(&list, text, strlen(text), expected, strlen(expected)), "%s", description);
+}
+
+static void
+test_prefixes(void)
+{
+	static const char *const texts[] = {
+		"amt_abc123_" SIXTEEN, "camt_abc123_" SIXTEEN, "amt_" ID12 "_x y", "$1 = 'amt_abc123_xyz...'",
+		"amt_abc123_x", "a amt_a_" SIXTEEN ",amt_b_" SIXTEEN
+	};
+	AmtPrefixes none = prefixes("");
+	AmtPrefixes others = prefixes("am mt xamt amt1 a1");
+	AmtPrefixes full = prefixes("p0 p1 p2 p3 p4 p5 p6 p7 p8 p9 q0 q1 q2 q3 q4 q5 q6 q7 q8 q9 r0 r1 r2 r3 r4 r5 r6 r7 r8 r9 s1 s2");
+	bool		right = true;
+	size_t		i;
+
+	for (i = 0; i < COUNT(texts); i++)
+		right = masks_to(&none, texts[i], strlen(texts[i]), texts[i], strlen(texts[i])) && right;
+	right = masks_to(&none, "..." SIXTEEN, 19, "..." SIXTEEN, 19) && right;
+	ok(right, "with an empty list nothing is masked");
+
+	is_masked("am xamt amt1", "amt_abc123_" SIXTEEN, "amt_abc123_" SIXTEEN,
+			  "a prefix that is not listed is left alone, although listed ones resemble it");
+	ok(!masks_to(&others, "amt_abc123_" SIXTEEN, strlen("amt_abc123_" SIXTEEN), "amt_abc123_" SIXTEEN, strlen("amt_abc123_" SIXTEEN)),
+	   "a listed prefix is masked also behind another letter");
+	is_masked("am amt xamt", "am_a_" SIXTEEN " amt_b_" SIXTEEN " xamt_c_" SIXTEEN " yam_d_" SIXTEEN,
+			  "am_a_[redacted] amt_b_[redacted] xamt_c_[redacted] yam_d_[redacted]",
+			  "prefixes that begin or end like one another are all masked");
+	is_masked("xamt am amt", "am_xamt_" SIXTEEN, "am_xamt_[redacted]", "a prefix may be another token's id");
+	is_masked("am amt", "amt__am_" ID12 "_x y", "amt__am_" ID12 "_[redacted] y", "a prefix behind one without an id is recognised");
+	is_masked("am", "amt_a_b_am_" SIXTEEN "_" SIXTEEN, "amt_a_b_am_" SIXTEEN "_[redacted]",
+			  "a prefix behind one that is not listed is recognised");
+	is_masked("am amt", "-am_a_" SIXTEEN " -amt_a_" SIXTEEN, "-am_a_[redacted] -amt_a_[redacted]", "a prefix behind a dash is recognised");
+
+	is_masked("amt", "...xamt_abc123_" SIXTEEN, "...[redacted]", "behind a cut all is masked if the prefix is not the whole word");
+	is_masked("xamt amt", "...xamt_abc123_" SIXTEEN, "...xamt_abc123_[redacted]", "behind a cut a listed prefix is spared");
+	is_masked("xamt amt", "...yxamt_abc123_" SIXTEEN, "...[redacted]", "behind a cut the whole word must be a listed prefix");
+	is_masked("abcdefghijklmno9", "...abcdefghijklmno9_abc", "...[redacted]", "behind a cut a prefix without a secret is taken for one");
+
+	right = true;
+	for (i = 0; i < AMT_PREFIXES_MAX; i++)
+	{
+		char		text[100];
+		char		expected[100];
+
+		snprintf(text, sizeof(text), "%s_abc_" SIXTEEN " ", full.prefix[i].name);
+		snprintf(expected, sizeof(expected), "%s_abc_[redacted] ", full.prefix[i].name);
+		right = masks_to(&full, text, strlen(text), expected, strlen(expected)) && right;
+	}
+	ok(right, "every prefix of a full list is masked");
 }
 
 /* As snprintf(): what fits, a NUL, the whole length. */
@@ -240,6 +354,7 @@ test_sizes(void)
 	static const char text[] = "a amt_abc123_" SIXTEEN " b amt_" ID12 "_x... c";
 	static const char expected[] = "a amt_abc123_[redacted] b amt_" ID12 "_[redacted]... c";
 	const size_t len = strlen(expected);
+	AmtPrefixes amt = prefixes("amt");
 	size_t		size;
 	int			wrong = 0;
 
@@ -265,26 +380,32 @@ test_sizes(void)
 	ok(wrong == 0, "a buffer of any size is filled and not overrun");
 }
 
-/* Some megabytes made of a piece over and over. */
+/* Some megabytes made of a piece over and over, with every prefix that could fit. */
 static void
 test_linear(const char *piece)
 {
 	const size_t len = 4 << 20;
 	const size_t piece_len = strlen(piece);
+	AmtPrefixes list = prefixes("amt");
 	char	   *text = malloc(len);
+	char		name[] = "aaaaaaaaaaaaaaaa";
 	double		start;
 	size_t		at;
 	bool		found;
 
 	if (text == NULL)
 		abort();
+	for (at = AMT_PREFIX_MIN; at <= AMT_PREFIX_MAX; at++)
+		(void) amt_prefixes_add(&list, name, at);
+	for (name[0] = 'b'; list.n < AMT_PREFIXES_MAX; name[0]++)
+		(void) amt_prefixes_add(&list, name, AMT_PREFIX_MAX);
 	for (at = 0; at < len; at++)
 		text[at] = piece[at % piece_len];
 	start = cpu_seconds();
-	amt_mask(&amt, text, len, NULL, 0, &found);
+	amt_mask(&list, text, len, NULL, 0, &found);
 	note("%.1f ms", 1000 * (cpu_seconds() - start));
 	/* Generous, for valgrind; what is not linear takes minutes. */
-	ok(cpu_seconds() - start < 4, "4 MiB of %.20s in no time", piece);
+	ok(cpu_seconds() - start < 4, "4 MiB of %.20s are masked in no time", piece);
 	free(text);
 }
 
@@ -295,7 +416,10 @@ main(void)
 	test_no_tokens();
 	test_own_names();
 	test_cut();
-	test_cut_anywhere();
+	test_cut_anywhere("amt");
+	test_cut_anywhere("k9");
+	test_cut_anywhere("abcdefghijklmno9");
+	test_prefixes();
 	test_sizes();
 	test_linear("amt_");
 	test_linear("amt_a");
@@ -304,7 +428,11 @@ main(void)
 	test_linear("_");
 	test_linear(".");
 	test_linear("...a");
+	test_linear("...aa_");
 	test_linear("amta");
+	test_linear("aaaaaaaaaaaaaaaa_");
+	test_linear("a_");
+	test_linear("aaa_-");
 	test_linear("amt_" SIXTY "abcd");
 	test_linear("amt_" SIXTY "abcde_");
 	test_linear("amt_a_x ");

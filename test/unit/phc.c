@@ -42,7 +42,7 @@ test_parse(void)
 	ok(phc.hash_len == 32 && memcmp(phc.hash, hash, 32) == 0, "its hash");
 }
 
-/* What is read is written the same. */
+/* A hash that is read is written the same. */
 static void
 test_read_and_written(void)
 {

@@ -411,11 +411,14 @@ test_bad_sources(void)
 /* Where the source of the next test keeps a copy of its bytes. */
 static unsigned char delivered[RANDOM_BLOCK];
 
-/* pseudo_random(), by way of a copy on the stack that is left there. */
+/*
+ * pseudo_random(), by way of a copy on the stack that is left there, deeper than
+ * functions called afterwards reach by chance.
+ */
 static NOINLINE bool
 untidy(void *buf, size_t len)
 {
-	volatile unsigned char mine[RANDOM_BLOCK];
+	volatile unsigned char mine[4096];
 	unsigned char *bytes = buf;
 	size_t		i;
 
@@ -468,6 +471,7 @@ test_stack_at(int memory)
 	const char *top = __builtin_frame_address(0);
 
 	/* With a sanitizer, variables may live elsewhere. */
+	(void) read_stack(memory, top);
 	(void) untidy(block, sizeof(block));
 	if (!read_stack(memory, top) || count_pieces(delivered, sizeof(delivered), stack, STACK_DEPTH) == 0)
 	{
@@ -660,7 +664,7 @@ test_check_with_prefixes(void)
 
 	snprintf(text, sizeof(text), "x%s", known[2]);
 	ok(!check(&alike, text, strlen(text)), "the checksum is not right for a longer prefix of the list");
-	ok(!check(&alike, XAMT + 1, strlen(XAMT + 1)), "the checksum is not right for a shorter prefix of the list");
+	ok(!check(&alike, &XAMT[1], strlen(&XAMT[1])), "the checksum is not right for a shorter prefix of the list");
 	snprintf(text, sizeof(text), "am1%s", strchr(AM, '_'));
 	ok(!check(&alike, text, strlen(text)), "a prefix that is not listed is refused whatever it begins with");
 }
@@ -907,7 +911,7 @@ test_find_with_prefixes(void)
 	is_text(found_in(&same, "hciybfxe", a, "", ""), "0+74 8+66 ", "of two tokens that end at the same place the longest is found first");
 	is_text(found_in(&same_backwards, "hciybfxe", a, "", ""), "0+74 8+66 ", "the order of the list does not change that");
 	is_text(found_in(&amt, "hciybfxe", a, "", ""), "8+66 ", "a longer prefix that is not listed does not count");
-	is_text(found_in(&alike, A1 + 1, a, "", ""), "64+66 ", "a token without the first character of its prefix is not found");
+	is_text(found_in(&alike, &A1[1], a, "", ""), "64+66 ", "a token without the first character of its prefix is not found");
 
 	/* "from" cuts a longer prefix, and what is left of it may be a shorter one. */
 	snprintf(text, sizeof(text), "hciybfxe%s", a);

@@ -1,0 +1,154 @@
+# amt_flush_usage() has the worker write what was counted before, waits until it is in the table, and returns the number.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys qw(:all);
+use Session;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $node = new_cluster(conf => "amt_keys.usage_flush_interval = '1h'\nmax_prepared_transactions = 5");
+my ($s, $a, $b) = map { Session->new($node) } 1 .. 3;
+my @tokens = create_keys($s, 5);
+my ($token) = @tokens;
+my $id = id_of($token);
+my $flush = 'SELECT amt_flush_usage()';
+
+# Until it returns, nothing is written, since the worker has just written and waits for its interval.
+sub quiet_worker
+{
+	verify($s, $token);
+	$s->query($flush);
+	return;
+}
+
+is($s->query($flush), 0, 'without calls there is nothing to write');
+is(scalar(() = worker_pids($node)), 0, 'and no worker is started');
+
+quiet_worker();
+my $calls = stored_calls($node, $id);
+verify($s, $_) for (@tokens) x 3;
+is($s->query($flush), 15, 'it returns the number of calls that it waited for');
+is($s->query('SELECT sum(calls) FROM amt_key_usage'), $calls + 15, 'they are in the table when it returns');
+is($s->query('SELECT calls_pending FROM amt_stat'), 0, 'nothing is pending');
+is($s->query($flush), 0, 'a second time there is nothing to write');
+my $took = seconds(sub { verify($s, $token); $s->query($flush) });
+cmp_ok($took, '<', 1, 'it does not wait for the interval');
+
+# In transactions of every kind; what the worker has written is visible to a new snapshot.
+for my $begin ('BEGIN', 'BEGIN READ ONLY', 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'BEGIN ISOLATION LEVEL SERIALIZABLE')
+{
+	quiet_worker();
+	$a->query($begin, 'SELECT count(*) FROM amt_key_usage');
+	verify($s, $token) for 1 .. 2;
+	is($a->query($flush), 2, "$begin: it writes what came after the snapshot");
+	my $total = calls_of($node, $id);
+	is(stored_calls($node, $id), $total, "$begin: others see it at once");
+	is($a->query('ROLLBACK') . calls_of($node, $id) . ' ' . stored_calls($node, $id), "$total $total", "$begin: the caller's rollback undoes nothing");
+}
+
+# It holds no lock afterwards.
+{
+	quiet_worker();
+	verify($s, $tokens[4]);
+	is($a->query('BEGIN', $flush), 1, 'a transaction that has called it stays open');
+	$took = seconds(sub { is(revoke($node, $tokens[4]), 't', 'a key is revoked meanwhile') });
+	cmp_ok($took, '<', 2, 'without waiting');
+	$a->query('COMMIT');
+	is(events_of($node, id_of($tokens[4])), 4, 'the event has all calls');
+	is($a->query('BEGIN', $flush, q{PREPARE TRANSACTION 'flush'}, q{ROLLBACK PREPARED 'flush'}) =~ /ERROR/ ? 'an error' : 'no error', 'no error',
+		'the transaction can be prepared');
+}
+
+# What the caller's own transaction keeps from being written is left out, and so is not waited for.
+for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE amt_keys SET suspended_at = NULL, expires_at = now() + interval '1 year' WHERE key_id = 'ID'",
+	"SELECT amt_revoke('ID')", "DELETE FROM amt_key WHERE key_id = 'ID'", "SELECT FROM amt_create_key('new', 'acme', 'editor')")
+{
+	my $new = create_key($node);
+	quiet_worker();
+	verify($s, $new);
+	verify($s, $tokens[1]);
+	$a->query('BEGIN', $own =~ s/ID/id_of($new)/er);
+	my ($answer) = map { $_->answers_within(10) ? $_->receive : 'no answer' } $a->send($flush);
+	is($answer, $own =~ /create/ ? 2 : 1, "it leaves out the key after: $own");
+	$a->query('ROLLBACK');
+	ok(wait_until(sub { stored_calls($node, id_of($new)) eq '1' }, 20), 'the call is written after the rollback');
+}
+{
+	quiet_worker();
+	$a->query('BEGIN');
+	my $new = $a->query(q{SELECT token FROM amt_create_key('own', 'acme', 'editor')});
+	is($a->query(verify_sql($new), $flush), "1\n0", 'it leaves out a key that its transaction has created');
+	is($a->query('SAVEPOINT x', q{SELECT count(*) FROM amt_create_key('own', 'acme', 'editor') AS k, amt_verify(k.token)}, $flush, 'RELEASE x', $flush),
+		"1\n0\n0", 'or a savepoint of it');
+	$a->query('COMMIT');
+	is($a->query($flush) + stored_calls($node, id_of($new)), 3, 'after the commit both are written');
+}
+
+# It waits for other transactions, can be cancelled while it waits, and can time out.
+{
+	my $new = create_key($node);
+	quiet_worker();
+	$b->query('BEGIN', "UPDATE amt_key SET name = 'renamed' WHERE key_id = '" . id_of($new) . "'");
+	verify($s, $new);
+	is($a->query("SET statement_timeout = '500ms'", $flush, 'RESET statement_timeout'), 'ERROR:  57014', 'it can time out');
+	my $pid = $a->backend;
+	$a->send($flush);
+	ok(wait_until(sub { $s->query("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $pid") eq 'Extension' }), 'it waits for another transaction');
+	$s->query("SELECT pg_cancel_backend($pid)");
+	is($a->receive, 'ERROR:  57014', 'it can be cancelled');
+	is($a->query('SELECT 1'), 1, 'the session goes on');
+	$a->send($flush);
+	ok(!$a->answers_within(0.5), 'asked again, it waits');
+	# Calls that are made meanwhile are not waited for.
+	my @more = map { verify($s, $tokens[2]) } 1 .. 3;
+	$b->query('COMMIT');
+	is($a->receive, 1, 'until the other transaction ends');
+	is(stored_calls($node, id_of($new)), 1, 'then the call is written');
+	my $client = Session->new($node);
+	$b->query('BEGIN', "UPDATE amt_key SET name = 'again' WHERE key_id = '" . id_of($new) . "'");
+	verify($s, $new);
+	$pid = $client->backend;
+	$client->send($flush);
+	ok(wait_until(sub { $s->query("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $pid") eq 'Extension' }), 'a session waits');
+	$s->query("SELECT pg_terminate_backend($pid)");
+	ok(is_gone($pid, 5), 'it can be terminated');
+	is($client->receive, undef, 'and is gone');
+	$b->query('ROLLBACK');
+}
+
+# The end of the worker does not leave anybody waiting.
+{
+	my $new = create_key($node);
+	quiet_worker();
+	$b->query('BEGIN', "UPDATE amt_key SET name = 'renamed' WHERE key_id = '" . id_of($new) . "'");
+	verify($s, $new);
+	$_->send($flush) for $a, $s;
+	ok(!$a->answers_within(0.3), 'two sessions wait');
+	my ($worker) = worker_pids($node);
+	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)"), 't', 'the worker is terminated');
+	ok(is_gone($worker, 5), 'it goes');
+	$b->query('COMMIT');
+	ok($_->answers_within(15), 'a session has its answer') for $a, $s;
+	is($_->receive, 1, 'another worker has written the call') for $a, $s;
+}
+
+# Many at once, among many that count.
+{
+	my $before = calls_of($node, $id);
+	my $run = start_pgbench($node, [ verify_sql($token) . ";\n", verify_sql($token) . ";\n", "SELECT amt_flush_usage();\n", "BEGIN;\nSELECT amt_flush_usage();\nROLLBACK;\n" ],
+		'-c', 8, '-j', 2, '-t', 100);
+	ok(finish_pgbench($run), 'eight sessions count and wait for the worker');
+	$s->query($flush);
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+	cmp_ok(calls_of($node, $id), '>', $before, 'the calls are counted');
+}
+
+$_->quit for $s, $a, $b;
+$node->stop;
+done_testing();

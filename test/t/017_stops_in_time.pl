@@ -1,0 +1,133 @@
+# A fast stop takes less than five seconds, whoever has locked what, and calls are written as far as they can be.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys qw(:all);
+use Session;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+my $node = new_cluster(conf => "max_prepared_transactions = 5\namt_keys.usage_flush_interval = '1h'");
+my $token = create_key($node);
+my $id = id_of($token);
+verify($node, $token);
+flush($node);
+
+# Two keys are called: one whose row the locker has, and another. Returns both numbers of calls.
+sub call_both
+{
+	my ($session, $other) = @_;
+	verify($session, $_) for $token, $other;
+	return (calls_of($node, $id), calls_of($node, id_of($other)));
+}
+
+my @lockers = (
+	'LOCK TABLE amt_key_usage',
+	'LOCK TABLE amt_key_usage IN SHARE MODE',
+	'LOCK TABLE amt_key IN SHARE MODE',
+	"SELECT 1 FROM amt_key_usage WHERE key_id = 'ID' FOR UPDATE",
+	"UPDATE amt_key SET name = 'renamed' WHERE key_id = 'ID'",
+	"SELECT 1 FROM amt_key WHERE key_id = 'ID' FOR UPDATE");
+
+# A session that holds a lock ends with the server; what it had locked is written then.
+for my $lock (@lockers)
+{
+	my $other = create_key($node);
+	my $locker = Session->new($node);
+	my $caller = Session->new($node);
+	$locker->query('BEGIN', $lock =~ s/ID/$id/r);
+	my ($calls, $other_calls) = $lock =~ /TABLE amt_key_usage(\z| IN)/
+	  ? do { verify($caller, $_) for $token, $other; (undef, undef) }
+	  : call_both($caller, $other);
+	cmp_ok(stop_seconds($node), '<', 5, "the server stops in time when a session has done: $lock");
+	$node->start;
+	is(calls_of($node, id_of($other)), 1, 'the first call of another key is in the table');
+	is(calls_of($node, $id), $calls, 'the call of the key is in the table') if defined $calls;
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+	$_->quit for $locker, $caller;
+}
+
+# The locker ends later than the worker would like to.
+{
+	my $locker = Session->new($node);
+	my $pid = $locker->backend;
+	$locker->query('BEGIN', "SELECT 1 FROM amt_key_usage WHERE key_id = '$id' FOR UPDATE");
+	verify($node, $token);
+	my $calls = calls_of($node, $id);
+	kill 'STOP', $pid or die;
+	begin_stop($node);
+	sleep 0.7;
+	kill 'CONT', $pid or die;
+	await_stop($node);
+	$node->start;
+	is(calls_of($node, $id), $calls, 'a call is written although the session that had locked its row took its time');
+	$locker->quit;
+}
+
+# A prepared transaction does not end; what it has not locked is written.
+for my $lock (@lockers)
+{
+	my $other = create_key($node);
+	my $locker = Session->new($node);
+	my $caller = Session->new($node);
+	$locker->query('BEGIN', $lock =~ s/ID/$id/r, q{PREPARE TRANSACTION 'locker'});
+	verify($caller, $_) for $token, $other;
+	cmp_ok(stop_seconds($node), '<', 5, "the server stops in time when a prepared transaction has done: $lock");
+	$node->start;
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_prepared_xacts'), 1, 'the prepared transaction is still there');
+	is(verify($node, $token), 1, 'the key works');
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'locker'});
+	is(calls_of($node, id_of($other)), 1, 'the call of another key was written') unless $lock =~ /TABLE amt_key_usage/;
+	flush($node);
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+	$_->quit for $locker, $caller;
+}
+
+# A trigger of the owner that waits for ever, in the way of the first write and in the way of the last.
+for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;')
+{
+	for my $timing ('BEFORE', 'AFTER')
+	{
+		$node->safe_psql('postgres', qq{
+			CREATE OR REPLACE FUNCTION wait_for_ever() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN $body RETURN NEW; END\$\$;
+			CREATE TRIGGER wait_for_ever $timing INSERT OR UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION wait_for_ever()});
+		my $what = "$timing trigger, " . ($body =~ /LOOP/ ? 'one that catches its cancellation' : 'one that can be cancelled');
+		my $caller = Session->new($node);
+		is(verify($caller, $token), 1, "$what: the key works");
+		ok(wait_until(sub { $caller->query(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) eq '1' }), "$what: the worker is in it");
+		cmp_ok(stop_seconds($node), '<', 5, "$what: the server stops in time");
+		$node->start;
+		$caller->quit;
+		# The stop comes when the worker waits for its interval.
+		$caller = Session->new($node);
+		$caller->query('ALTER TABLE amt_key_usage DISABLE TRIGGER wait_for_ever', verify_sql($token), 'SELECT amt_flush_usage()',
+			'ALTER TABLE amt_key_usage ENABLE TRIGGER wait_for_ever', verify_sql($token));
+		cmp_ok(stop_seconds($node), '<', 5, "$what: the server stops in time when only the last write meets the trigger");
+		$node->start;
+		$node->safe_psql('postgres', 'DROP TRIGGER wait_for_ever ON amt_key_usage');
+		flush($node);
+		is(stored_calls($node, $id), calls_of($node, $id), "$what: table and view agree");
+		$caller->quit;
+	}
+}
+
+# A session that runs scrypt or verifies in a loop does not hold the stop up either, and its calls are written.
+{
+	my $caller = Session->new($node);
+	my $before = calls_of($node, $id);
+	$caller->send("DO \$\$ BEGIN FOR i IN 1 .. 100000000 LOOP PERFORM amt_verify('$token'); END LOOP; END \$\$");
+	ok(wait_until(sub { calls_of($node, $id) > $before + 100 }), 'a session verifies in a loop');
+	my $seen = calls_of($node, $id);
+	cmp_ok(stop_seconds($node), '<', 5, 'the server stops in time');
+	$node->start;
+	cmp_ok(calls_of($node, $id), '>=', $seen, 'every call that was seen is written');
+	$caller->quit;
+}
+
+$node->stop;
+done_testing();

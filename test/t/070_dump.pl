@@ -1,0 +1,233 @@
+# Dumps: what each kind of role can dump and restore, and what tools do that touch every table.
+#
+# That a dump of everything by a superuser holds keys, counts and events is the subject of 021_life_of_a_database.pl.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', "amt_keys.scrypt_ln = 4\nlog_statement = none\n");
+$node->start;
+my $tempdir = PostgreSQL::Test::Utils::tempdir();
+my ($major) = $node->safe_psql('postgres', 'SHOW server_version_num') =~ /\A(\d+)\d{4}\z/;
+
+# The owner of a database who is no superuser, and one who makes backups of everything.
+$node->safe_psql('postgres', q{
+	CREATE ROLE boss LOGIN;
+	CREATE ROLE backup LOGIN BYPASSRLS;
+	GRANT pg_read_all_data TO backup});
+
+# A database of boss, with the extension in a schema, a table of boss, and keys.
+sub new_database
+{
+	my ($dbname, $schema) = @_;
+	$node->safe_psql('postgres', "CREATE DATABASE $dbname OWNER boss");
+	$node->safe_psql($dbname, ($schema eq 'public' ? '' : "CREATE SCHEMA $schema;") . qq{
+		CREATE EXTENSION amt_keys SCHEMA $schema;
+		SET ROLE boss;
+		CREATE SCHEMA app;
+		CREATE TABLE app.document AS SELECT 'a title' AS title});
+	return;
+}
+
+sub create_keys
+{
+	my ($dbname, $schema, $n) = @_;
+	return split /\n/, $node->safe_psql($dbname,
+		"SELECT token FROM generate_series(1, $n) i, $schema.amt_create_key('key ' || i, 'acme', 'editor')");
+}
+
+sub good
+{
+	my ($dbname, $schema, @tokens) = @_;
+	my $values = join ', ', map { "('$_')" } @tokens;
+	return $node->safe_psql($dbname, "SELECT count(*) FROM (VALUES $values) AS t (token), $schema.amt_verify(token)");
+}
+
+sub dump_to
+{
+	my ($file, $user, @arguments) = @_;
+	my @command = ('pg_dump', '-U', $user, '-f', $file, @arguments);
+	return $node->command_ok(\@command, join ' ', 'succeeds:', grep { $_ ne $file } @command);
+}
+
+sub dump_fails
+{
+	my ($user, $error, @arguments) = @_;
+	my @command = ('pg_dump', '-U', $user, '-f', "$tempdir/failed", @arguments);
+	return $node->command_fails_like(\@command, $error, join ' ', 'fails:', grep { $_ ne "$tempdir/failed" } @command);
+}
+
+sub restored_database
+{
+	my ($statements) = @_;
+	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS restored WITH (FORCE)');
+	$node->safe_psql('postgres', 'CREATE DATABASE restored OWNER boss');
+	$node->safe_psql('restored', $statements) if $statements;
+	return;
+}
+
+my @rows = map { "SELECT t FROM amt.$_ AS t ORDER BY t::text COLLATE \"C\"" } qw(amt_key amt_key_usage amt_key_event);
+
+new_database('own', 'amt');
+my @tokens = create_keys('own', 'amt', 300);
+my $revoked = pop @tokens;
+is(good('own', 'amt', @tokens, $revoked), 300, 'three hundred keys verify');
+is($node->safe_psql('own', "SELECT amt.amt_revoke('$revoked')"), 't', 'one is revoked');
+$node->safe_psql('own', 'SELECT amt.amt_flush_usage()');
+my @dumped = map { $node->safe_psql('own', $_) } @rows;
+is(scalar(() = $dumped[1] =~ /^/mg), 299, 'each has a row of usage');
+
+subtest 'a parallel restore needs no workaround' => sub {
+	for my $format ('-Fd', '-Fc')
+	{
+		my $file = "$tempdir/parallel$format";
+		dump_to($file, 'postgres', $format, ($format eq '-Fd' ? '-j4' : ()), 'own');
+		for my $round (1 .. 3)
+		{
+			restored_database();
+			$node->command_ok([ 'pg_restore', '--exit-on-error', '-j4', '-d', 'restored', $file ], "pg_restore -j4 of $format, round $round");
+			is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'it brings the same rows');
+		}
+		is(good('restored', 'amt', @tokens), 299, 'the same tokens verify');
+		is(good('restored', 'amt', $revoked), 0, 'the revoked one does not');
+		is($node->safe_psql('restored', "SELECT amt.amt_revoke('$tokens[0]')"), 't', 'a key is revoked there');
+		is($node->safe_psql('restored', 'SELECT count(*) FROM amt.amt_key_event WHERE event_id > 301'), 1, 'under a new event number');
+	}
+};
+
+subtest 'a role with BYPASSRLS and pg_read_all_data dumps everything' => sub {
+	dump_to("$tempdir/backup", 'backup', '-Fc', 'own');
+	restored_database();
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'restored', "$tempdir/backup" ], 'which a superuser restores');
+	is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'with the same rows');
+	is(good('restored', 'amt', @tokens), 299, 'and the same tokens verify');
+};
+
+subtest 'the owner of a database who is no superuser dumps everything else' => sub {
+	dump_fails('boss', qr/permission denied for schema amt/, 'own');
+	$node->safe_psql('own', 'GRANT USAGE ON SCHEMA amt TO PUBLIC');
+	dump_fails('boss', qr/permission denied for table amt_key/, 'own');
+	dump_to("$tempdir/schema-only.sql", 'boss', '--schema-only', 'own');
+
+	my @plain = ([ '-n', 'app' ], [ '-N', 'amt', '-e', 'plpgsql' ], [ '-T', 'amt.*', '-e', 'plpgsql' ]);
+	push @plain, ['--exclude-extension=amt_keys'] if $major >= 17;
+	for my $options (@plain)
+	{
+		unlink "$tempdir/rest.sql";
+		dump_to("$tempdir/rest.sql", 'boss', @$options, 'own');
+		unlike(slurp_file("$tempdir/rest.sql"), qr/amt_key|\bEXTENSION\b/, 'nothing of the extension is in it');
+		restored_database();
+		$node->safe_psql('restored', 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt')
+		  if slurp_file("$tempdir/rest.sql") !~ /CREATE SCHEMA amt/;
+		$node->command_ok([ 'psql', '-X', '-q', '-U', 'boss', '-v', 'ON_ERROR_STOP=1', '-d', 'restored', '-f', "$tempdir/rest.sql" ],
+			'its owner restores it') if $options->[0] ne '-T' && $options->[0] !~ /exclude/;
+	}
+
+	unlink "$tempdir/rest.sql";
+	dump_to("$tempdir/rest.sql", 'boss', '-N', 'amt', 'own');
+	like(slurp_file("$tempdir/rest.sql"), qr/CREATE EXTENSION IF NOT EXISTS amt_keys WITH SCHEMA amt/, '-N alone leaves CREATE EXTENSION in');
+	restored_database('CREATE SCHEMA amt');
+	$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', 'restored', '-f', "$tempdir/rest.sql" ],
+		'which a superuser restores where the schema exists');
+	is($node->safe_psql('restored', 'SELECT title, (SELECT count(*) FROM amt.amt_key) FROM app.document'), 'a title|0',
+		'without the keys');
+};
+
+subtest 'with the extension in public, the tables must be named' => sub {
+	new_database('shared', 'public');
+	create_keys('shared', 'public', 1);
+	dump_fails('boss', qr/permission denied for table amt_key/, 'shared');
+	dump_to("$tempdir/shared.sql", 'boss', '-T', 'public.amt_key*', 'shared');
+	unlike(slurp_file("$tempdir/shared.sql"), qr/COPY public\.|setval/, 'no row of the extension is in the dump');
+	if ($major >= 17)
+	{
+		unlink "$tempdir/shared.sql";
+		dump_to("$tempdir/shared.sql", 'boss', '--exclude-extension=amt_keys', 'shared');
+		unlike(slurp_file("$tempdir/shared.sql"), qr/amt_key/, 'nothing of the extension is in it');
+	}
+};
+
+subtest 'settings of a database are in a dump with --create only' => sub {
+	$node->safe_psql('own', q{ALTER DATABASE own SET session_preload_libraries = 'amt_keys'});
+	dump_to("$tempdir/without.sql", 'postgres', 'own');
+	unlike(slurp_file("$tempdir/without.sql"), qr/session_preload_libraries/, 'not without it');
+	dump_to("$tempdir/with.sql", 'postgres', '--create', 'own');
+	like(slurp_file("$tempdir/with.sql"), qr/^ALTER DATABASE own SET session_preload_libraries TO '?amt_keys'?;$/m, 'but with it');
+};
+
+# From the page: the query that shows triggers of another state than CREATE EXTENSION gave them, and the statements
+# that mend them.
+my $page = slurp_file("$FindBin::RealBin/../../doc/operations.md");
+my ($show) = $page =~ /^```sql\n(SELECT[^`]*'amt_usage_replica'[^`]*)^```/m or die 'the page has no query for triggers';
+my ($mend) = $page =~ /^```sql\n(ALTER TABLE[^`]*amt_usage_replica[^`]*)^```/m or die 'the page has no statement for triggers';
+
+sub triggers
+{
+	my ($dbname) = @_;
+	return $node->safe_psql($dbname, q{
+		SELECT string_agg(format('%s %s', tgname, tgenabled), ', ' ORDER BY tgname) FROM pg_trigger
+		WHERE tgrelid::regclass::text LIKE 'amt.%' AND NOT tgisinternal});
+}
+
+subtest 'a tool that enables all triggers changes ours, which can be seen and mended' => sub {
+	my $intact = triggers('own');
+	is($node->safe_psql('own', $show), '', 'at first the query shows nothing');
+
+	dump_to("$tempdir/tool", 'postgres', '-Fc', '--data-only', 'own');
+	restored_database('CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt; CREATE SCHEMA app; CREATE TABLE app.document (title text)');
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-d', 'restored', "$tempdir/tool" ],
+		'pg_restore --disable-triggers');
+	is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'restores the rows');
+	isnt(triggers('restored'), $intact, 'and leaves the triggers in another state');
+	is($node->safe_psql('restored', $show), "amt.amt_key|amt_key_guard|O|A\namt.amt_key|amt_key_no_truncate|O|A\namt.amt_key_usage|amt_usage_replica|O|R",
+		'which the query shows');
+
+	my $escalate = q{
+		SET session_replication_role = replica;
+		UPDATE amt.amt_key SET role = 'owner' WHERE name = 'key 3' RETURNING role};
+	my ($rc, $out, $err) = $node->psql('restored', "BEGIN; $escalate; ROLLBACK");
+	is($out, 'owner', 'the guard does not hold then for a replicating superuser');
+
+	is(good('restored', 'amt', @tokens), 299, 'keys verify in that state');
+	is($node->safe_psql('restored', 'SELECT amt.amt_flush_usage() > 0'), 't', 'their calls are written');
+	is($node->safe_psql('restored', 'SELECT sum(calls) FROM amt.amt_key_usage'), 2 * 299, 'to the last one');
+	is($node->safe_psql('restored', "SELECT amt.amt_revoke('$tokens[1]')"), 't', 'a key can be revoked');
+	is(good('restored', 'amt', $tokens[1]), 0, 'and is refused');
+
+	$node->safe_psql('restored', $mend);
+	is(triggers('restored'), $intact, 'the statements of the page mend them');
+	is($node->safe_psql('restored', $show), '', 'and the query shows nothing any more');
+	($rc, $out, $err) = $node->psql('restored', $escalate);
+	like($err, qr/column "role" of a key cannot be changed/, 'the guard holds again');
+
+	$node->safe_psql('restored', 'ALTER TABLE amt.amt_key DISABLE TRIGGER USER; ALTER TABLE amt.amt_key_usage DISABLE TRIGGER USER');
+	is(scalar(split /\n/, $node->safe_psql('restored', $show)), 4, 'triggers that were left disabled are shown');
+	$node->safe_psql('restored', $mend);
+	is(triggers('restored'), $intact, 'and mended too');
+};
+
+subtest 'a tool that truncates all tables of a schema' => sub {
+	my $truncate = sub {
+		my ($dbname, $schema) = @_;
+		return $node->psql($dbname, qq{DO \$\$ BEGIN EXECUTE (SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ')
+			FROM pg_tables WHERE schemaname = '$schema'); END \$\$});
+	};
+	my ($rc, $out, $err) = $truncate->('own', 'app');
+	is($rc, 0, 'succeeds beside the extension in a schema of its own');
+	is($node->safe_psql('own', 'SELECT (SELECT count(*) FROM app.document), (SELECT count(*) FROM amt.amt_key)'), '0|299',
+		'and empties its own tables');
+	($rc, $out, $err) = $truncate->('shared', 'public');
+	like($err, qr/cannot truncate table "amt_key"/, 'fails where the extension is in the same schema');
+};
+
+$node->stop;
+done_testing();

@@ -1,0 +1,52 @@
+# The statements in the pages succeed, and print what the pages say.
+#
+# How a page says so is described in test/perl/Pages.pm.  AMT_PAGES names other pages than all of them.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use Pages;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+sub pages_with_sql
+{
+	my $top = top_directory();
+	return map { s/^\Q$top\E\///r } grep { slurp_file($_) =~ /^```sql$/m } "$top/README.md", glob("$top/doc/*.md");
+}
+
+my @pages = split ' ', $ENV{AMT_PAGES} // join ' ', pages_with_sql();
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init(allows_streaming => 'logical');
+$node->append_conf('postgresql.conf', 'log_statement = none');
+$node->start;
+
+run_page($node, $_) for @pages;
+
+subtest 'the query for postgres_exporter' => sub {
+	my $yaml = slurp_file(top_directory() . '/doc/postgres_exporter.yaml');
+	my ($query) = $yaml =~ /^  query: "(.*)"$/m or die;
+	my @metrics = $yaml =~ /^    - (\w+):$/mg;
+	my @usages = $yaml =~ /^        usage: "(COUNTER|GAUGE)"$/mg;
+	my @descriptions = $yaml =~ /^        description: ".+"$/mg;
+	is_deeply([ scalar @usages, scalar @descriptions ], [ (scalar @metrics) x 2 ], 'each metric has a usage and a description');
+
+	$node->safe_psql('postgres', q{
+		CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt; CREATE ROLE exporter LOGIN;
+		GRANT pg_monitor TO exporter; GRANT USAGE ON SCHEMA amt TO exporter});
+	my $csv = $node->safe_psql('postgres', "COPY ($query) TO STDOUT (FORMAT csv, HEADER)", extra_params => [ '-U', 'exporter' ]);
+	my ($header, $row) = split /\n/, $csv;
+	is($header, join(',', @metrics), 'its columns are the metrics');
+	like($row, qr/\A[0-9.]+(?:,[0-9.]+){$#metrics}\z/, 'and are numbers');
+	my $all = $node->safe_psql('postgres', q{SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute
+		WHERE attrelid = 'amt.amt_stat'::regclass AND attnum > 0 AND attname <> 'stats_reset'});
+	is($header =~ s/scrypt_seconds/scrypt_time/r, $all, 'no counter is missing');
+};
+
+$node->stop;
+done_testing();
