@@ -1,5 +1,5 @@
-# A client's connection option can hold any bytes, and current_setting() hands them to a function.  What is not valid in the
-# database's encoding is neither stored nor compared: it raises 22021, or is no key.
+# A client's connection option can hold any bytes, and current_setting() hands them to a function.  Text that is
+# not valid in the database's encoding is neither stored nor compared: it raises 22021, or is no key.
 
 use strict;
 use warnings FATAL => 'all';
