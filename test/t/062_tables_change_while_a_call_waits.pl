@@ -24,6 +24,7 @@ deadlock_timeout = 200ms
 amt_keys.usage_flush_interval = 10ms
 CONF
 my $super = Session->new($node);
+my $version = $super->query("SELECT current_setting('server_version_num')::int / 10000");
 my $watch = Session->new($node); # a transaction that locks sees no news in pg_stat_activity
 my $hash = '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU';
 my $secret = '0123456789abcdef';
@@ -176,7 +177,9 @@ for my $table (@tables)
 	  [ "$table is given to somebody else", "ALTER TABLE auth.$table OWNER TO carol", { by => 'postgres' } ],
 	  [ "$table gets triggers, and is given to somebody else", "CREATE TRIGGER t BEFORE INSERT OR UPDATE OR DELETE ON auth.$table FOR EACH ROW EXECUTE FUNCTION bob.trap(); "
 		. "RESET ROLE; ALTER TABLE auth.$table OWNER TO carol" ],
-	  [ "$table becomes a partition", "CREATE TABLE auth.p (LIKE auth.$table) PARTITION BY LIST (key_id); ALTER TABLE auth.p ATTACH PARTITION auth.$table DEFAULT", { errors => $table } ],
+	  [ "$table becomes a partition", "CREATE TABLE auth.p (LIKE auth.$table) PARTITION BY LIST (key_id); ALTER TABLE auth.p ATTACH PARTITION auth.$table DEFAULT",
+		# no identity column in partitions since version 17
+		$version >= 17 && $table eq 'amt_key_event' ? { fails => '55000' } : { errors => $table } ],
 	  [ "$table gets a parent", "CREATE TABLE auth.p (key_id text COLLATE \"C\" NOT NULL); ALTER TABLE auth.$table INHERIT auth.p" ],
 	  [ "$table gets a child", "CREATE TABLE auth.c () INHERITS (auth.$table); CREATE TRIGGER t BEFORE INSERT OR UPDATE OR DELETE ON auth.c FOR EACH ROW EXECUTE FUNCTION bob.trap()" ],
 	  [ "$table gets rules", join('; ', map { "CREATE RULE r_$_ AS ON $_ TO auth.$table DO ALSO SELECT bob.sprung('x')" } qw(insert update delete)) ],

@@ -86,6 +86,8 @@ ok_sql($bob, 'CREATE TABLE bob.stolen (what text)', 'GRANT INSERT, SELECT ON bob
 
 ok_sql($super, 'TRUNCATE bob.stolen', q{DELETE FROM amt_key WHERE name = 'stolen'});
 my $dump = "$node->{_basedir}/dump";
+my $file = "$node->{_basedir}/rows";
+append_to_file($file, "x\n");
 
 # [description, who, statements...]; what bob's code must have run for each.
 my @contexts = (
@@ -100,8 +102,8 @@ my @contexts = (
 	[ 'a function', 'dba', 'SELECT bob.steal()' ],
 	[ 'triggers', 'dba', q{INSERT INTO bob.triggered VALUES ('x')} ],
 	[ 'triggers, in a gateway\'s session', 'gateway', q{INSERT INTO bob.triggered VALUES ('x')} ],
-	[ 'COPY FROM', 'dba', "COPY bob.triggered FROM STDIN;\nx\n\\.\n" ],
-	[ 'COPY FROM, in a gateway\'s session', 'gateway', "COPY bob.triggered FROM STDIN;\nx\n\\.\n" ],
+	[ 'COPY FROM', 'dba', "\\copy bob.triggered FROM '$file'" ],
+	[ 'COPY FROM, in a gateway\'s session', 'gateway', "\\copy bob.triggered FROM '$file'" ],
 	[ 'COPY TO', 'dba', "COPY (SELECT bob.definer()) TO '/dev/null'" ],
 	[ 'constraints and generated columns', 'dba', q{INSERT INTO bob.checked VALUES ('y')}, q{INSERT INTO bob.generated VALUES ('y')}, 'ALTER TABLE bob.checked ADD CHECK (bob.immutable(c) IS NOT NULL)' ],
 	[ 'DO', 'dba', 'DO $$ BEGIN PERFORM bob.steal(); END $$', 'DO $$ BEGIN EXECUTE $e$ SELECT bob.definer() $e$; END $$' ],
