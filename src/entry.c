@@ -12,8 +12,8 @@
  * Calls are counted here and written by the worker of the database (writer.c),
  * which is the only process that sets "base" and "written".  An entry may make
  * room for another when written = counted.  A new entry of the same key has a
- * new serial.  doc/internals.md has the states and who may change what;
- * test/model checks the protocol, and the names in brackets are its labels.
+ * new serial.  doc/internals.md has the states, and says which process may change
+ * which field.  The names in brackets are labels of the model in test/model.
  *
  * Locks: those of hashtable.c.  Counting holds a partition's lock shared and
  * adds atomically; everything else that changes an entry holds it exclusively.

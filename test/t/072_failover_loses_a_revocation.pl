@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
 use Pages;
+use Session;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -138,14 +139,22 @@ subtest 'remote_apply for the revoking transaction only' => sub {
 
 	ok(stop_receiving($standby), 'the standby receives nothing more');
 	is($primary->safe_psql('app', 'CREATE TABLE t AS SELECT 1 AS n; SELECT n FROM t'), '1', 'other transactions do not wait');
-	my ($rc, $out, $err) = $primary->psql('app', 'SET statement_timeout = 1000;' . revoke_by_the_page($second));
-	like($err, qr/canceling wait for synchronous replication|canceling statement due to statement timeout/,
-		'a revocation that the standby has not applied does not return in peace');
+	my $session = Session->new($primary, dbname => 'app', verbosity => 'default');
+	my $backend = $session->backend;
+	$session->send(revoke_by_the_page($second));
+	ok($primary->poll_query_until('postgres', "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $backend"),
+		'a revocation waits for the standby');
+	ok(!$session->answers_within(1), 'and does not return');
+	$primary->safe_psql('postgres', "SELECT pg_cancel_backend($backend)");
+	like($session->receive, qr/The transaction has already committed locally, but might not have been replicated to the standby/,
+		'unless it is canceled, with a warning');
+	is(verify($primary, $second), '0', 'on the primary the key is refused then');
 
 	$primary->kill9;
 	$standby->promote;
 	is(verify($standby, $token), '0', 'after a failover, the revocation that had returned holds');
-	is(verify($standby, $second), '1', 'the other one was lost, as its caller knows');
+	is(verify($standby, $second), '1', 'the one that was canceled was lost, as its caller was warned');
+	$session->quit;
 	$standby->stop;
 };
 
