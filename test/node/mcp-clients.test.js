@@ -1,5 +1,6 @@
 // examples/mcp-server as people's own clients meet it: the Inspector's command line, and mcp-remote, which gives clients
-// that can only start a program a way to a server.  What they say here is what the README's table for trouble says.
+// that can only start a program a way to a server.  Their messages here are those in the README's
+// table for trouble.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';

@@ -11,8 +11,9 @@ import { startServer } from './server.js';
 
 const run = promisify(execFile);
 const here = fileURLToPath(new URL('.', import.meta.url));
-const [, section] = readFileSync(new URL('../../README.md', import.meta.url), 'utf8').match(/^## Application\n(.*?)^## /ms);
-const block = language => section.match(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\`$`, 'ms'))[1];
+const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
+const [, section] = readme.match(/^## Application\n(.*?)^## /ms);
+const block = (language, text = section) => text.match(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\`$`, 'ms'))[1];
 
 let server, token, directory;
 
@@ -59,4 +60,14 @@ test('the program for Python says who is calling, and nothing for a bad key', as
 	writeFileSync(file, block('python'));
 	assert.equal(await answer(python, file, `Bearer ${token}`), "[('acme', 'editor', 'Bot')]");
 	assert.equal(await answer(python, file, 'Bearer amt_nonsense'), 'None');
+});
+
+test('nginx accepts the lines that limit requests', async () => {
+	const lines = block('nginx', readme).split('\n');
+	const zones = lines.filter(line => line.startsWith('limit_req_zone')).join('\n');
+	const limits = lines.filter(line => !line.startsWith('limit_req_zone')).join('\n');
+	const file = join(directory, 'nginx.conf');
+	writeFileSync(file, `pid ${directory}/pid; error_log stderr; events {} http { access_log off;\n${zones}\nserver { listen unix:${directory}/s;\n${limits} } }`);
+	const { stderr } = await run('nginx', ['-t', '-p', directory, '-c', file], { env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` } });
+	assert.match(stderr, /test is successful/);
 });

@@ -109,7 +109,7 @@ chmod 0700, $dir or die;
 	my ($worker) = worker_pids($node);
 	my $lines = log_lines();
 	my $backend = $victim->backend;
-	ok(is_written($node, id_of($tokens[0]), 1), 'the worker writes it');
+	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }, 10), 'the worker writes it');
 	is($victim->query('SELECT amt_flush_usage()'), 0, 'another session has looked at all of the memory');
 	is($reader->query(verify_sqls($tokens[1])), 1, 'another session only verifies');
 	kill 'STOP', $worker;
