@@ -88,7 +88,7 @@ is(verify($standby, $later), 1, 'it is known when it has been replayed');
 	is(verify($standby, $token), 1, 'other keys still work');
 }
 
-# Functions that would write raise an error.
+# A call that would write is refused.
 is($s->query($_), 'ERROR:  25006', 'refused on the standby: ' . s/\b\Q$id\E\b/a key/r)
   for 'SELECT amt_flush_usage()', "SELECT amt_create_key('a key', 'acme', 'editor')", "SELECT amt_revoke('$id')",
   "DELETE FROM amt_key WHERE key_id = '$id'";

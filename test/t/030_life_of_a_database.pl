@@ -226,7 +226,7 @@ like($fresh, qr/^$_ /m, "the description has its $_")
 		$node->safe_psql('postgres', 'DROP DATABASE restored WITH (FORCE)');
 	}
 
-	# The owner of the tables can dump and restore their rows without being a superuser.
+	# The owner of the tables can dump and restore their rows, superuser or not.
 	my $give = "ALTER TABLE $schema.amt_key OWNER TO keeper; ALTER TABLE $schema.amt_key_usage OWNER TO keeper;
 		ALTER TABLE $schema.amt_key_event OWNER TO keeper; GRANT USAGE, CREATE ON SCHEMA $schema TO keeper";
 	new_database('restored');
