@@ -507,9 +507,12 @@ has_scope_arg(FunctionCallInfo fcinfo)
 	AmtIdentity identity = amt_identity();
 	text	   *scope;
 
-	if (PG_ARGISNULL(0) || identity.org_id == NULL)
+	if (PG_ARGISNULL(0))
 		return false;
 	scope = PG_GETARG_TEXT_PP(0);
+	amt_check_encoding(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	if (identity.org_id == NULL)
+		return false;
 	return amt_scopes_have(identity.scopes, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 }
 

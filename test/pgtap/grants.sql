@@ -22,7 +22,7 @@ CREATE TEMP VIEW member AS
 -- The decisions: who, beside the owner, has what.
 CREATE TEMP TABLE decided (object text, grants text[]);
 INSERT INTO decided VALUES
-	-- whoever asks gets an answer about himself
+	-- these tell a caller about its own identity
 	('function amt_org_id()', '{PUBLIC EXECUTE}'),
 	('function amt_role()', '{PUBLIC EXECUTE}'),
 	('function amt_actor()', '{PUBLIC EXECUTE}'),
@@ -111,7 +111,7 @@ SELECT is_empty($$
 	WHERE a.is_grantable AND a.grantee <> coalesce(c.relowner, p.proowner)
 $$, 'no privilege comes with a grant option');
 
--- everything belongs to whoever created the extension
+-- everything belongs to the role that created the extension
 SELECT is_empty($$ SELECT object FROM granted WHERE owner <> current_user::regrole $$, 'one owner for all');
 
 -- no function runs with its owner's rights

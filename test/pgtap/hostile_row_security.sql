@@ -30,7 +30,7 @@ SELECT * FROM no_plan();
 
 SET ROLE amt_test_evil;
 
--- What leaks is noted here, by whichever function gets to see it.
+-- The functions below note here each value that they get to see.
 CREATE TABLE evil.seen (what text);
 GRANT INSERT ON evil.seen TO PUBLIC;
 CREATE FUNCTION evil.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 PARALLEL UNSAFE AS $$
@@ -72,7 +72,7 @@ SET LOCAL enable_seqscan = off;
 SELECT lives_ok('SELECT count(*) FROM amt_key WHERE key_id > '''' AND evil.leak(name)', 'by an index');
 SET LOCAL enable_seqscan = on;
 
--- 2. Views, rules and functions of one's own
+-- 2. Views, rules and functions of the attacker
 CREATE VIEW evil.v AS SELECT key_id, org_id, name FROM public.amt_key;
 CREATE VIEW evil.barrier WITH (security_barrier) AS SELECT name FROM public.amt_key WHERE evil.leak(name);
 CREATE FUNCTION evil.definer() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS 'SELECT name FROM public.amt_key';
@@ -184,7 +184,7 @@ SELECT is((SELECT calls FROM amt_usage('globex1')), 0::bigint, 'and amt_usage() 
 SET row_security = on;
 SELECT throws_ok('SET session_replication_role = replica', '42501', NULL, 'switching triggers off for the session');
 
--- 9. What was seen meanwhile
+-- 9. The values that were seen meanwhile
 SELECT ok((SELECT count(*) FROM evil.seen) > 3000, 'the traps were run');
 SELECT is((SELECT count(*) FROM evil.seen WHERE what ~ 'secret|globex'), 0::bigint, 'with nothing of another organization');
 RESET ROLE;

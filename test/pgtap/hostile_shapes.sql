@@ -51,7 +51,6 @@ BEGIN
 		EXECUTE change;
 		FOR c IN SELECT * FROM tap.call ORDER BY n LOOP
 			BEGIN
-				-- without a worker to be had, and as nobody in particular
 				SET LOCAL statement_timeout = '2s';
 				EXECUTE c.statement;
 				RAISE SQLSTATE 'UNDO0';
@@ -191,7 +190,7 @@ SELECT matches(tap.after(format('ALTER TABLE auth.%I RENAME TO was; ', t) || for
                CASE WHEN kind = 'unlogged table' THEN '^[0-9A-Z ]+$' ELSE '42809|42804|42704|42P01' END, format('%s replaced by a member: %s', t, kind))
 FROM unnest(array['amt_key', 'amt_key_usage', 'amt_key_event']) AS t, tap.kind WHERE member IS NOT NULL;
 
--- 7. What is not a member any more
+-- 7. Objects that are not members any more
 SELECT matches(tap.after(format('ALTER EXTENSION amt_keys DROP %s %s', k, o)), '^[0-9A-Z ]*(42P01|55000|0A000)[0-9A-Z ]*$', format('without %s %s', k, o))
 FROM (VALUES ('TABLE', 'amt_key'), ('TABLE', 'amt_key_usage'), ('TABLE', 'amt_key_event'), ('VIEW', 'amt_keys'), ('SEQUENCE', 'amt_key_event_seq'), ('FUNCTION', 'amt_verify(text, boolean)'),
 	('FUNCTION', 'amt_revoke(text)'), ('FUNCTION', 'amt_key_record()'), ('FUNCTION', 'amt_keys_delete()'), ('TYPE', 'amt_verified')) AS v (k, o);

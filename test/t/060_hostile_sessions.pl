@@ -85,7 +85,7 @@ is(answer(as('acme_app'), q{SET amt_keys.role = 'owner'}, $whoami), 'acme/viewer
 is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS over it');
 is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-', 'RESET ALL and DISCARD ALL bring it back');
 
-# Who has the right keeps what he set, and only what he set himself.
+# A role with the right keeps the values that it has set itself, and no others.
 is(answer(as('gateway'), q{SET amt_keys.org_id = 'globex'}, $whoami), 'globex/-/-/-', 'a gateway\'s SET before loading is kept');
 is(answer(as('gateway', options => '-c amt_keys.org_id=globex'), $whoami), 'globex/-/-/-', 'its PGOPTIONS, too');
 is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', 'but not of what it was not granted');
@@ -128,7 +128,7 @@ $super = Session->new($node);
 	is($member->query('SET row_security = off', 'COPY amt_key (key_id, name) TO STDOUT', 'RESET row_security'), 'ERROR:  42501', 'without row security it is refused');
 	is(as('evil')->query('COPY amt_key (key_id, name) TO STDOUT', 'COPY amt_key_event TO STDOUT', 'COPY amt_key_usage TO STDOUT'), '', 'without identity there are none');
 
-	# What is removed by the policy is counted, and nothing else of it is shown.
+	# EXPLAIN counts the rows that the policy removes, and shows nothing else of them.
 	$super->query(q{INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) SELECT 'globex' || i, org_id, name, role, scrypt_hash, now() FROM amt_key, generate_series(1, 5) AS i WHERE org_id = 'globex'}, 'ANALYZE amt_key');
 	my $explain = sub { return $member->query("EXPLAIN (ANALYZE, VERBOSE, BUFFERS, SETTINGS, TIMING off, FORMAT $_[0]) SELECT count(*) FROM amt_key WHERE $_[1]") };
 	$member->query('SET enable_bitmapscan = off');

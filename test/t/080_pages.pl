@@ -14,11 +14,12 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# Those of doc/migrating.md need the tables of others: 073_migrating.pl and node's migrate.test.js follow it.
+# doc/migrating.md needs tables to migrate from: 073_migrating.pl and node's migrate.test.js follow it.
 sub pages_with_sql
 {
 	my $top = top_directory();
-	return grep { $_ ne 'doc/migrating.md' } map { s/^\Q$top\E\///r } grep { slurp_file($_) =~ /^```sql$/m } "$top/README.md", glob("$top/doc/*.md");
+	return grep { $_ ne 'doc/migrating.md' } map { s/^\Q$top\E\///r }
+	  grep { slurp_file($_) =~ /^```sql$/m } "$top/README.md", glob("$top/doc/*.md");
 }
 
 my @pages = split ' ', $ENV{AMT_PAGES} // join ' ', pages_with_sql();
