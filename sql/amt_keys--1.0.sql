@@ -196,13 +196,13 @@ ALTER TABLE @extschema@.amt_key_usage ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.amt_key_event ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY amt_key_select ON @extschema@.amt_key FOR SELECT
-    USING (org_id OPERATOR(pg_catalog.=) (SELECT @extschema@.amt_org_id()));
+    USING (org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
 CREATE POLICY amt_key_usage_select ON @extschema@.amt_key_usage FOR SELECT
     USING (EXISTS (SELECT FROM @extschema@.amt_key AS k
                    WHERE k.key_id OPERATOR(pg_catalog.=) amt_key_usage.key_id
-                     AND k.org_id OPERATOR(pg_catalog.=) (SELECT @extschema@.amt_org_id())));
+                     AND k.org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id()));
 CREATE POLICY amt_key_event_select ON @extschema@.amt_key_event FOR SELECT
-    USING (org_id OPERATOR(pg_catalog.=) (SELECT @extschema@.amt_org_id()));
+    USING (org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
 COMMENT ON POLICY amt_key_select ON @extschema@.amt_key IS 'An organization sees its own keys; without an identity there are no rows.';
 COMMENT ON POLICY amt_key_usage_select ON @extschema@.amt_key_usage IS 'An organization sees the usage of its own keys.';
 COMMENT ON POLICY amt_key_event_select ON @extschema@.amt_key_event IS 'An organization sees the events of its own keys.';

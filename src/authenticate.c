@@ -4,11 +4,13 @@
  *
  * PostgREST verifies a person's JWT, and hands headers and claims over in
  * settings of the transaction that anybody can change.  A key needs no trust:
- * whoever presents its token is the key.  Claims do.  They are believed only
- * where they must be PostgREST's: in the first call of a transaction, in a
- * client's backend whose session user may set the identity and is no superuser,
- * and while nobody else's code runs with other rights.  A superuser's session
- * runs other people's code in maintenance, and may not be asked.
+ * whoever presents its token is the key.  Claims do need trust.  They are
+ * believed only where they must be PostgREST's, that is, if:
+ *
+ * - the call is the transaction's first;
+ * - the process is a client's backend, and nobody's code runs with other rights;
+ * - the session user may set the identity, and is no superuser, whose session
+ *   runs other people's code in maintenance.
  *
  * SQL of the web user's making may run later in the transaction, so the call
  * seals the identity (identity.c), whatever the outcome.  A later call without a
@@ -414,7 +416,10 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	amt_session_check();
 	if (InSecurityRestrictedOperation())
 	{
-		/* There is no identity here, and none of the caller's is to be sealed. */
+		/*
+		 * There is no identity here, and none of the caller's is to be
+		 * sealed.
+		 */
 		if (require_authentication)
 			unauthenticated();
 		PG_RETURN_VOID();

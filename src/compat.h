@@ -138,7 +138,7 @@ static inline LocalTransactionId
 amt_leader_transaction_id(void)
 {
 	PGPROC	   *proc = IsParallelWorker() && MyProc->lockGroupLeader != NULL ?
-		MyProc->lockGroupLeader : MyProc;
+	MyProc->lockGroupLeader : MyProc;
 
 #if PG_VERSION_NUM >= 170000
 	return proc->vxid.lxid;

@@ -10,6 +10,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "common/int.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "tcop/utility.h"
@@ -174,15 +175,21 @@ find_old_key(Oid extension, FunctionCallInfo fcinfo, OldKey *old)
 static TimestampTz
 same_lifetime(const AmtKey *old, TimestampTz now)
 {
-	TimestampTz expires_at;
+	TimestampTz created_at = DatumGetTimestampTz(AmtKeyValue(old, created_at));
+	TimestampTz expires_at = AmtKeyIsNull(old, expires_at) ? DT_NOEND :
+		DatumGetTimestampTz(AmtKeyValue(old, expires_at));
+	int64		lifetime;
 
-	if (AmtKeyIsNull(old, expires_at))
+	if (TIMESTAMP_NOT_FINITE(expires_at) || TIMESTAMP_NOT_FINITE(created_at))
 		return DT_NOEND;
-	expires_at = DatumGetTimestampTz(AmtKeyValue(old, expires_at));
-	if (TIMESTAMP_NOT_FINITE(expires_at) ||
-		TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(AmtKeyValue(old, created_at))))
-		return DT_NOEND;
-	return now + Max(expires_at - DatumGetTimestampTz(AmtKeyValue(old, created_at)), USECS_PER_SEC);
+	if (pg_sub_s64_overflow(expires_at, created_at, &lifetime) ||
+		pg_add_s64_overflow(now, Max(lifetime, USECS_PER_SEC), &expires_at) ||
+		!IS_VALID_TIMESTAMP(expires_at))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range"),
+				 errhint("Pass expires_at.")));
+	return expires_at;
 }
 
 static void
@@ -201,8 +208,8 @@ read_grace(FunctionCallInfo fcinfo, OldKey *old)
 }
 
 /*
- * Revoke the old key, or let it expire when the grace ends.  Another rotation
- * of it is waited for; if that has revoked it, there is no such key.
+ * Revoke the old key, or let it expire when the grace ends.  We wait for another
+ * rotation of it.  If that has revoked the key, it does not exist any more.
  */
 static void
 end_old_key(Relation rel, AmtNewKey *key, void *arg)

@@ -12,8 +12,8 @@
  * Calls are counted here and written by the worker of the database (writer.c),
  * which is the only process that sets "base" and "written".  An entry may make
  * room for another when written = counted.  A new entry of the same key has a
- * new serial.  doc/internals.md has the states and who may change what;
- * test/model checks the protocol, and the names in brackets are its labels.
+ * new serial.  doc/internals.md has the states, and says which process may change
+ * which field.  The names in brackets are labels of the model in test/model.
  *
  * Locks: those of hashtable.c.  Counting holds a partition's lock shared and
  * adds atomically; everything else that changes an entry holds it exclusively.
@@ -129,6 +129,7 @@ map_table(void *arg)
 bool
 amt_entry_attach(void)
 {
+	static bool reported = false;
 	ErrorData  *error;
 
 	if (!amt_shmem_attach())
@@ -140,6 +141,12 @@ amt_entry_attach(void)
 	error = amt_attempt(map_table, NULL);
 	if (error == NULL)
 		return true;
+	if (!reported)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("amt_keys could not map its shared memory: %s", error->message),
+				 errdetail("This session verifies keys by scrypt, and does not count calls, until it can.")));
+	reported = true;
 	FreeErrorData(error);
 	return false;
 }

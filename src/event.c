@@ -44,7 +44,7 @@ set_text(Datum *values, bool *nulls, int attnum, const char *value)
 	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
 }
 
-/* Who did it, if that is somebody of the key's own organization. */
+/* The actor, if it is of the key's own organization. */
 static void
 set_actor(Datum *values, bool *nulls, const AmtKey *key)
 {

@@ -29,11 +29,10 @@ typedef struct AmtSlot
 	uint32		next;			/* next slot in the bucket or on the free
 								 * list, plus one; 0 ends the chain */
 	bool		used;			/* is it in a bucket? */
-	bool		recent;			/* was it found since the clock hand passed?
-								 * A hint: set under a shared partition lock,
+	bool		recent;			/* was it found since the clock hand passed? A
+								 * hint: set under a shared partition lock,
 								 * cleared under the control lock. */
-	char		spare[2];		/* for the payload's owner; zero in a new
-								 * slot */
+	char		spare[2];		/* for the payload's owner; zero in a new slot */
 } AmtSlot;
 
 typedef struct AmtTable

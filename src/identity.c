@@ -13,8 +13,8 @@
  *
  * amt_authenticate() seals the identity until the end of the transaction, since
  * SQL that was smuggled into a request can take back the session user's rights.
- * Under the seal SET is refused.  RESET and ROLLBACK TO ask no check hook, so
- * the seal remembers digests of the identities that the C code has set, and any
+ * Under the seal SET is refused.  RESET and ROLLBACK TO ask no check hook.  So
+ * the seal remembers digests of the identities that the C code has set.  Any
  * other combination of the five settings is no identity.  The seal itself is in
  * variables of this process, tied to the transaction's number.  A sixth setting
  * carries a copy to parallel workers, and is not transactional.
@@ -129,8 +129,8 @@ publish_seal(void)
 		for (int i = 0; i < seal.n; i++)
 		{
 			enlargeStringInfo(&text, 2 * DIGEST_LEN);
-			text.len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
-			text.data[text.len] = '\0';
+			text.		len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
+			text.		data[text.len] = '\0';
 		}
 	}
 	setting = true;
@@ -507,9 +507,12 @@ has_scope_arg(FunctionCallInfo fcinfo)
 	AmtIdentity identity = amt_identity();
 	text	   *scope;
 
-	if (PG_ARGISNULL(0) || identity.org_id == NULL)
+	if (PG_ARGISNULL(0))
 		return false;
 	scope = PG_GETARG_TEXT_PP(0);
+	amt_check_encoding(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	if (identity.org_id == NULL)
+		return false;
 	return amt_scopes_have(identity.scopes, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 }
 

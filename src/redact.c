@@ -3,9 +3,9 @@
  *	  No secret in the server's log.
  *
  * The hook sees an entry before it is written, to whatever destination, and
- * masks tokens in all its texts.  A text that holds one is freed and replaced
- * by a masked copy in the entry's own memory context, as the server itself frees
- * the texts of an entry one by one.
+ * masks tokens in all its texts.  A text that holds a token is freed and
+ * replaced by a masked copy.  The copy is in the entry's own memory context,
+ * since the server frees the texts of an entry one by one.
  *
  * The STATEMENT of an entry is not part of it: it is taken from
  * debug_query_string when the entry is written.  That pointer is exchanged for
@@ -64,9 +64,9 @@ mask_field(char **field, MemoryContext context)
 }
 
 /*
- * What is cast to a date or a time is taken apart first, and one message then
- * quotes the part that might be a time zone.  No part of a zone's name, between
- * slashes, is as long as a secret.
+ * The server takes a text apart before it casts it to a date or a time.  One
+ * message then quotes the part that might be a time zone.  No part of a zone's
+ * name, between slashes, is as long as a secret.
  */
 static void
 mask_time_zone(char *message)

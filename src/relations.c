@@ -2,9 +2,9 @@
  * relations.c
  *	  The extension's tables: where they are, and that they are ours.
  *
- * The owner of a schema, of a database or of one table is no superuser, and may
- * rename, replace, alter or give away anything at any time, also while we wait
- * for a lock.  So a table is ours only if it is a member of the extension that
+ * The owner of a schema, of a database or of one table is no superuser.  But it
+ * may rename, replace, alter or give away its objects at any time, also while we
+ * wait for a lock.  So a table is ours only if it is a member of the extension that
  * the called function is a member of; only a superuser can change that.  It is
  * opened by OID.  After it was locked we look again whether it still is the
  * table of that name, an ordinary heap table, and has the expected columns.
@@ -334,12 +334,12 @@ index_fits(Oid index, const struct IndexShape *shape)
 	Relation	rel = index_open(index, AccessShareLock);
 	Form_pg_index form = rel->rd_index;
 	bool		fits = form->indisvalid && form->indislive && form->indnkeyatts == 1 &&
-		form->indkey.values[0] == shape->attnum &&
-		rel->rd_rel->relam == BTREE_AM_OID &&
-		rel->rd_opfamily[0] == shape->opfamily &&
-		rel->rd_indcollation[0] == shape->collation &&
-		(!shape->unique || (form->indisunique && form->indimmediate)) &&
-		heap_attisnull(rel->rd_indextuple, Anum_pg_index_indpred, NULL);
+	form->indkey.values[0] == shape->attnum &&
+	rel->rd_rel->relam == BTREE_AM_OID &&
+	rel->rd_opfamily[0] == shape->opfamily &&
+	rel->rd_indcollation[0] == shape->collation &&
+	(!shape->unique || (form->indisunique && form->indimmediate)) &&
+	heap_attisnull(rel->rd_indextuple, Anum_pg_index_indpred, NULL);
 
 	index_close(rel, AccessShareLock);
 	return fits;
@@ -382,7 +382,7 @@ Oid
 amt_event_sequence(Relation rel)
 {
 	bool		is_known = OidIsValid(known.extension) &&
-		known.table[AMT_KEY_EVENT] == RelationGetRelid(rel);
+	known.table[AMT_KEY_EVENT] == RelationGetRelid(rel);
 	Oid			sequence;
 
 	if (is_known && OidIsValid(known.sequence))

@@ -3,8 +3,8 @@
  *	  Revoking a key: amt_revoke().
  *
  * The row is deleted as the newest snapshot shows it, in every isolation level.
- * Of two who revoke the same key, the second waits for the first and is then
- * told that there is no such key.
+ * Of two callers that revoke the same key, the second waits for the first, and
+ * then learns that the key does not exist.
  */
 #include "postgres.h"
 

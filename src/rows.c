@@ -12,8 +12,8 @@
  * rows are read as they are now, not as the transaction's snapshot sees them.
  *
  * The place where a row was seen is a hint from shared memory.  Its buffer may
- * hold another page by now, and the place another row or none, so the buffer is
- * pinned, locked and looked at as if any number had been given.
+ * hold another page by now, and the place another row or none.  So the buffer
+ * is pinned, locked and checked as if any number had been given.
  */
 #include "postgres.h"
 
@@ -329,7 +329,7 @@ amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *t
 {
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
 	bool		found = hint != NULL ? amt_key_by_hint(rel, id, id_len, hint, key) :
-		amt_key_by_id(rel, id, id_len, key);
+	amt_key_by_id(rel, id, id_len, key);
 
 	if (table != NULL)
 		*table = RelationGetRelid(rel);

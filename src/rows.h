@@ -36,7 +36,7 @@ extern void amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 /* The key's id as bytes. */
 extern const char *amt_key_id_of(const AmtKey *key, Size *len);
 
-/* What was stored of the token, as bytes: scrypt_hash or token_sha256. */
+/* The stored hash of the token, as bytes: scrypt_hash or token_sha256. */
 extern const char *amt_key_stored_hash(const AmtKey *key, Size *len);
 
 /*

@@ -20,9 +20,13 @@ PG_FUNCTION_INFO_V1(amt_check_token);
 Datum
 amt_check_token(PG_FUNCTION_ARGS)
 {
-	text	   *token = PG_GETARG_TEXT_PP(0);
+	text	   *token;
 
+	/* STRICT, but its owner may have changed that. */
 	amt_session_check();
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	token = PG_GETARG_TEXT_PP(0);
 	PG_RETURN_BOOL(amt_token_check(amt_prefixes(), VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token)));
 }
 
@@ -58,6 +62,8 @@ amt_find_tokens(PG_FUNCTION_ARGS)
 		MemoryContext oldcontext;
 
 		context = SRF_FIRSTCALL_INIT();
+		if (PG_ARGISNULL(0))
+			SRF_RETURN_DONE(context);
 		oldcontext = MemoryContextSwitchTo(context->multi_call_memory_ctx);
 		search = palloc0(sizeof(Search));
 		search->text = DatumGetTextPCopy(PG_GETARG_DATUM(0));

@@ -16,7 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/parallel.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
@@ -49,7 +48,7 @@ amt_session_before_settings(void)
 	{
 		if (!is_ours(settings[i]->name))
 			continue;
-		if (IsInParallelMode() && !IsParallelWorker())
+		if (IsInParallelMode())
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("library \"amt_keys\" cannot be loaded during a parallel operation"),

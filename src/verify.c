@@ -9,8 +9,8 @@
  *
  * A run of scrypt takes long enough for the key to be revoked meanwhile, and so
  * does waiting for one's turn.  Nothing of ours is held then: no snapshot, no
- * relation, no lock.  What was learned is about a stored hash only, so the row
- * is read again afterwards, and the answer is yes only if it still stores that
+ * relation, no lock.  The result is about a stored hash only.  So the row is
+ * read again afterwards, and the token is valid only if it still stores that
  * hash.
  *
  * No text raises an error.  The system can: a query that is cancelled while it
@@ -48,7 +48,7 @@
 
 #define IMPORTED_TOKEN_MAX	512
 
-/* What scrypt said about one stored hash. */
+/* The result of scrypt for one stored hash. */
 typedef struct ScryptAnswer
 {
 	bool		known;

@@ -159,9 +159,9 @@ static void
 check_prolonging(const AmtKey *key, const ViewRow *new)
 {
 	TimestampTz before = AmtKeyIsNull(key, expires_at) ? DT_NOEND :
-		DatumGetTimestampTz(AmtKeyValue(key, expires_at));
+	DatumGetTimestampTz(AmtKeyValue(key, expires_at));
 	TimestampTz after = new->nulls[Anum_view_expires_at - 1] ? DT_NOEND :
-		DatumGetTimestampTz(new->values[Anum_view_expires_at - 1]);
+	DatumGetTimestampTz(new->values[Anum_view_expires_at - 1]);
 
 	if (after > before && !amt_caller_is_trusted())
 		amt_check_lifetime(DatumGetTimestampTz(AmtKeyValue(key, created_at)), after);
@@ -174,7 +174,7 @@ collect_changes(const AmtKey *key, const ViewRow *old, ViewRow *new, TupleDesc t
 	if (differs(old, new, tupdesc, Anum_view_name))
 	{
 		char	   *name = new->nulls[Anum_view_name - 1] ? pstrdup("") :
-			TextDatumGetCString(new->values[Anum_view_name - 1]);
+		TextDatumGetCString(new->values[Anum_view_name - 1]);
 
 		amt_check_encoding(name, strlen(name));
 		new->values[Anum_view_name - 1] = CStringGetTextDatum(amt_check_name(name));

@@ -8,9 +8,9 @@
  * no policy; the caller has decided that the write is allowed.
  *
  * Code that somebody has attached to the table runs as the table's owner, in a
- * security-restricted operation and with a safe search_path, as VACUUM and
- * REINDEX run a table's own code.  So it never has rights that its owner does
- * not have, and nothing of it can be deferred until those of the caller are
+ * security-restricted operation, with a safe search_path.  VACUUM and REINDEX
+ * run a table's code in this way, too.  So it never has rights that its owner
+ * does not have, and none of it can be deferred until the caller's rights are
  * back.  Each table is written as its own owner.
  *
  * If an error is raised in between, the abort of the (sub)transaction restores

@@ -11,14 +11,11 @@
  * A slot in shared memory says which databases have a worker.  To leave, the
  * worker clears its slot and then looks for unwritten calls once more; a process
  * that counts first counts and then looks at the slot.  One of them sees the
- * other.  A request to the postmaster may fail or be lost, so it is repeated by
- * whoever counts after some seconds; meanwhile the calls wait in memory.
+ * other.  A request to the postmaster may fail or be lost.  Then the calls wait in
+ * memory, and a process that counts some seconds later asks again.
  *
  * On a standby nothing can be written.  The worker then only drops the entries
  * of keys that are gone, and begins to write when recovery has ended.
- *
- * A batch runs code of the tables' owner.  If it takes longer than a second, it
- * is cancelled, and if that does not end it, the worker is terminated.
  *
  * Locks: the slots' lock, held with no other of ours.
  */
@@ -38,7 +35,6 @@
 #include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -48,6 +44,7 @@
 #include "shmem.h"
 #include "stat.h"
 #include "writer.h"
+#include "writer_batch.h"
 
 #define DATABASES		128		/* that can have a worker at once */
 
@@ -56,7 +53,6 @@
 #define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
 #define START_MS		100		/* that a caller waits for a worker's start */
 #define TRIM_MS			10000	/* between two looks for entries to drop */
-#define BATCH_MS		1000	/* that a batch may take */
 #define LAST_MS			1500	/* that the last write waits for others */
 #define LAST_POLL_MS	50
 
@@ -295,33 +291,6 @@ has_successor(void)
 	return running;
 }
 
-static TimeoutId batch_timeout;
-static volatile sig_atomic_t timeouts = 0;
-
-/* In a signal handler: cancel the batch, and later terminate the worker. */
-static void
-handle_batch_timeout(void)
-{
-	if (timeouts++ == 0)
-		QueryCancelPending = true;
-	else
-		ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-void
-amt_writer_batch_timeout(bool enable)
-{
-	disable_timeout(batch_timeout, false);
-	timeouts = 0;
-	QueryCancelPending = false;
-	if (enable)
-		enable_timeout_every(batch_timeout,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BATCH_MS),
-							 BATCH_MS);
-}
-
 static void
 wait_for_latch(long timeout)
 {
@@ -464,7 +433,7 @@ connect_to(Oid database)
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 	amt_no_transaction_timeout();
-	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
+	amt_batch_init();
 }
 
 void

@@ -6,9 +6,13 @@
  * increments, so that a worker that dies anywhere loses nothing and the next
  * one writes nothing twice.  The names in brackets are labels of test/model.
  *
- * The worker waits for nobody.  Tables are locked only if they can be locked at
- * once, and rows that somebody else has locked are left for later, as are the
- * calls of a key that a transaction in progress creates, changes or deletes.
+ * The worker waits for nobody.  It locks tables only if it can at once.  It leaves
+ * for later: rows that somebody else has locked, and the calls of a key that a
+ * transaction in progress creates, changes or deletes.
+ *
+ * A batch runs code of the tables' owner.  If it takes longer than a second, it
+ * is cancelled, and if that does not end it, the worker is terminated.
+ *
  * If nobody else is writing amt_key_usage, the worker takes all of it for the
  * batch, and need not lock each row.  A revocation then waits for one batch.
  */
@@ -18,21 +22,57 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "rows.h"
 #include "stat.h"
 #include "write.h"
-#include "writer.h"
+#include "writer_batch.h"
 
-#define BATCH	1000
+#define BATCH		1000
+#define BATCH_MS	1000			/* that a batch may take */
+
+static TimeoutId batch_timeout;
+static volatile sig_atomic_t timeouts = 0;
+
+/* In a signal handler: cancel the batch, and later terminate the worker. */
+static void
+handle_batch_timeout(void)
+{
+	if (timeouts++ == 0)
+		QueryCancelPending = true;
+	else
+		ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+static void
+set_batch_timeout(bool enable)
+{
+	disable_timeout(batch_timeout, false);
+	timeouts = 0;
+	QueryCancelPending = false;
+	if (enable)
+		enable_timeout_every(batch_timeout,
+							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BATCH_MS),
+							 BATCH_MS);
+}
+
+void
+amt_batch_init(void)
+{
+	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
+}
 
 /* The tables of a batch. */
 typedef struct Batch
@@ -216,7 +256,7 @@ write_batch(AmtDue *due, int n)
 
 	for (int i = 0; i < n; i++)
 		due[i].done = false;
-	amt_writer_batch_timeout(true);
+	set_batch_timeout(true);
 	StartTransactionCommand();
 	extension = amt_extension_here();
 	if (!OidIsValid(extension))
@@ -229,8 +269,8 @@ write_batch(AmtDue *due, int n)
 		write_keys(&batch, due, n);
 		close_tables(&batch);
 	}
-	CommitTransactionCommand();	/* W4 */
-	amt_writer_batch_timeout(false);
+	CommitTransactionCommand(); /* W4 */
+	set_batch_timeout(false);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -265,7 +305,7 @@ try_batch(AmtDue *due, int n, bool *cancelled)
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		amt_writer_batch_timeout(false);
+		set_batch_timeout(false);
 		RESUME_INTERRUPTS();
 		MemoryContextSwitchTo(oldcontext);
 		*cancelled = error->sqlerrcode == ERRCODE_QUERY_CANCELED;
@@ -388,7 +428,7 @@ amt_sweep_usage(void)
 		Oid			extension;
 		Batch		batch;
 
-		amt_writer_batch_timeout(true);
+		set_batch_timeout(true);
 		StartTransactionCommand();
 		extension = amt_extension_here();
 		if (OidIsValid(extension) && open_tables(&batch, extension))
@@ -397,7 +437,7 @@ amt_sweep_usage(void)
 			close_tables(&batch);
 		}
 		CommitTransactionCommand();
-		amt_writer_batch_timeout(false);
+		set_batch_timeout(false);
 	}
 	PG_CATCH();
 	{
@@ -405,7 +445,7 @@ amt_sweep_usage(void)
 		MemoryContextSwitchTo(oldcontext);
 		FlushErrorState();
 		AbortCurrentTransaction();
-		amt_writer_batch_timeout(false);
+		set_batch_timeout(false);
 		RESUME_INTERRUPTS();
 		MemoryContextSwitchTo(oldcontext);
 	}

@@ -48,7 +48,8 @@ app.all('/api/mcp', mcpEndpoint(connect(DATABASE_URL)));
 app.all(['/.well-known/{*path}', '/api/mcp/.well-known/{*path}', '/register', '/authorize', '/token'], (req, res) =>
 	res.status(404).json({
 		error: 'not_found',
-		error_description: 'There is no OAuth here, but API keys. If yours was refused, it is unknown, revoked, suspended or expired.',
+		error_description: 'This server takes API keys and has no OAuth. A key that it refuses is unknown, revoked, suspended or '
+			+ 'expired, or lacks a role or scope.',
 	}));
 
 if (GATEWAY_DATABASE_URL)

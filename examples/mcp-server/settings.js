@@ -64,7 +64,7 @@ export function settings(pool) {
 		res.status(201).json(key);
 	});
 
-	// What is not sent stays as it is.
+	// A column that is not sent stays as it is.
 	router.patch('/api/keys/:id', async (req, res) => {
 		const { name, suspended } = req.body ?? {};
 		const found = await asPerson(pool, req.person, async db => {

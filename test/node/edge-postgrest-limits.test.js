@@ -1,6 +1,6 @@
-// The surroundings of a PostgREST with keys: the set-up in more than one database, a pre-request function written by the user as the
-// README has it, timeouts, logs, nginx asking as well, and how little SQL in a request can do to later requests when the
-// server is set up as the README says.
+// The surroundings of a PostgREST with keys: the set-up in more than one database, the README's pre-request function,
+// timeouts, logs, nginx asking as well, and how little SQL in a request can do to later requests when the server is set up
+// as the README says.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';

@@ -48,8 +48,8 @@ describe('examples/mcp-server, while both are still running', () => {
 	test('its set-up finds room on the same server, and its server on the same machine', async () => {
 		assert.doesNotMatch(await shell.run(`createdb mcp_notes
 			psql -d mcp_notes -qc 'CREATE SCHEMA IF NOT EXISTS amt' -c 'CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt' 2>&1 | grep -v NOTICE
-			psql -d mcp_notes -qf schema.sql
-			DATABASE_URL=postgres://notes_mcp:x@localhost/mcp_notes node server.js >server.log &`), /error|warning|fatal/i);
+			psql -d mcp_notes -qf schema.sql`), /error|warning|fatal/i);
+		assert.equal(await shell.run('DATABASE_URL=postgres://notes_mcp:x@localhost/mcp_notes node server.js >server.log &'), '');
 		await machine.untilListening(8082);
 		const response = await fetch(`http://127.0.0.1:${shell.port(8082)}/api/mcp`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' });
 		assert.equal(response.status, 401);

@@ -2,8 +2,12 @@
 // and headers matter.
 
 import assert from 'node:assert/strict';
-import { request } from 'node:http';
+import { spawn } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { createServer, request } from 'node:http';
 import { after, before, test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { callTool, connectClient, startExample } from './mcp-example.js';
 
@@ -262,7 +266,7 @@ test('token_in_tool_arguments_is_refused_and_not_stored', async () => {
 	});
 	assert.equal(await example.psql(`SELECT count(*) FROM notes WHERE body LIKE '%amt_%'`), '0');
 
-	// What only looks like one is a text like any other.
+	// A text that only looks like one is stored like any other.
 	const nearMiss = `amt_${keyId(globex)}_${'x'.repeat(49)}`;
 	await callTool(client, 'add_note', { body: nearMiss });
 	assert.equal((await callTool(client, 'list_notes'))[0].body, nearMiss);
@@ -349,6 +353,74 @@ test('mcp_role_can_do_no_more_than_its_grants_say', async () => {
 	await refused("SET amt_keys.org_id = 'globex'");
 	await refused("SELECT set_config('amt_keys.role', 'owner', true)");
 	await db.end();
+});
+
+test('counters_tell_trouble_with_the_header_from_a_revoked_key', async () => {
+	const columns = ['verified', ...['malformed', 'unknown', 'wrong_secret', 'suspended', 'expired'].map(reason => `rejected_${reason}`)];
+	const counters = async () => (await example.psql(`SELECT ${columns} FROM amt.amt_stat`)).split('|').map(Number);
+	const grows = async headers => {
+		const before = await counters();
+		await (await send('POST', headers, toolCall('whoami'))).text();
+		const after = await counters();
+		return columns.filter((_, i) => after[i] === before[i] + 1).join();
+	};
+	const [revoked, suspended, expired] = await Promise.all([1, 2, 3].map(() => example.createKey('acme', 'editor')));
+	await example.psql(`SELECT amt.amt_revoke('${revoked}');
+		UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = '${keyId(suspended)}';
+		UPDATE amt.amt_keys SET expires_at = clock_timestamp() + interval '10 ms' WHERE key_id = '${keyId(expired)}'; SELECT pg_sleep(0.05)`);
+	const bearer = value => ({ Authorization: `Bearer ${value}` });
+	assert.equal(await grows({}), '');
+	for (const value of [`"${acme}"`, `Bearer ${acme}`, '${NOTES_KEY}', 'sk-1234567890abcdefghij'])
+		assert.equal(await grows(bearer(value)), 'rejected_malformed', value);
+	assert.equal(await grows(bearer(revoked)), 'rejected_unknown');
+	assert.equal(await grows(bearer(acme.slice(0, -5))), 'rejected_wrong_secret');
+	assert.equal(await grows(bearer(suspended)), 'rejected_suspended');
+	assert.equal(await grows(bearer(expired)), 'rejected_expired');
+	assert.equal(await grows(bearer(acme)), 'verified');
+});
+
+test('shorter_way_of_the_readme_works_as_it_stands', async t => {
+	const readme = await readFile(new URL('../../examples/mcp-server/README.md', import.meta.url), 'utf8');
+	const { port } = await new Promise(resolve => {
+		const probe = createServer().listen(0, '127.0.0.1', () => { const address = probe.address(); probe.close(() => resolve(address)); });
+	});
+	const script = spawn(process.execPath, ['--input-type=module'], {
+		cwd: fileURLToPath(new URL('../../examples/mcp-server/', import.meta.url)), stdio: ['pipe', 'inherit', 'inherit'],
+		env: { ...process.env, DATABASE_URL: example.connectionString('notes_mcp') },
+	});
+	t.after(() => script.kill());
+	script.stdin.end(/```js\n(.*?)```/s.exec(readme)[1].replace('8082', port));
+	const url = `http://127.0.0.1:${port}`;
+	const call = (token, headers = {}) => fetch(`${url}/api/mcp`, {
+		method: 'POST', body: JSON.stringify(toolCall('greet')),
+		headers: {
+			'Content-Type': 'application/json', 'Accept': 'application/json, text/event-stream',
+			...(token && { Authorization: `Bearer ${token}` }), ...headers,
+		},
+	});
+	for (let i = 0; i < 100 && !await call().catch(() => undefined); i++)
+		await setTimeout(50);
+
+	const lasting = await example.psql("SELECT token FROM amt.amt_create_key('lasting', 'acme', 'viewer', expires_at => now() + interval '1 day')");
+	for (const token of [acme, lasting]) {
+		const client = await connectClient(url, token);
+		assert.equal((await client.callTool({ name: 'greet', arguments: {} })).content[0].text, 'Hello, acme');
+		await client.close();
+	}
+	const narrow = await example.createKey('acme', 'owner', 'narrow', ['billing:read']);
+	assert.deepEqual(await refusal(await call(narrow)), [403, 'viewer notes:read']);
+	assert.equal((await call(`${acme}x`)).status, 401);
+	assert.match((await call(`${acme}x`)).headers.get('www-authenticate'), /error="invalid_token"/);
+	assert.equal((await call()).status, 401);
+	assert.equal((await call(acme, { Origin: 'https://evil.example' })).status, 403);
+});
+
+test('schema_goes_into_a_second_database_of_the_same_server', async t => {
+	const schema = fileURLToPath(new URL('../../examples/mcp-server/schema.sql', import.meta.url));
+	const name = `amt_second_${process.pid}`;
+	await example.psql(`CREATE DATABASE ${name}`);
+	t.after(() => example.psql(`DROP DATABASE ${name} WITH (FORCE)`));
+	assert.equal((await example.psql(`\\c ${name}\nCREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt;\n\\i ${schema}\nSELECT count(*) FROM notes`)), '2');
 });
 
 test('example_printed_no_token', () => {

@@ -234,6 +234,9 @@ sub run_blocks
 			next;
 		}
 		next unless $run_it && length $block->{language};
+		# psql would wait for the end of an unfinished statement, and run nothing.
+		like($block->{text}, qr/(?:;|^\\\w.*|\\g\w*(?: .*)?)[ \t]*(?:--.*)?\n*\z/m, "$where: the last statement is complete")
+		  if $block->{language} eq 'sql';
 
 		my ($out, $state) = $block->{language} eq 'sh' ? run_shell($run, $dbname, decode_utf8($block->{text}))
 		  : run_sql($run, $role, $dbname, decode_utf8($block->{text}));

@@ -22,18 +22,23 @@ CREATE TEMP VIEW member AS
 -- The decisions: who, beside the owner, has what.
 CREATE TEMP TABLE decided (object text, grants text[]);
 INSERT INTO decided VALUES
-	-- whoever asks gets an answer about himself
+	-- these tell a caller about its own identity
 	('function amt_org_id()', '{PUBLIC EXECUTE}'),
 	('function amt_role()', '{PUBLIC EXECUTE}'),
 	('function amt_actor()', '{PUBLIC EXECUTE}'),
 	('function amt_key_id()', '{PUBLIC EXECUTE}'),
+	('function amt_scopes()', '{PUBLIC EXECUTE}'),
 	('function amt_has_role(text)', '{PUBLIC EXECUTE}'),
+	('function amt_has_scope(text)', '{PUBLIC EXECUTE}'),
 	('function amt_require_role(text)', '{PUBLIC EXECUTE}'),
+	('function amt_require_scope(text)', '{PUBLIC EXECUTE}'),
 	('function amt_whoami()', '{PUBLIC EXECUTE}'),
 	-- they check their caller
-	('function amt_create_key(text,text,text,timestamp with time zone)', '{PUBLIC EXECUTE}'),
+	('function amt_create_key(text,text,text,text[],timestamp with time zone)', '{PUBLIC EXECUTE}'),
 	('function amt_revoke(text)', '{PUBLIC EXECUTE}'),
-	('function amt_may_revoke(text,text,text)', '{PUBLIC EXECUTE}'),
+	('function amt_rotate_key(text,interval,timestamp with time zone)', '{PUBLIC EXECUTE}'),
+	('function amt_import_key(bytea,text,text,text,text,text[],timestamp with time zone,text,timestamp with time zone)', '{PUBLIC EXECUTE}'),
+	('function amt_may_manage(text,text,text)', '{PUBLIC EXECUTE}'),
 	('function amt_usage(text)', '{PUBLIC EXECUTE}'),
 	('function amt_authenticate()', '{PUBLIC EXECUTE}'),
 	-- they read no table
@@ -41,11 +46,7 @@ INSERT INTO decided VALUES
 	('function amt_find_tokens(text)', '{PUBLIC EXECUTE}'),
 	-- for the applications that are granted it
 	('function amt_verify(text,boolean)', '{}'),
-	-- in its place, for the same applications: it asks for the right to that
-	('function amt_verify_row(text,boolean)', '{PUBLIC EXECUTE}'),
 	('type amt_verified', '{PUBLIC USAGE}'),
-	-- for the planner
-	('function amt_verify_support(internal)', '{}'),
 	-- for operations
 	('function amt_flush_usage()', '{}'),
 	('function amt_cache_clear()', '{}'),
@@ -56,14 +57,18 @@ INSERT INTO decided VALUES
 	('function amt_key_guard()', '{}'),
 	('function amt_key_record()', '{}'),
 	('function amt_key_no_truncate()', '{}'),
-	-- row-level security does the rest; the hash is nobody's
-	('table amt_key', '{PUBLIC DELETE,
-		PUBLIC SELECT (key_id), PUBLIC SELECT (org_id), PUBLIC SELECT (name), PUBLIC SELECT (role),
-		PUBLIC SELECT (created_at), PUBLIC SELECT (created_by), PUBLIC SELECT (expires_at)}'),
+	('function amt_usage_replica()', '{}'),
+	('function amt_keys_delete()', '{}'),
+	('function amt_keys_update()', '{}'),
+	-- row-level security does the rest; the hashes are nobody's, and nobody but the owner writes or locks
+	('table amt_key', '{PUBLIC SELECT (key_id), PUBLIC SELECT (token_prefix), PUBLIC SELECT (org_id), PUBLIC SELECT (name), PUBLIC SELECT (role),
+		PUBLIC SELECT (scopes), PUBLIC SELECT (created_at), PUBLIC SELECT (created_by), PUBLIC SELECT (expires_at), PUBLIC SELECT (suspended_at),
+		PUBLIC SELECT (replaces)}'),
 	('table amt_key_usage', '{PUBLIC SELECT}'),
 	('table amt_key_event', '{PUBLIC SELECT}'),
-	('view amt_keys', '{PUBLIC SELECT}'),
-	('sequence amt_key_event_seq', '{}'),
+	-- its triggers decide on each row
+	('view amt_keys', '{PUBLIC SELECT, PUBLIC DELETE, PUBLIC UPDATE (name), PUBLIC UPDATE (expires_at), PUBLIC UPDATE (suspended_at)}'),
+	('sequence amt_key_event_seq', '{PUBLIC SELECT}'),
 	('type amt_new_key', '{PUBLIC USAGE}');
 
 CREATE TEMP VIEW granted AS
@@ -106,7 +111,7 @@ SELECT is_empty($$
 	WHERE a.is_grantable AND a.grantee <> coalesce(c.relowner, p.proowner)
 $$, 'no privilege comes with a grant option');
 
--- everything belongs to whoever created the extension
+-- everything belongs to the role that created the extension
 SELECT is_empty($$ SELECT object FROM granted WHERE owner <> current_user::regrole $$, 'one owner for all');
 
 -- no function runs with its owner's rights
@@ -122,8 +127,8 @@ SELECT is_empty($$
 $$, 'row-level security is enabled on every table');
 SELECT is((SELECT string_agg(format('%s %s', polrelid::regclass, polcmd), ', ' ORDER BY polrelid::regclass::text COLLATE "C", polcmd)
            FROM pg_policy WHERE polrelid IN (SELECT objid FROM member) AND polpermissive AND polroles = '{0}'),
-          'amt_key d, amt_key r, amt_key_event r, amt_key_usage r',
-          'reading has a policy on every table, deleting on amt_key, writing none');
+          'amt_key r, amt_key_event r, amt_key_usage r',
+          'there is one policy for reading on each table, and none for writing');
 SELECT is((SELECT array_agg(c.relname::text) FROM member AS m JOIN pg_class AS c ON m.classid = 'pg_class'::regclass AND c.oid = m.objid
            WHERE c.relkind = 'v' AND 'security_invoker=true' = ANY (c.reloptions)), '{amt_keys}', 'the list reads with the caller''s rights');
 

@@ -33,7 +33,7 @@ END
 $$;
 CREATE FUNCTION tap.identity() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT identity FROM public.identity';
 
-SELECT plan(131);
+SELECT plan(138);
 
 -- 1. Every statement that sets something, on each of the four settings
 CREATE TABLE tap.way (n serial, what text, statement text);
@@ -75,7 +75,7 @@ SELECT throws_ok(format(w.statement, s), '42501', NULL, format('%s, of %s', w.wh
 FROM unnest(array['amt_keys.org_id', 'amt_keys.key_id']) WITH ORDINALITY AS u (s, i), tap.way AS w
 ORDER BY i, n;
 SELECT throws_ok(format('SELECT set_config(%L, ''owner'', false)', s), '42501', NULL, s)
-FROM unnest(array['amt_keys.role', 'amt_keys.actor', 'amt_keys.roles', 'amt_keys.manager_role', 'amt_keys.header', 'amt_keys.org_claim', 'amt_keys.role_claim',
+FROM unnest(array['amt_keys.role', 'amt_keys.scopes', 'amt_keys.actor', 'amt_keys.seal', 'amt_keys.roles', 'amt_keys.token_prefixes', 'amt_keys.default_lifetime', 'amt_keys.max_lifetime', 'amt_keys.any_token', 'amt_keys.manager_role', 'amt_keys.header', 'amt_keys.org_claim', 'amt_keys.role_claim',
                   'amt_keys.actor_claim', 'amt_keys.db_role', 'amt_keys.require_authentication', 'amt_keys.redact_logs', 'amt_keys.scrypt_ln', 'amt_keys.scrypt_r', 'amt_keys.scrypt_p']) AS s;
 SELECT is(identity(), '-/-/-/-', 'no identity came of it');
 RESET SESSION AUTHORIZATION;
@@ -215,13 +215,17 @@ SELECT is(identity(), '-/-/-/-', 'finds no identity to leave alone');
 ROLLBACK TO r;
 SELECT is(identity(), 'acme/viewer/vic/-', 'until a savepoint brings all parts back');
 SAVEPOINT s;
-SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"garbage"}', true) $$, 'PT401', NULL, 'a bad key');
+SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_x_0123456789abcdef"}', true) $$, 'PT401', NULL, 'a bad key');
 SELECT set_config('request.headers', '{}', true) \gset
 SELECT lives_ok('SELECT amt_authenticate()', 'and claims after it');
 SELECT is(identity(), 'acme/viewer/vic/-', 'change nothing');
 ROLLBACK TO s;
 SELECT throws_ok('SET LOCAL amt_keys.org_id = ''globex''', '42501', NULL, 'a savepoint''s end breaks no seal');
 SELECT set_config('request.headers', json_build_object('x-api-key', :'globex_token')::text, true) \gset
+SAVEPOINT k;
+SELECT throws_ok('SELECT amt_authenticate()', 'PT401', NULL, 'a key beside a person''s JWT, without a database role for keys');
+ROLLBACK TO k;
+SELECT set_config('request.jwt.claims', '{"role":"anon"}', true) \gset
 SELECT lives_ok('SELECT amt_authenticate()', 'another key that is good');
 SELECT ok(identity() ~ '^globex/owner/-/', 'proves itself');
 RESET ALL;

@@ -60,8 +60,8 @@ BEGIN
 	EXECUTE format('CREATE CAST (%1$I.wrapped AS pg_catalog.text) WITH FUNCTION %1$I.unwrap(%1$I.wrapped) AS IMPLICIT', schema);
 	-- functions named as ours, of other arguments
 	EXECUTE format('CREATE FUNCTION %I.amt_has_role(name) RETURNS boolean LANGUAGE sql AS $f$ SELECT pg_catalog.nextval(''tap.trapped'') > 0 $f$', schema);
-	EXECUTE format('CREATE FUNCTION %I.amt_may_revoke(varchar, varchar, varchar) RETURNS boolean LANGUAGE sql AS $f$ SELECT pg_catalog.nextval(''tap.trapped'') > 0 $f$', schema);
-	EXECUTE format('CREATE FUNCTION %I.amt_may_revoke(anyelement, anyelement, anyelement) RETURNS boolean LANGUAGE sql AS $f$ SELECT pg_catalog.nextval(''tap.trapped'') > 0 $f$', schema);
+	EXECUTE format('CREATE FUNCTION %I.amt_may_manage(varchar, varchar, varchar) RETURNS boolean LANGUAGE sql AS $f$ SELECT pg_catalog.nextval(''tap.trapped'') > 0 $f$', schema);
+	EXECUTE format('CREATE FUNCTION %I.amt_may_manage(anyelement, anyelement, anyelement) RETURNS boolean LANGUAGE sql AS $f$ SELECT pg_catalog.nextval(''tap.trapped'') > 0 $f$', schema);
 	EXECUTE format('CREATE FUNCTION %I.amt_usage(varchar, OUT calls bigint, OUT last_used_at timestamptz) LANGUAGE sql AS $f$ SELECT pg_catalog.nextval(''tap.trapped''), now() $f$', schema);
 	EXECUTE format('CREATE FUNCTION %I.amt_org_id(VARIADIC int[]) RETURNS text LANGUAGE sql AS $f$ SELECT pg_catalog.nextval(''tap.trapped'')::text $f$', schema);
 END
@@ -92,7 +92,7 @@ CREATE VIEW tap.caught AS
 	WHERE coalesce(p.proowner, o.oprowner, t.typowner) = (SELECT oid FROM pg_roles WHERE rolname = 'amt_test_evil');
 
 SET search_path = tap;
-SELECT plan(39);
+SELECT plan(44);
 
 -- 1. Creating the extension in a schema full of traps, and elsewhere with them in the path
 SET search_path = evil, public, pg_catalog;
@@ -124,21 +124,22 @@ BEGIN
 	IF EXISTS (SELECT FROM auth.amt_verify(made.token_prefix)) THEN RETURN 'verified wrongly'; END IF;
 	IF auth.amt_org_id() OPERATOR(pg_catalog.<>) 'acme' OR NOT auth.amt_has_role('viewer') OR auth.amt_has_role('owner') THEN RETURN 'wrong identity'; END IF;
 	PERFORM auth.amt_require_role('viewer'), auth.amt_whoami(), auth.amt_check_token(made.token), auth.amt_find_tokens(made.token),
-	        auth.amt_may_revoke('a', 'b', 'c'), auth.amt_role(), auth.amt_actor(), auth.amt_key_id(), auth.amt_usage(made.key_id);
+	        auth.amt_may_manage('a', 'b', 'c'), auth.amt_scopes(), auth.amt_has_scope('a'), auth.amt_require_scope('a'), auth.amt_role(), auth.amt_actor(), auth.amt_key_id(), auth.amt_usage(made.key_id);
+	PERFORM auth.amt_rotate_key(other.key_id, '1 day');
 	SELECT pg_catalog.string_agg(name, ',' ORDER BY name) INTO seen FROM auth.amt_keys
 	WHERE token_prefix OPERATOR(pg_catalog.=) made.token_prefix OR token_prefix OPERATOR(pg_catalog.=) other.token_prefix;
 	IF seen OPERATOR(pg_catalog.<>) 'a key,another' THEN RETURN 'wrong list ' OPERATOR(pg_catalog.||) seen; END IF;
-	IF (SELECT pg_catalog.count(*) FROM auth.amt_key_event) OPERATOR(pg_catalog.<>) 2 THEN RETURN 'wrong events'; END IF;
+	IF (SELECT pg_catalog.count(*) FROM auth.amt_key_event) OPERATOR(pg_catalog.<>) 4 THEN RETURN pg_catalog.format('wrong events %s', (SELECT pg_catalog.string_agg(event, ' ') FROM auth.amt_key_event)); END IF;
 	IF NOT EXISTS (SELECT FROM auth.amt_verify(made.token)) THEN RETURN 'not verified'; END IF;
 	IF NOT auth.amt_revoke(made.token) THEN RETURN 'not revoked'; END IF;
 	IF EXISTS (SELECT FROM auth.amt_verify(made.token)) THEN RETURN 'verified after revocation'; END IF;
-	DELETE FROM auth.amt_key WHERE key_id OPERATOR(pg_catalog.=) other.key_id;
+	UPDATE auth.amt_keys SET name = 'renamed', suspended_at = pg_catalog.now() WHERE key_id OPERATOR(pg_catalog.=) other.key_id;
+	IF NOT FOUND THEN RETURN 'not changed'; END IF;
+	DELETE FROM auth.amt_keys WHERE key_id OPERATOR(pg_catalog.=) other.key_id;
 	IF NOT FOUND THEN RETURN 'not deleted'; END IF;
 	IF superuser THEN
 		PERFORM auth.amt_flush_usage(), auth.amt_cache_clear(), auth.amt_stat_get();
 	END IF;
-	PERFORM pg_catalog.set_config('request.headers', '{}', true);
-	PERFORM auth.amt_authenticate();
 	PERFORM auth.amt_verify(other.token, true);
 	RAISE SQLSTATE 'UNDO0';
 EXCEPTION
@@ -196,15 +197,16 @@ SELECT ok(NOT :'answer' AND last_value = 2, 'a cast of the caller''s own is the 
 -- 3. Temporary tables, a view and a sequence named as ours, with a forged key
 -- whose secret is known
 SET ROLE amt_test_web;
-CREATE TEMP TABLE amt_key (key_id text, org_id text, name text, role text, scrypt_hash text, created_at timestamptz, created_by text, expires_at timestamptz);
+CREATE TEMP TABLE amt_key (key_id text, token_prefix text, org_id text, name text, role text, scopes text[], scrypt_hash text, token_sha256 bytea, created_at timestamptz, created_by text,
+	expires_at timestamptz, suspended_at timestamptz, replaces text);
 CREATE TEMP TABLE amt_key_usage (key_id text, calls bigint, last_used_at timestamptz);
-CREATE TEMP TABLE amt_key_event (event_id bigint, at timestamptz, event text, key_id text, org_id text, name text, role text, actor text, db_user name, calls bigint);
+CREATE TEMP TABLE amt_key_event (event_id bigint, at timestamptz, event text, key_id text, org_id text, name text, role text, scopes text[], expires_at timestamptz, actor text,
+	by_key text, db_user name, calls bigint);
 CREATE TEMP VIEW amt_keys AS SELECT 'forged'::text AS name;
 CREATE TEMP SEQUENCE amt_key_event_seq;
-INSERT INTO amt_key VALUES ('forged', 'globex', 'forged', 'owner', '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU', now());
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('forged', 'globex', 'forged', 'owner', '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU', now());
 SET search_path = pg_temp, auth, tap;
 SELECT is_empty($$ SELECT * FROM amt_verify('amt_forged_0123456789abcdef') $$, 'a forged row in a temporary table is no key');
-SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_forged_0123456789abcdef"}', true) $$, 'PT401', NULL, 'for nobody');
 SELECT is((SELECT count(*) FROM amt_verify(:'shared')), 1::bigint, 'the true one is found');
 SELECT is(amt_revoke('forged'), false, 'the forged one cannot be revoked');
 SELECT token, key_id FROM amt_create_key('beside temporary tables') \gset
@@ -222,7 +224,8 @@ DROP SEQUENCE pg_temp.amt_key_event_seq;
 -- 4. The trigger functions and the library by the back door
 SET search_path = tap, auth;
 SET ROLE amt_test_evil;
-CREATE TABLE evil.bait (key_id text, org_id text, name text, role text, scrypt_hash text, created_at timestamptz, created_by text, expires_at timestamptz);
+CREATE TABLE evil.bait (key_id text, token_prefix text, org_id text, name text, role text, scopes text[], scrypt_hash text, token_sha256 bytea, created_at timestamptz, created_by text,
+	expires_at timestamptz, suspended_at timestamptz, replaces text);
 SELECT throws_ok('SELECT amt_key_record()', '42501', NULL, 'calling a trigger function');
 SELECT throws_ok('CREATE TRIGGER t AFTER INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_record()', '42501', NULL, 'attaching it to a table of one''s own');
 SELECT throws_ok('CREATE TRIGGER t BEFORE INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_guard()', '42501', NULL, 'the guard, too');
@@ -245,6 +248,23 @@ SELECT throws_ok('TRUNCATE evil.bait', '39P01', NULL, 'no TRUNCATE of another ta
 CREATE TRIGGER guard BEFORE INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_guard();
 SELECT throws_ok('INSERT INTO evil.bait SELECT * FROM amt_key', '39P01', NULL, 'no row of another table looked at');
 SELECT throws_ok('SELECT amt_key_guard()', '39P01', NULL, 'nor do they work as plain functions');
+
+-- 5. amt_authenticate(), which decides for the whole transaction, with each path
+SET ROLE amt_test_web;
+CREATE TEMP TABLE amt_key (key_id text, org_id text, name text, role text, scrypt_hash text, created_at timestamptz);
+INSERT INTO amt_key VALUES ('forged', 'globex', 'forged', 'owner', '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU', now());
+SELECT setval('tap.trapped', 1, false) \gset
+SELECT throws_ok(format($$ SELECT auth.amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_forged_0123456789abcdef"}', true), set_config('search_path', %L, true) AS p $$, p), 'PT401', NULL,
+                 'a forged row in a temporary table authenticates nobody, with search_path ' || p)
+FROM unnest(array['evil, pg_catalog, tap', 'public, evil, pg_catalog, tap', 'pg_temp, auth, tap', 'tap']) AS p;
+SET search_path = tap;
+SELECT set_config('request.headers', json_build_object('x-api-key', :'shared')::text, true) \gset
+SET search_path = evil, public, pg_catalog;
+SELECT auth.amt_authenticate() \gset
+SET search_path = tap;
+SELECT is(auth.amt_org_id(), 'acme', 'the true key authenticates');
+RESET ROLE;
+SELECT ok(NOT is_called, 'no trap was run') FROM trapped;
 
 SELECT * FROM finish();
 ROLLBACK;

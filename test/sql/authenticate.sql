@@ -249,7 +249,7 @@ SELECT request('{}', '{"org_id":"acme","org_role":"admin","sub":"ann"}') AS with
 RESET SESSION AUTHORIZATION;
 
 -- nor are they believed where code runs with somebody else's rights, or in a
--- trigger; in maintenance there is no authentication at all
+-- trigger; in maintenance a call does nothing, so the transaction's first is still to come
 CREATE FUNCTION identity_by_claims() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM set_config('request.jwt.claims', '{"org_id":"globex","org_role":"owner","sub":"gus"}', true), set_config('request.headers', '', true);
@@ -274,12 +274,23 @@ GRANT CREATE ON SCHEMA public TO regress_amt_authenticator;
 SET SESSION AUTHORIZATION regress_amt_authenticator;
 SELECT identity_by_claims();
 SELECT by_definer();
+CREATE FUNCTION by_own_definer() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT public.identity_by_claims()';
+SELECT by_own_definer();
+DROP FUNCTION by_own_definer;
 CREATE TABLE regress_amt_note (text text);
 INSERT INTO regress_amt_note VALUES ('a note');
+BEGIN;
 CREATE INDEX ON regress_amt_note (by_index(text));
-:sqlstate
+SELECT identity_by_claims();
+ROLLBACK;
+BEGIN;
+SELECT identity_by_claims();
+CREATE INDEX ON regress_amt_note (by_index(text));
+SELECT amt_org_id();
+ROLLBACK;
 CREATE MATERIALIZED VIEW regress_amt_view AS SELECT identity_by_claims() AS org_id;
-:sqlstate
+TABLE regress_amt_view;
+DROP MATERIALIZED VIEW regress_amt_view;
 DROP TABLE regress_amt_note;
 CREATE TABLE regress_amt_note (text text);
 CREATE TRIGGER by_trigger AFTER INSERT ON regress_amt_note FOR EACH ROW EXECUTE FUNCTION by_trigger();
@@ -311,6 +322,12 @@ SELECT request('{}', '{"app":{"org":{"id":"acme"},"role":"root"}}') AS unknown_r
 SELECT request('{}', '{"app":{"org":{"id":"acme"},"role":"admin"}}') AS claims;
 SELECT request(json_build_object('x-agent-key', :'token')::text) AS key;
 SELECT request(json_build_object('x-agent-key', 'another gateway''s')::text) AS foreign_key;
+CREATE TEMP TABLE note AS SELECT 'a note' AS text;
+CREATE FUNCTION pg_temp.by_index(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT public.amt_authenticate(); SELECT $1';
+CREATE INDEX ON note (pg_temp.by_index(text));
+:sqlstate
+DROP TABLE note;
+DROP FUNCTION pg_temp.by_index;
 RESET SESSION AUTHORIZATION;
 RESET amt_keys.require_authentication;
 RESET amt_keys.header;

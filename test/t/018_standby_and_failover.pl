@@ -88,7 +88,7 @@ is(verify($standby, $later), 1, 'when it has, it is');
 	is(verify($standby, $token), 1, 'others are not');
 }
 
-# What would write says so.
+# A call that would write is refused.
 is($s->query($_), 'ERROR:  25006', 'refused on the standby: ' . s/\b\Q$id\E\b/a key/r)
   for 'SELECT amt_flush_usage()', "SELECT amt_create_key('a key', 'acme', 'editor')", "SELECT amt_revoke('$id')",
   "DELETE FROM amt_key WHERE key_id = '$id'";

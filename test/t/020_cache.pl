@@ -15,7 +15,7 @@ my $node = new_cluster(conf => "max_prepared_transactions = 5\namt_keys.usage_fl
 my $s = Session->new($node);
 my $other = Session->new($node);
 
-# What verifications say, and how many runs of scrypt they took.
+# The answers of verifications, and how many runs of scrypt they took.
 sub answers
 {
 	my ($session, @tokens) = @_;
@@ -71,6 +71,7 @@ is(answers($other, $token, wrong_secret($token)), '1 0, 0 runs', 'it does so for
 	my $new = with_id($second, $id);
 	is(answers($s, $new), '0, 0 runs', q{another key's secret is wrong});
 	$s->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '$id'", insert_key_sql($id, $hash), 'COMMIT');
+	flush($node);
 	is(answers($other, $token), '0, 1 runs', 'a key put back with another hash is not warm for its old secret');
 	is(answers($other, $new), '1, 1 runs', 'it accepts the new secret, after scrypt');
 	is(answers($s, $token, $new), '0 1, 0 runs', 'then it is warm');
@@ -244,7 +245,8 @@ configure($node, 'amt_keys.cache_size' => 100, 'amt_keys.usage_flush_interval' =
 		is($again, $size ? 0 : 300, "cache_size = $size: how many runs of scrypt a second time takes") if $size != 10;
 		if ($size < 100)
 		{
-			ok(wait_until(sub { warm_keys() <= $size }, 20), "cache_size = $size: no more keys are held in the end");
+			ok(wait_until(sub { warm_keys() <= $size }, 20), "cache_size = $size: no more keys are held in the end")
+			  or diag $s->query('SELECT amt_stat FROM amt_stat', 'SELECT pid, backend_type, wait_event, query_start FROM pg_stat_activity');
 		}
 		else
 		{

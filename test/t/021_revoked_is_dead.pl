@@ -74,7 +74,7 @@ for my $way (sort keys %ways)
 		$sessions[$_]->send($begin[$_], 'SELECT count(*) FROM foreign_key', $verify) for 0 .. $#levels;
 		$before{ $_->receive }++ for @sessions;
 
-		my @sql = map { s/ID/$id/r =~ s/TOKEN/$token/r } @{ $ways{$way} };
+		my @sql = map { s/ID/$id/gr =~ s/TOKEN/$token/r } @{ $ways{$way} };
 		$failed++ if $revoker->query(@sql) ne 't';
 
 		my @again = ($verify, $way =~ /another/ ? "SELECT count(*) FROM amt_verify('amt_${id}_$foreign_secret')" : ());

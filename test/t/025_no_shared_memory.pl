@@ -6,7 +6,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use AmtKeys;
+use AmtKeys qw(:all);
 use Session;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -26,46 +26,46 @@ sub log_lines
 	return scalar(() = slurp_file($node->logfile) =~ /amt_keys has no shared memory/g);
 }
 
-sub verify_sql
+sub verify_sqls
 {
-	return map { "SELECT count(*) FROM amt_verify('$_')" } @_;
+	return map { verify_sql($_) } @_;
 }
 
-my $wrong = $tokens[0] =~ s/.\z//r;
+my $wrong = wrong_secret($tokens[0]);
 my $s = Session->new($node);
 my $first = $s->query('SELECT shared_memory FROM amt_stat');
 plan skip_all => 'a directory without write permission is no hindrance here' if $first eq 't';
 
 is($first, 'f', 'amt_stat says that there is no shared memory');
 is(log_lines(), 1, 'so does the log');
-is($s->query(verify_sql(@tokens, @tokens)), "1\n1\n1\n1", 'keys verify');
-is($s->query(verify_sql($wrong, 'amt_nobody_0123456789abcdef', 'nonsense')), "0\n0\n0", 'and nothing else does');
+is($s->query(verify_sqls(@tokens, @tokens)), "1\n1\n1\n1", 'keys verify');
+is($s->query(verify_sqls($wrong, 'amt_nobody_0123456789abcdef', 'nonsense')), "0\n0\n0", 'and nothing else does');
 is($s->query('SELECT verified, rejected_wrong_secret, rejected_unknown, rejected_malformed, cache_hits, scrypt_runs, warm_keys, calls_pending, calls_dropped FROM amt_stat'),
 	'4|1|1|1|0|5|0|0|4', 'each call runs scrypt, and none is counted');
-is($s->query('SELECT org_id, role FROM amt_verify(' . "'$tokens[0]'" . ', identify => true)', 'SELECT amt_org_id()'), "acme|editor\n",
-	'with identify, too');
+is($s->query('SELECT org_id, role FROM amt_verify(' . "'$tokens[0]'" . ', identify => true)', 'SELECT amt_org_id()'), "WARNING:  25P01\nacme|editor\n",
+	'with identify, too, which warns outside a transaction block');
 is($s->query('BEGIN', "SELECT count(*) FROM amt_verify('$tokens[0]', true)", 'SELECT amt_org_id(), amt_has_role(' . "'viewer')", 'ROLLBACK'),
 	"1\nacme|t", 'for the transaction');
-is($s->query('BEGIN READ ONLY', verify_sql($tokens[0]), 'ROLLBACK'), 1, 'in READ ONLY transactions');
-is($s->query('BEGIN ISOLATION LEVEL SERIALIZABLE', verify_sql($tokens[0]), 'COMMIT'), 1, 'and SERIALIZABLE ones');
+is($s->query('BEGIN READ ONLY', verify_sqls($tokens[0]), 'ROLLBACK'), 1, 'in READ ONLY transactions');
+is($s->query('BEGIN ISOLATION LEVEL SERIALIZABLE', verify_sqls($tokens[0]), 'COMMIT'), 1, 'and SERIALIZABLE ones');
 is(log_lines(), 1, 'the log says it once');
 
 # A revocation by another session, while this one is in the middle of everything.
 my $other = Session->new($node);
-is($s->query('BEGIN ISOLATION LEVEL REPEATABLE READ', verify_sql($revoked)), 1, 'a key works');
+is($s->query('BEGIN ISOLATION LEVEL REPEATABLE READ', verify_sqls($revoked)), 1, 'a key works');
 is($other->query("SELECT amt_revoke('$revoked')"), 't', 'another session revokes it');
-is($s->query(verify_sql($revoked), 'COMMIT'), 0, 'and it works no more');
+is($s->query(verify_sqls($revoked), 'COMMIT'), 0, 'and it works no more');
 is(log_lines(), 2, 'the other session says it once, too');
 
 my $new = $s->query(q{SELECT token FROM amt_create_key('new', 'acme', 'editor')});
 like($new, qr/\Aamt_/, 'keys are created');
-is($s->query('BEGIN', 'SAVEPOINT a', q{SELECT count(*) FROM amt_create_key('new', 'acme', 'editor')}, 'ROLLBACK TO a', verify_sql($new), 'COMMIT'),
+is($s->query('BEGIN', 'SAVEPOINT a', q{SELECT count(*) FROM amt_create_key('new', 'acme', 'editor')}, 'ROLLBACK TO a', verify_sqls($new), 'COMMIT'),
 	"1\n1", 'with savepoints');
-is($other->query(verify_sql($new)), 1, 'and verify elsewhere');
+is($other->query(verify_sqls($new)), 1, 'and verify elsewhere');
 is($s->query('SELECT count(*), sum(calls) FROM amt_keys'), '3|0', 'the list of keys shows what is stored');
 is($s->query('SELECT amt_flush_usage()', 'SELECT amt_cache_clear()', 'SELECT amt_stat_reset()', 'SELECT verified FROM amt_stat'), "0\n\n\n0",
 	'the functions for operations have nothing to do');
-is($s->query("DELETE FROM amt_key WHERE key_id = '" . id_of($new) . "'", verify_sql($new)), 0, 'DELETE revokes');
+is($s->query("DELETE FROM amt_key WHERE key_id = '" . id_of($new) . "'", verify_sqls($new)), 0, 'DELETE revokes');
 is($s->query(q{SELECT count(*) FROM amt_key_event WHERE event = 'revoked'}), 2, 'and is recorded');
 is(scalar(() = worker_pids($node)), 0, 'no worker is started');
 $other->quit;
@@ -73,10 +73,10 @@ $other->quit;
 # It comes back, in new sessions at once and in old ones after a while.
 chmod 0700, $dir or die;
 $other = Session->new($node);
-is($other->query('SELECT shared_memory FROM amt_stat', verify_sql(@tokens, @tokens), 'SELECT scrypt_runs, cache_hits, warm_keys FROM amt_stat'),
+is($other->query('SELECT shared_memory FROM amt_stat', verify_sqls(@tokens, @tokens), 'SELECT scrypt_runs, cache_hits, warm_keys FROM amt_stat'),
 	"t\n1\n1\n1\n1\n2|2|2", 'when memory can be had again, a new session has it');
 ok(wait_until(sub { $s->query('SELECT shared_memory FROM amt_stat') eq 't' }, 20), 'and an old one soon');
-is($s->query(verify_sql($tokens[0]), 'SELECT scrypt_runs FROM amt_stat'), "1\n2", 'with all that is warm');
+is($s->query(verify_sqls($tokens[0]), 'SELECT scrypt_runs FROM amt_stat'), "1\n2", 'with all that is warm');
 is(calls_of($node, id_of($tokens[0])), 3, 'and calls count again');
 is(log_lines(), 2, 'the log has no more to say');
 
@@ -84,7 +84,7 @@ is(log_lines(), 2, 'the log has no more to say');
 $node->safe_psql('postgres', 'SELECT amt_flush_usage()');
 $node->restart;
 $s = Session->new($node);
-is($s->query(verify_sql($tokens[0])), 1, 'shared memory, with little in it');
+is($s->query(verify_sqls($tokens[0])), 1, 'shared memory, with little in it');
 chmod 0500, $dir or die;
 my @many = split /\n/, $s->query(q{SELECT (amt_create_key('key ' || i, 'acme', 'editor')).token FROM generate_series(1, 12000) AS i});
 is(scalar(@many), 12000, 'twelve thousand keys');
@@ -99,39 +99,40 @@ is($s->query(q{SELECT count(*) FROM tokens, amt_verify(overlay(token PLACING 'AA
 	'wrong secrets do not verify');
 chmod 0700, $dir or die;
 
-# Memory that others made and that a process cannot map: it goes, and leaves nothing locked, marked or claimed.
+# Memory that others made and that a process cannot map: the process does without, and leaves nothing locked.
 {
 	$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '1h'");
 	$node->restart;
 	my ($writer, $victim, $reader) = map { Session->new($node) } 1 .. 3;
-	is($writer->query(verify_sql($tokens[0])), 1, 'a call');
-	ok(wait_until(sub { worker_pids($node) }), 'calls a worker');
+	is($writer->query(verify_sqls($tokens[0])), 1, 'a call');
+	ok(wait_until(sub { worker_pids($node) }), 'starts a worker');
 	my ($worker) = worker_pids($node);
 	my $lines = log_lines();
 	my $backend = $victim->backend;
-	is($victim->query('BEGIN', 'SELECT amt_flush_usage()'), 1, 'somebody writes that, and does not commit');
-	is($reader->query(verify_sql($tokens[1])), 1, 'somebody only verifies');
+	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }, 10), 'the worker writes it');
+	is($victim->query('SELECT amt_flush_usage()'), 0, 'another session has looked at all of the memory');
+	is($reader->query(verify_sqls($tokens[1])), 1, 'another session only verifies');
 	kill 'STOP', $worker;
 	my %old = map { $_ => 1 } glob "$dir/mmap.*";
 	is($writer->query('SELECT count(*) FROM tokens, amt_verify(token)'), 12000, 'more calls need more memory');
 	my @new = grep { !$old{$_} } glob "$dir/mmap.*";
 	cmp_ok(scalar(@new), '>', 0, 'which is made');
 	chmod 0, @new;
-	is($reader->query(verify_sql(@tokens, $wrong), 'SELECT shared_memory FROM amt_stat'), "1\n1\n0\nf", 'who cannot map it does without');
-	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($backend)"), 't', 'who writes is terminated');
-	ok(wait_until(sub { !kill 0, $backend }), 'and goes');
+	is($reader->query(verify_sqls(@tokens, $wrong), 'SELECT shared_memory FROM amt_stat'), "1\n1\n0\nf", 'a session that cannot map it does without');
+	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($backend)"), 't', 'a session is terminated');
+	ok(wait_until(sub { !kill 0, $backend }), 'it goes');
 	kill 'CONT', $worker;
-	ok(wait_until(sub { !kill 0, $worker }), 'so does the worker');
+	ok(wait_until(sub { !kill 0, $worker }), 'so does the worker, which cannot do without');
 	is($writer->query("SELECT count(*) FROM pg_locks JOIN pg_class c ON c.oid = relation WHERE relname IN ('amt_key', 'amt_key_usage') AND NOT pid = pg_backend_pid()"),
 		0, 'nothing stays locked');
 	is($writer->query('SELECT worker_starts, worker_failures FROM amt_stat'), '1|1', 'the worker has failed');
 	chmod 0600, @new;
-	ok(wait_until(sub { $writer->query(verify_sql($tokens[0])) && worker_pids($node) }), 'calls have another worker come, after a while');
+	ok(wait_until(sub { $writer->query(verify_sqls($tokens[0])) && worker_pids($node) }), 'calls start another worker, after a while');
 	$_->quit for $writer, $reader;
-	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }), 'which writes all');
-	is($node->safe_psql('postgres', 'SELECT sum(calls) = (SELECT sum(calls) FROM amt_key_usage) FROM amt_keys'), 't', 'and marks are gone');
-	is(log_lines(), $lines + 1, 'who did without has said so');
-	like(slurp_file($node->logfile), qr/could not bring its shared memory up to date/, 'the log tells');
+	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }), 'it writes all calls');
+	is($node->safe_psql('postgres', 'SELECT sum(calls) = (SELECT sum(calls) FROM amt_key_usage) FROM amt_keys'), 't', 'table and view agree');
+	is(log_lines(), $lines, 'that is another message');
+	like(slurp_file($node->logfile), qr/amt_keys could not map its shared memory/, 'the log tells');
 	$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '1s'");
 }
 
@@ -139,7 +140,7 @@ chmod 0700, $dir or die;
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'amt_keys'");
 $node->restart;
 $s = Session->new($node);
-is($s->query('SHOW amt_keys.cache_size', verify_sql(@tokens, @tokens), 'SELECT shared_memory, scrypt_runs, cache_hits FROM amt_stat'),
+is($s->query('SHOW amt_keys.cache_size', verify_sqls(@tokens, @tokens), 'SELECT shared_memory, scrypt_runs, cache_hits FROM amt_stat'),
 	"65536\n1\n1\n1\n1\nt|2|2", 'preloaded, all is the same');
 
 done_testing();

@@ -3,6 +3,8 @@
 # Every scenario writes the same tokens into the log twice, with amt_keys.redact_logs on and off.  On, no part of a secret
 # may be in any of the three logs, and the key ids must be; off, each log must show a secret.  So a scenario that never
 # reaches the log, or a check that finds nothing, fails.
+#
+# All scenarios run a second time with tokens of another prefix, one of amt_keys.token_prefixes.
 
 use strict;
 use warnings FATAL => 'all';
@@ -31,6 +33,7 @@ log_error_verbosity = verbose
 session_preload_libraries = 'auto_explain, amt_keys'
 auto_explain.log_verbose = on
 amt_keys.scrypt_ln = 4
+amt_keys.token_prefixes = 'amt, acmekey1'
 });
 $node->start;
 $node->safe_psql('postgres', q{
@@ -45,7 +48,7 @@ my ($token, $second) = map {
 # A key made elsewhere: any length of id, and - and _ in the secret.
 my $imported = 'amt_Old7_Zq3_vT9-wX1bR5_nM8-kL2pD6';
 
-# What dates are read from is taken apart before it is found to be none.
+# A text that is cast to a date is taken apart before the cast fails.
 my $in_parts = $second =~ s/^amt_[^_]+/amt_J0YzejYl2aGY/r;
 
 my ($id, $second_id) = map { /^amt_(.{12})_/ or die; $1 } $token, $second;
@@ -63,8 +66,8 @@ my $any_part = do {
 };
 # And the first character of a secret, if it follows its key id.
 my $any_start = do {
-	my $starts = join '|', map { /^(amt_[0-9A-Za-z]+_)(.)/ or die; quotemeta $1 . $2 } $token, $second, $imported;
-	qr/$starts/i;
+	my $starts = join '|', map { /^amt(_[0-9A-Za-z]+_)(.)/ or die; quotemeta $1 . $2 } $token, $second, $imported;
+	qr/(?:amt|acmekey1)(?:$starts)/i;
 };
 
 sub leak
@@ -101,9 +104,20 @@ sub logs_since
 	return \%text;
 }
 
+# The prefix of the tokens in the statements to come.
+my $prefix = 'amt';
+
+sub with_prefix
+{
+	my ($text) = @_;
+	my $ids = join '|', $id, $second_id, 'Old7', 'J0YzejYl2aGY';
+	return $text =~ s/amt_(?=(?:$ids)_)/${prefix}_/gr;
+}
+
 sub run_psql
 {
 	my ($redact, $sql) = @_;
+	$sql = with_prefix($sql);
 	local $ENV{PGOPTIONS} = "-c amt_keys.redact_logs=$redact";
 	$node->psql('postgres', $sql, on_error_stop => 0);
 }
@@ -114,10 +128,10 @@ sub run_bound
 	my ($redact, $mode, $sql, %variable) = @_;
 	my $script = "$PostgreSQL::Test::Utils::tmp_check/bound.sql";
 	open my $file, '>', $script or die;
-	print $file $sql;
+	print $file with_prefix($sql);
 	close $file;
 	local $ENV{PGOPTIONS} = "-c amt_keys.redact_logs=$redact";
-	my @define = map { ('-D', "$_=$variable{$_}") } sort keys %variable;
+	my @define = map { ('-D', "$_=" . with_prefix($variable{$_})) } sort keys %variable;
 	$node->run_log([ 'pgbench', '-n', '-t', '1', '-M', $mode, '-f', $script, @define, 'postgres' ]);
 }
 
@@ -233,16 +247,17 @@ scenario 'the context of JSON errors, cut at every place',
 scenario 'the context of JSON errors inside of a token',
   join('', map { my $broken = substr($token, 0, $_) . '\\q' . substr($token, $_); qq(SELECT '{"some": "thing", "x-api-key": "$broken"}'::json;\n) } 60 .. 66), @fields_only;
 
-for my $scenario (@scenarios)
+for my $scenario (map { my $name = $_; map { { %$_, prefix => $name } } @scenarios } 'amt', 'acmekey1')
 {
 	my %said;
+	$prefix = $scenario->{prefix};
 	for my $redact (qw(on off))
 	{
 		my $sizes = size_of_logs();
 		$scenario->{run}->($redact);
 		$said{$redact} = logs_since($sizes);
 	}
-	subtest $scenario->{name} => sub {
+	subtest "$prefix: $scenario->{name}" => sub {
 		for my $format (sort keys %log)
 		{
 			my $leak = leak($said{on}{$format});
@@ -253,14 +268,26 @@ for my $scenario (@scenarios)
 	};
 }
 
-subtest 'the entry still tells which key' => sub {
+for my $name ('acmekey1', 'amt')
+{
+	$prefix = $name;
+	subtest "$prefix: the entry still tells which key" => sub {
+		my $sizes = size_of_logs();
+		run_psql('on', "SELECT '$token', '$second', '$imported'; SELECT '$token'::int;");
+		my $said = logs_since($sizes);
+		for my $format (sort keys %log)
+		{
+			like($said->{$format}, qr/\Q${prefix}_${_}_[redacted]\E/, "$format: ${prefix}_$_") for $id, $second_id, 'Old7';
+		}
+	};
+}
+
+subtest 'a prefix that is not listed is none' => sub {
 	my $sizes = size_of_logs();
-	run_psql('on', "SELECT '$token', '$second', '$imported'; SELECT '$token'::int;");
+	run_psql('on', "SELECT '" . ($token =~ s/^amt/acmekey2/r) . "', '" . ($token =~ s/^amt_/acmekey_/r) . "'");
 	my $said = logs_since($sizes);
-	for my $format (sort keys %log)
-	{
-		like($said->{$format}, qr/\Qamt_${_}_[redacted]\E/, "$format: amt_$_") for $id, $second_id, 'Old7';
-	}
+	like($said->{$_}, qr/acmekey2_${id}_[0-9A-Za-z]{49}/, "$_: acmekey2") for sort keys %log;
+	like($said->{$_}, qr/acmekey_${id}_[0-9A-Za-z]{49}/, "$_: acmekey") for sort keys %log;
 };
 
 subtest 'what is no token stays as it is' => sub {

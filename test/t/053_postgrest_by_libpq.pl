@@ -7,7 +7,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use AmtKeys;
+use AmtKeys qw(:all);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -15,14 +15,14 @@ my $node = new_cluster();
 my $key = $node->safe_psql('postgres', q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
 my $id = id_of($key);
 $node->safe_psql('postgres', q{
-	CREATE ROLE anon NOLOGIN; CREATE ROLE web_user NOLOGIN;
-	CREATE ROLE authenticator LOGIN NOINHERIT IN ROLE anon, web_user;
+	CREATE ROLE anon NOLOGIN; CREATE ROLE web_user NOLOGIN; CREATE ROLE key_editor NOLOGIN;
+	CREATE ROLE authenticator LOGIN NOINHERIT IN ROLE anon, web_user, key_editor;
 	GRANT SET ON PARAMETER amt_keys.org_id TO authenticator;
 	CREATE TABLE note (org_id text DEFAULT amt_org_id(), body text);
 	INSERT INTO note VALUES ('acme', 'ours'), ('globex', 'theirs');
 	ALTER TABLE note ENABLE ROW LEVEL SECURITY;
 	CREATE POLICY p ON note USING (org_id = amt_org_id());
-	GRANT SELECT, INSERT ON note TO anon, web_user;
+	GRANT SELECT, INSERT ON note TO anon, web_user, key_editor;
 	CREATE FUNCTION check_is(what text, wanted text) RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN IF what IS DISTINCT FROM wanted THEN RAISE 'got %, not %', what, wanted USING ERRCODE = 'P0004'; END IF; END $$;
 });
@@ -54,12 +54,20 @@ for my $access ('READ ONLY', 'READ WRITE')
 	is(request($access, 'web_user', '{}', $foreign, 'globex/owner/gus/-', 'theirs'), 'as wanted', "$access: a JWT of another organization");
 	is(request($access, 'anon', qq({"x-api-key":"$key"}), '{"role":"anon"}', "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key");
 	is(request($access, 'anon', qq({"authorization":"ApiKey $key"}), '{}', "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key by another scheme");
-	is(request($access, 'web_user', qq({"x-api-key":"Bearer $key"}), $foreign, "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key beside a JWT decides");
+	is(request($access, 'web_user', qq({"x-api-key":"Bearer $key"}), $foreign, "acme/editor/-/$id", 'ours'), 'unauthenticated', "$access: a key beside a person's JWT, without a role for keys");
 	is(request($access, 'anon', '{"x-api-key":"amt_nobody_0123456789abcdef"}', '{}', '-/-/-/-', 'none'), 'unauthenticated', "$access: a bad key");
-	is(request($access, 'web_user', '{"x-api-key":"x"}', $jwt, '-/-/-/-', 'none'), 'unauthenticated', "$access: no key where one should be, beside a JWT");
+	is(request($access, 'web_user', '{"x-api-key":"x"}', $jwt, 'acme/viewer/ann/-', 'ours'), 'as wanted', "$access: another gateway's key beside a JWT is passed over");
 	is(request($access, 'web_user', '{', $jwt, '-/-/-/-', 'none'), 'unauthenticated', "$access: headers that are no JSON");
 	is(request($access, 'web_user', '{}', '{', '-/-/-/-', 'none'), 'as wanted', "$access: claims that are none");
 }
-is(calls_of($node, $id), 6, 'each use of the key is counted');
+
+# With a role for keys, a key's request has nothing of the person whose JWT is beside it.
+configure($node, 'amt_keys.db_role' => 'key_{role}');
+for my $access ('READ ONLY', 'READ WRITE')
+{
+	is(request($access, 'web_user', qq({"x-api-key":"Bearer $key"}), $foreign, "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key beside a JWT decides");
+}
+
+is(calls_of($node, $id), 4 + 2 + 2, 'each use of the key is counted');
 
 done_testing();

@@ -65,7 +65,7 @@ sub refused_with
 
 is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SET amt_keys.role = 'owner'}, $whoami), '-/-/-/-', 'SET before the library is loaded');
 is(answer(as('evil'), q{SELECT set_config('amt_keys.org_id', 'globex', false)}, $whoami), "globex\n-/-/-/-", 'set_config');
-is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), '-/-/-/-', 'PGOPTIONS');
+is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS');
 is(answer(as('evil'), 'BEGIN', q{SET LOCAL amt_keys.org_id = 'globex'}, 'SAVEPOINT a', q{SET amt_keys.org_id = 'initech'}, 'SAVEPOINT b',
 		q{SET LOCAL amt_keys.org_id = 'hooli'}, $whoami, 'ROLLBACK TO b', $whoami, 'RELEASE a', $whoami, 'COMMIT', $whoami),
 	join("\n", ('-/-/-/-') x 4), 'on every level of a stack of savepoints');
@@ -82,10 +82,10 @@ is(answer(as('evil'), q{ALTER SYSTEM SET amt_keys.org_id = 'globex'}), 'ERROR:  
 is(answer(as('acme_app'), q{ALTER ROLE acme_app RESET amt_keys.org_id}), 'ERROR:  42501', 'ALTER ROLE RESET, of what a superuser has set');
 is(answer(as('acme_app'), q{ALTER ROLE acme_app SET amt_keys.role = 'owner'}), 'ERROR:  42501', 'ALTER ROLE SET over it');
 is(answer(as('acme_app'), q{SET amt_keys.role = 'owner'}, $whoami), 'acme/viewer/-/-', 'SET over it, before loading');
-is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'acme/viewer/-/-', 'PGOPTIONS over it change nothing');
+is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS over it');
 is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-', 'RESET ALL and DISCARD ALL bring it back');
 
-# Who has the right keeps what he set, and only what he set himself.
+# A role with the right keeps the values that it has set itself, and no others.
 is(answer(as('gateway'), q{SET amt_keys.org_id = 'globex'}, $whoami), 'globex/-/-/-', 'a gateway\'s SET before loading is kept');
 is(answer(as('gateway', options => '-c amt_keys.org_id=globex'), $whoami), 'globex/-/-/-', 'its PGOPTIONS, too');
 is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', 'but not of what it was not granted');
@@ -96,7 +96,7 @@ is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil
 $node->append_conf('postgresql.conf', "session_preload_libraries = 'amt_keys'");
 $node->reload;
 ok(wait_until(sub { Session->new($node)->query('SHOW session_preload_libraries') eq 'amt_keys' }), 'loaded early from now on');
-is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), '-/-/-/-', 'PGOPTIONS with a library that is loaded early');
+is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS with a library that is loaded early');
 is(answer(as('acme_app'), $whoami), 'acme/viewer/-/-', 'a role\'s settings');
 is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'SET');
 
@@ -128,8 +128,8 @@ $super = Session->new($node);
 	is($member->query('SET row_security = off', 'COPY amt_key (key_id, name) TO STDOUT', 'RESET row_security'), 'ERROR:  42501', 'without row security it is refused');
 	is(as('evil')->query('COPY amt_key (key_id, name) TO STDOUT', 'COPY amt_key_event TO STDOUT', 'COPY amt_key_usage TO STDOUT'), '', 'without identity there are none');
 
-	# What is removed by the policy is counted, and nothing else of it is shown.
-	$super->query(q{INSERT INTO amt_key SELECT 'globex' || i, org_id, name, role, scrypt_hash, now() FROM amt_key, generate_series(1, 5) AS i WHERE org_id = 'globex'}, 'ANALYZE amt_key');
+	# EXPLAIN counts the rows that the policy removes, and shows nothing else of them.
+	$super->query(q{INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) SELECT 'globex' || i, org_id, name, role, scrypt_hash, now() FROM amt_key, generate_series(1, 5) AS i WHERE org_id = 'globex'}, 'ANALYZE amt_key');
 	my $explain = sub { return $member->query("EXPLAIN (ANALYZE, VERBOSE, BUFFERS, SETTINGS, TIMING off, FORMAT $_[0]) SELECT count(*) FROM amt_key WHERE $_[1]") };
 	$member->query('SET enable_bitmapscan = off');
 	for my $where ('true', q{name = 'secret plan'}, q{org_id = 'globex'}, q{key_id >= 'globex' AND key_id < 'globey'})
@@ -144,8 +144,6 @@ $super = Session->new($node);
 	}
 	like($explain->('text', 'true'), qr/Rows Removed by Filter: 6\n/, 'but the number of their rows can be seen');
 	like($explain->('text', q{org_id = 'globex'}), qr/rows=6 .*\(never executed\)/, 'an estimate of how many an organization has');
-	$member->query('SET enable_indexscan = on', 'SET enable_seqscan = off');
-	like($explain->('text', q{key_id >= 'globex' AND key_id < 'globey'}), qr/Rows Removed by Filter: 5\n/, 'how many have an id in some range');
 	is($member->query(q{SELECT reltuples FROM pg_class WHERE oid = 'amt_key'::regclass}), '7', 'and how many there are, in pg_class');
 	$super->query(q{DELETE FROM amt_key WHERE key_id ~ '^globex'});
 	$member->quit;

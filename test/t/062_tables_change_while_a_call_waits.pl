@@ -5,6 +5,8 @@
 # commits.  What the owner puts in the place of a table is full of traps: triggers, defaults and functions that note
 # whose rights they have, and try to make their author a superuser.
 
+# slow test
+
 use strict;
 use warnings FATAL => 'all';
 

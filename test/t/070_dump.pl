@@ -1,6 +1,6 @@
 # Dumps: what each kind of role can dump and restore, and what tools do that touch every table.
 #
-# That a dump of everything by a superuser holds keys, counts and events is the subject of 021_life_of_a_database.pl.
+# That a dump of everything by a superuser holds keys, counts and events is the subject of 030_life_of_a_database.pl.
 
 use strict;
 use warnings FATAL => 'all';
@@ -174,7 +174,7 @@ sub triggers
 {
 	my ($dbname) = @_;
 	return $node->safe_psql($dbname, q{
-		SELECT string_agg(tgname || ' ' || tgenabled, ', ' ORDER BY tgname) FROM pg_trigger
+		SELECT string_agg(format('%s %s', tgname, tgenabled), ', ' ORDER BY tgname) FROM pg_trigger
 		WHERE tgrelid::regclass::text LIKE 'amt.%' AND NOT tgisinternal});
 }
 
@@ -193,7 +193,7 @@ subtest 'a tool that enables all triggers changes ours, which can be seen and me
 
 	my $escalate = q{
 		SET session_replication_role = replica;
-		UPDATE amt.amt_key SET role = 'owner' WHERE name = 'key 2' RETURNING role};
+		UPDATE amt.amt_key SET role = 'owner' WHERE name = 'key 3' RETURNING role};
 	my ($rc, $out, $err) = $node->psql('restored', "BEGIN; $escalate; ROLLBACK");
 	is($out, 'owner', 'the guard does not hold then for a replicating superuser');
 

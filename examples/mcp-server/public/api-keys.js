@@ -138,7 +138,7 @@ function label(button, action, name) {
 async function showHistory({ key, details }) {
 	if (details.hidden)
 		return;
-	const events = await call('GET', `/api/keys/${encodeURIComponent(key.key_id)}/events`);
+	const events = await call('GET', `${path({ key })}/events`).catch(() => []);
 	details.querySelector('.history').replaceChildren(...events.map((event, i) => {
 		const item = document.createElement('li');
 		const time = document.createElement('time');
@@ -332,7 +332,7 @@ async function change(work) {
 		say(messageOf(error));
 		return false;
 	}
-	await refresh();
+	await refresh().catch(() => {});		// live() says that the server does not answer
 	return true;
 }
 

@@ -1,0 +1,170 @@
+// doc/migrating.md, its guide for @better-auth/api-key, followed literally: keys that the library itself has made and
+// stored verify here afterwards with the same tokens.
+//
+// The library is in migrate/, with a lock file of its own.  AMT_KEYS is the number of keys.
+
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { after, before, test } from 'node:test';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+import { startServer } from './server.js';
+
+const directory = fileURLToPath(new URL('./migrate/', import.meta.url));
+const count = Number(process.env.AMT_KEYS ?? 10_000);
+const fromLibrary = Math.min(count, 500);
+
+const page = readFileSync(new URL('../../doc/migrating.md', import.meta.url), 'utf8');
+const section = page.split('\n## ').find(text => text.startsWith('From @better-auth/api-key\n'));
+const blocks = [...section.matchAll(/^```sql\n(.*?)^```$/gms)].map(([, sql]) => sql);
+const find = pattern => {
+	const found = blocks.filter(sql => pattern.test(sql));
+	assert.equal(found.length, 1, `one statement of the page matches ${pattern}`);
+	return found[0];
+};
+const statements = {
+	view: find(/^CREATE VIEW/), import: find(/^BEGIN/), check: find(/AS missing/), back: find(/^DELETE/),
+};
+
+let server, pool, auth, user, organization, other;
+const keys = [];
+
+const query = async (sql, values) => (await pool.query(sql, values)).rows;
+const value = async (sql, values) => Object.values((await query(sql, values))[0])[0];
+const verify = async token => (await query('SELECT * FROM amt.amt_verify($1)', [token]))[0];
+const libraryAccepts = async key => (await auth.api.verifyApiKey({ body: { key } })).valid;
+
+before(async () => {
+	if (!existsSync(`${directory}node_modules/.package-lock.json`))
+		execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: directory, stdio: ['ignore', 'ignore', 'inherit'] });
+	const require = createRequire(`${directory}package.json`);
+	const load = name => import(pathToFileURL(require.resolve(name)));
+	const { default: pg } = await load('pg');
+	const { betterAuth } = await load('better-auth');
+	const { getMigrations } = await load('better-auth/db/migration');
+	const { organization: organizationPlugin } = await load('better-auth/plugins');
+	const { apiKey } = await load('@better-auth/api-key');
+
+	server = await startServer({ extension: 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt' });
+	pool = new pg.Pool({ connectionString: server.connectionString(), max: 8 });
+	auth = betterAuth({
+		baseURL: 'http://localhost:3000',
+		secret: randomBytes(32).toString('hex'),
+		database: pool,
+		emailAndPassword: { enabled: true },
+		logger: { disabled: true },
+		telemetry: { enabled: false },
+		plugins: [organizationPlugin(), apiKey({ references: 'organization', rateLimit: { enabled: false } })],
+	});
+	await (await getMigrations(auth.options)).runMigrations();
+
+	({ user } = await auth.api.signUpEmail({ body: { name: 'Zoe', email: 'zoe@example.com', password: 'a long password' } }));
+	const create = slug => auth.api.createOrganization({ body: { name: slug, slug, userId: user.id } });
+	[organization, other] = [await create('acme'), await create('globex')];
+
+	const make = async i => {
+		const body = { organizationId: (i % 3 ? organization : other).id, userId: user.id };
+		if (i % 5) body.name = `key ${i}`;
+		if (i % 4 === 1) body.expiresIn = 30 * 24 * 3600;
+		if (i % 6 === 1) body.permissions = { files: ['read', 'write'], billing: ['read'] };
+		if (i % 7 === 1) body.prefix = 'acme-';
+		if (i === 2) body.remaining = 10;
+		const made = await auth.api.createApiKey({ body });
+		keys.push({ ...made, i, name: body.name ?? null, organizationId: body.organizationId });
+	};
+	for (let i = 0; i < fromLibrary; i++)
+		await make(i);
+	for (const key of keys.filter(key => key.i % 10 === 3)) {
+		await auth.api.updateApiKey({ body: { keyId: key.id, userId: user.id, enabled: false } });
+		key.disabled = true;
+	}
+
+	// The rest is what the library would have stored; its own code decides below whether it takes them.
+	const rest = Array.from({ length: count - fromLibrary }, (_, n) => {
+		const key = randomBytes(48).toString('base64url').replace(/[-_]/g, 'x').padEnd(64, 'y');
+		return { key, hash: createHash('sha256').update(key).digest('base64url'), id: randomBytes(16).toString('hex'), disabled: n % 10 === 0 };
+	});
+	await query(`INSERT INTO apikey SELECT (jsonb_populate_record(a, jsonb_build_object('id', r.id, 'key', r.hash, 'start', left(r.token, 6),
+			'name', 'bulk', 'enabled', NOT r.disabled, 'permissions', NULL, 'expiresAt', NULL, 'prefix', NULL))).*
+		FROM apikey AS a, unnest($1::text[], $2::text[], $3::text[], $4::bool[]) AS r (id, hash, token, disabled) WHERE a.id = $5`,
+		[...['id', 'hash', 'key', 'disabled'].map(name => rest.map(row => row[name])), keys[0].id]);
+	keys.push(...rest);
+	assert.equal(await value('SELECT count(*)::int FROM apikey'), count);
+});
+
+after(async () => {
+	await pool?.end();
+	await server?.stop();
+});
+
+const metered = key => key.i === 2;
+const usable = () => keys.filter(key => !key.disabled && !metered(key));
+
+test('the library accepts its own keys, and those that were stored in its manner', async () => {
+	for (const key of [keys[0], keys[1], keys.at(-2), keys.at(-3)].filter(key => !key.disabled))
+		assert.equal(await libraryAccepts(key.key), true);
+	assert.equal(await libraryAccepts(keys[3].key), false);
+});
+
+test('after the import every old token verifies, and each disabled one is refused', async () => {
+	await server.psql(statements.view);
+	await server.psql(statements.import);
+	assert.deepEqual((await query(statements.check)).map(Object.values), [[String(count - 1), '0', '0']]);
+
+	await query('CREATE TABLE token (n int, token text, good bool)');
+	await query('INSERT INTO token SELECT * FROM unnest($1::int[], $2::text[], $3::bool[])',
+		[keys.map((_, n) => n), keys.map(key => key.key), keys.map(key => !key.disabled && !metered(key))]);
+	const verified = good => value('SELECT count(*)::int FROM token AS t, amt.amt_verify(t.token) WHERE good = $1', [good]);
+	assert.equal(await verified(true), usable().length);
+	assert.equal(await verified(false), 0);
+	assert.ok(usable().length >= count * 0.89);
+});
+
+test('organization, name, expiry, scopes and suspension are as they were', async () => {
+	for (const key of keys.slice(0, 60).filter(key => !metered(key))) {
+		const [row] = await query(`SELECT org_id, name, token_prefix, scopes, suspended_at IS NOT NULL AS suspended, expires_at, created_at
+			FROM amt.amt_key WHERE token_sha256 = sha256(convert_to($1, 'UTF8'))`, [key.key]);
+		assert.equal(row.org_id, key.organizationId);
+		assert.equal(row.name, key.name ?? 'Unnamed');
+		assert.equal(row.token_prefix, `${key.key.slice(0, 6)}...`);
+		assert.deepEqual(row.scopes?.sort() ?? null, key.i % 6 === 1 ? ['billing:read', 'files:read', 'files:write'] : null);
+		assert.equal(row.suspended, key.disabled ?? false);
+		assert.equal(row.expires_at?.getTime(), key.expiresAt ? new Date(key.expiresAt).getTime() : undefined);
+		assert.equal(row.created_at.getTime(), new Date(key.createdAt).getTime());
+	}
+});
+
+test('while both are in force, what the library does holds here at once', async () => {
+	const made = await auth.api.createApiKey({ body: { organizationId: organization.id, userId: user.id, name: 'late' } });
+	assert.equal((await verify(made.key)).name, 'late');
+	assert.equal(await libraryAccepts(made.key), true);
+	assert.ok(await verify(made.key), 'and a verification by the library changes nothing');
+
+	const update = changes => auth.api.updateApiKey({ body: { keyId: made.id, userId: user.id, ...changes } });
+	await update({ name: 'renamed' });
+	assert.equal((await verify(made.key)).name, 'renamed');
+	await update({ enabled: false });
+	assert.equal(await verify(made.key), undefined);
+	await update({ enabled: true });
+	assert.ok(await verify(made.key));
+
+	const [gone] = keys.filter(key => key.i === 4);
+	assert.ok(await verify(gone.key));
+	await query('DELETE FROM apikey WHERE id = $1', [gone.id]);
+	assert.equal(await verify(gone.key), undefined);
+});
+
+test('on the way back the library refuses what was revoked or suspended here', async () => {
+	const [revoked, suspended, kept] = keys.filter(key => [6, 8, 9].includes(key.i));
+	assert.equal(await value('SELECT amt.amt_revoke($1)', [revoked.key]), true);
+	await query('UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = $1', [suspended.id]);
+	assert.equal(await libraryAccepts(revoked.key), true, 'which it does not know by itself');
+
+	await server.psql(statements.back);
+	assert.deepEqual(await Promise.all([revoked, suspended, kept].map(key => libraryAccepts(key.key))), [false, false, true]);
+	assert.ok(await verify(kept.key));
+	assert.equal(await value('SELECT count(*)::int FROM apikey'), count - 1, 'one came, one went, one was revoked');
+});

@@ -1,0 +1,98 @@
+# A client's connection option can hold any bytes, and current_setting() hands them to a function.  Text that is
+# not valid in the database's encoding is neither stored nor compared: it raises 22021, or is no key.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys;
+use Session;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_cluster(extra => [ '--encoding=UTF8', '--locale=C' ]);
+my $super = Session->new($node);
+$super->query('SET client_min_messages = warning', 'CREATE ROLE gateway LOGIN', 'CREATE ROLE member LOGIN', 'CREATE ROLE app LOGIN', 'GRANT EXECUTE ON FUNCTION amt_verify, amt_flush_usage TO app',
+	'GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.scopes, amt_keys.actor, amt_keys.key_id TO gateway', q{ALTER ROLE member SET amt_keys.org_id = 'acme'}, q{ALTER ROLE member SET amt_keys.role = 'admin'},
+	q{ALTER ROLE member SET amt_keys.scopes = 'a'});
+my $token = $super->query(q{SELECT token FROM amt_create_key('k', 'acme', 'admin')});
+my $id = id_of($token);
+
+# The last byte begins a character of four, or is none at all; or a character is cut off, too long, or half a surrogate.
+my %bytes = ('a lead byte at the end' => "x\xf0", 'a byte that is none' => "x\xff", 'a character that is cut off' => "\xe2\x82", 'a lead byte in the middle' => "\xf0x", 'an overlong slash' => "\xc0\xaf",
+	'half a surrogate' => "\xed\xa0\x80", 'a continuation alone' => "\x80", 'beyond Unicode' => "\xf4\x90\x80\x80", 'a lead byte after a hundred letters' => 'x' x 100 . "\xf0");
+my $n = q{current_setting('my.n')};
+# [user, expression, answer]; the answer to invalid text.
+my @calls = (
+	[ 'member', "amt_create_key($n)", '22021' ], [ 'gateway', "amt_create_key('k', $n, 'admin')", '22021' ], [ 'gateway', "amt_create_key('k', 'acme', $n)", '22021' ],
+	[ 'gateway', "amt_create_key('k', 'acme', 'admin', array[$n])", '22021|22023' ],
+	[ 'gateway', "amt_import_key(sha256('x'), $n, 'acme', 'admin')", '22021' ], [ 'gateway', "amt_import_key(sha256('x'), 'k', $n, 'admin')", '22021' ], [ 'gateway', "amt_import_key(sha256('x'), 'k', 'acme', $n)", '22021' ],
+	[ 'gateway', "amt_import_key(sha256('x'), 'k', 'acme', 'admin', $n)", '22021' ], [ 'gateway', "amt_import_key(sha256('x'), 'k', 'acme', 'admin', NULL, array[$n])", '22021|22023' ],
+	[ 'gateway', "amt_import_key(sha256('x'), 'k', 'acme', 'admin', NULL, NULL, NULL, $n)", '22021' ],
+	[ 'member', "amt_revoke($n)", '22021' ], [ 'member', "amt_revoke('amt_' || $n)", '22021' ], [ 'member', "amt_revoke($n || '...')", '22021' ], [ 'member', "amt_rotate_key($n)", '22021' ],
+	[ 'member', "amt_has_role($n)", '22021' ], [ 'member', "amt_require_role($n)", '22021' ], [ 'member', "amt_has_scope($n)", '22021' ], [ 'member', "amt_require_scope($n)", '22021' ],
+	[ 'member', "amt_may_manage($n, $n, $n)", '22021|f' ], [ 'member', "amt_may_manage('x', 'globex', $n)", '22021|f' ], [ 'member', "(amt_usage($n)).calls", '22021|0' ],
+	[ 'app', "(SELECT count(*) FROM amt_verify($n))", '0' ], [ 'app', "(SELECT count(*) FROM amt_verify('$token' || $n, true))", '0' ], [ 'app', "(SELECT count(*) FROM amt_verify($n || '$token'))", '0' ],
+	[ 'app', "(SELECT count(*) FROM amt_verify('amt_' || $n || '_0123456789abcdef'))", '0' ], [ 'app', "amt_check_token('$token' || $n)", 'f' ],
+	[ 'app', "amt_find_tokens($n || ' $token ' || $n)", quotemeta("amt_$id...") ],
+	(map { [ 'gateway', "set_config('amt_keys.$_', $n, true)", '22021|22023' ] } qw(org_id role scopes actor key_id)),
+	[ 'member', "amt_authenticate() FROM set_config('request.jwt.claims', '{\"org_id\":\"' || $n || '\",\"org_role\":\"admin\"}', true)", '' ],
+	[ 'gateway', "coalesce(amt_org_id(), '-') FROM set_config('request.jwt.claims', '{\"org_id\":\"' || $n || '\",\"org_role\":\"admin\"}', true), amt_authenticate()", '-' ],
+	[ 'gateway', "amt_authenticate() FROM set_config('request.headers', '{\"x-api-key\":\"$token' || $n || '\"}', true)", 'PT401' ],
+	[ 'gateway', "amt_authenticate() FROM set_config('request.headers', '{\"other\":\"' || $n || '\"}', true)", 'PT401' ],
+);
+my @statements = ([ 'member', "UPDATE amt_keys SET name = $n", '22021' ], [ 'postgres', "UPDATE amt_key SET name = $n", '22021' ],
+	map { my $column = $_; [ 'postgres', "INSERT INTO amt_key (key_id, token_prefix, org_id, name, role, scopes, token_sha256, created_at, created_by, replaces) SELECT "
+		. join(', ', map { $_ eq $column ? ($_ eq 'scopes' ? "array[$n]" : $n) : $_ eq 'scopes' ? q{'{a}'} : $_ eq 'token_sha256' ? q{sha256('y')} : $_ eq 'created_at' ? 'now()' : q{'x'} }
+			qw(key_id token_prefix org_id name role scopes token_sha256 created_at created_by replaces)), '22021|23514' ] } qw(key_id token_prefix org_id name role scopes created_by replaces));
+
+for my $what (sort keys %bytes)
+{
+	my %session = map { $_ => Session->new($node, user => $_, options => "-c my.n=$bytes{$what}") } qw(member gateway app postgres);
+	my @wrong;
+	for (@calls, @statements)
+	{
+		my ($user, $call, $right) = @$_;
+		my $sql = $call =~ /^(UPDATE|INSERT)/ ? $call : "SELECT $call";
+		my ($answer) = ($session{$user}->query('BEGIN', $sql, 'ROLLBACK') // BAIL_OUT("the server is down: $call")) =~ /\A(?:ERROR:  )?(.*)\z/s;
+		$answer = '' if $answer =~ /\A\s*\z/;
+		push @wrong, "$call: $answer" if $answer !~ /\A(?:$right)\z/;
+	}
+	is(join("\n", @wrong), '', "$what is neither stored nor compared by any function, setting, claim or statement");
+	$_->quit for values %session;
+
+	# An identity that is set by a connection option, before the library is there.
+	my $s = Session->new($node, user => 'gateway', options => "-c amt_keys.org_id=$bytes{$what} -c amt_keys.actor=$bytes{$what} -c amt_keys.role=admin");
+	my $answer = $s->query(q{SELECT amt_org_id() IS NULL, amt_actor() IS NULL}) // BAIL_OUT('the server is down');
+	like($answer =~ s/^WARNING.*\n//mgr, qr/^(t\|t|ERROR:  42501)$/, "$what is no identity either");
+	$s->quit;
+}
+is($super->query('SELECT name, count(*) OVER () FROM amt_key'), 'k|1', 'nothing was stored');
+$node->command_ok([ 'pg_dump', '-f', "$node->{_basedir}/dump", '-d', $node->connstr('postgres') ], 'the database is dumped');
+$super->query('CREATE DATABASE restored');
+$node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', "$node->{_basedir}/dump", '-d', $node->connstr('restored') ], 'and restored');
+is(Session->new($node, dbname => 'restored')->query("SELECT org_id FROM amt_verify('$token')", 'SELECT event FROM amt_key_event'), "acme\ncreated", 'with its key and its event');
+
+# Characters that forge lines or hide a name, in every encoding
+$super->query(q{CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'}, q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'}, q{CREATE DATABASE eucjp ENCODING 'EUC_JP' TEMPLATE template0 LOCALE 'C'});
+for ([ 'postgres', 'utf8', 'zero width' => "\xe2\x80\x8b" ], [ 'postgres', 'utf8', 'a line separator' => "x\xe2\x80\xa8y" ], [ 'postgres', 'utf8', 'a paragraph separator' => "x\xe2\x80\xa9y" ], [ 'postgres', 'utf8', 'directions' => "\xe2\x80\xae\xe2\x80\xac" ],
+	[ 'postgres', 'utf8', 'no-break spaces' => "\xc2\xa0\xc2\xa0" ], [ 'postgres', 'utf8', 'a C1 character' => "x\xc2\x85y" ], [ 'postgres', 'utf8', 'an imported form of a token' => 'amt_x_0123456789abcdef' ],
+	[ 'latin', 'latin1', 'a C1 character' => "x\x85y" ], [ 'latin', 'latin1', 'no-break spaces' => "\xa0\xa0" ], [ 'ascii', 'sql_ascii', 'a C1 character' => "x\x85y" ], [ 'ascii', 'sql_ascii', 'a C1 character in UTF-8' => "x\xc2\x85y" ],
+	[ 'ascii', 'sql_ascii', 'zero width' => "\xe2\x80\x8b" ], [ 'eucjp', 'eucjp', 'half a character' => "x\xa4" ], [ 'eucjp', 'eucjp', 'a lead byte of three' => "x\x8f" ])
+{
+	my ($db, $encoding, $what, $name) = @$_;
+	my $s = Session->new($node, dbname => $db, options => "-c my.n=$name");
+	like($s->query('SET client_min_messages = error', 'CREATE EXTENSION IF NOT EXISTS amt_keys', "SELECT amt_create_key($n, 'acme', 'admin')") // 'down', qr/^ERROR:  2202[13]$/, "in $encoding, $what is no name");
+	$s->quit;
+}
+for ([ 'postgres', "caf\xc3\xa9\xe6\x97\xa5\xe6\x9c\xac" ], [ 'latin', "caf\xe9" ], [ 'ascii', "caf\xe9" ], [ 'ascii', "caf\xc3\xa9" ], [ 'eucjp', "\xc6\xfc\xcb\xdc" ])
+{
+	my $s = Session->new($node, dbname => $_->[0], options => "-c my.n=$_->[1]");
+	like($s->query("SELECT (amt_create_key($n, 'acme', 'admin')).key_id") // 'down', qr/^\w{12}$/, "a name of letters in $_->[0] is one");
+}
+
+$super->quit;
+$node->stop;
+done_testing();

@@ -1,0 +1,161 @@
+# A failover that loses the last commits brings a revoked key back; the remedies of doc/operations.md.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use Pages;
+use Session;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+my $tempdir = PostgreSQL::Test::Utils::tempdir();
+
+# A primary and a standby with the extension in a database app, and keys; both know all of them.
+sub new_pair
+{
+	my ($name) = @_;
+	my $primary = PostgreSQL::Test::Cluster->new("${name}_primary");
+	$primary->init(allows_streaming => 1);
+	$primary->append_conf('postgresql.conf', "amt_keys.scrypt_ln = 4\nlog_statement = none\n");
+	$primary->start;
+	$primary->safe_psql('postgres', 'CREATE DATABASE app');
+	$primary->safe_psql('app', 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt');
+	$primary->backup('backup');
+	my $standby = PostgreSQL::Test::Cluster->new("${name}_standby");
+	$standby->init_from_backup($primary, 'backup', has_streaming => 1);
+	$standby->start;
+	return ($primary, $standby);
+}
+
+sub create
+{
+	my ($node, $name) = @_;
+	return $node->safe_psql('app', "SELECT token FROM amt.amt_create_key('$name', 'acme', 'editor')");
+}
+
+sub verify
+{
+	my ($node, @tokens) = @_;
+	return join '', map { $node->safe_psql('app', "SELECT count(*) FROM amt.amt_verify('$_')") } @tokens;
+}
+
+sub events
+{
+	my ($node) = @_;
+	return $node->safe_psql('app', q{SELECT string_agg(event || ' ' || name, ', ' ORDER BY event_id) FROM amt.amt_key_event
+		WHERE event <> 'created'});
+}
+
+# No change reaches the standby any more.
+sub stop_receiving
+{
+	my ($standby) = @_;
+	$standby->safe_psql('postgres', q{ALTER SYSTEM SET primary_conninfo = ''});
+	$standby->reload;
+	return $standby->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_stat_wal_receiver');
+}
+
+# The revocation of the page, for one key.
+my $page = slurp_file(top_directory() . '/doc/operations.md');
+my ($revocation) = $page =~ /^```sql\n(BEGIN;\nSET LOCAL synchronous_commit = remote_apply;.*?)^```/ms or die 'no revocation in the page';
+
+sub revoke_by_the_page
+{
+	my ($token) = @_;
+	my $n = (my $statements = $revocation) =~ s/amt_revoke\('[^']*'\)/amt_revoke('$token')/;
+	die 'the page revokes nothing' unless $n;
+	return $statements;
+}
+
+subtest 'an asynchronous failover loses what has not been received, which can be applied again' => sub {
+	my ($primary, $standby) = new_pair('async');
+	my %token = map { $_ => create($primary, $_) } qw(good revoked suspended resumed moved);
+	my $suspend = sub {
+		my ($name, $at) = @_;
+		$primary->safe_psql('app', "UPDATE amt.amt_keys SET suspended_at = $at WHERE name = '$name'");
+	};
+	$suspend->('resumed', 'now()');
+	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
+	my @all = @token{qw(good revoked suspended resumed moved)};
+	is(verify($standby, @all), '11101', 'the standby knows the keys');
+
+	ok(stop_receiving($standby), 'the standby receives nothing more');
+	is($primary->safe_psql('app', "SELECT amt.amt_revoke('$token{revoked}')"), 't', 'a key is revoked on the primary');
+	$suspend->('suspended', 'now()');
+	$suspend->('resumed', 'NULL');
+	my ($section) = page_section($page, 'An organization is renamed') =~ /^```sql\n(.*?)^```/ms;
+	$primary->safe_psql('app', $section =~ s/= 'globex'/= 'acme' AND name = 'moved'/r);
+	is(verify($primary, @all), '10011', 'as the primary knows then');
+
+	my $pid = $primary->{_pid};
+	$primary->kill9;
+	$standby->promote;
+	is(verify($standby, @all), '11101', 'after the failover the revoked key works again, and the suspended one');
+	unlike(events($standby), qr/revoked/, 'there is no trace of the revocation');
+
+	# The old primary comes back, by itself.
+	for (1 .. 100)
+	{
+		last unless kill 0, $pid;
+		sleep 0.1;
+	}
+	$primary->start;
+	my @blocks = grep { $_->{language} eq 'sh' } page_blocks(page_section($page, 'A failover that loses commits'));
+	is(scalar(@blocks), 2, 'the page has a command for the old primary and one for the new one');
+	my $run = sub {
+		my ($node, $script, $what) = @_;
+		local $ENV{PGHOST} = $node->host;
+		local $ENV{PGPORT} = $node->port;
+		command_ok([ 'bash', '-euo', 'pipefail', '-c', "cd '$tempdir'\n$script" ], $what);
+	};
+	$run->($primary, $blocks[0]{text}, 'the events are read from the old primary');
+	$primary->stop;
+	for my $round ('once', 'twice')
+	{
+		$run->($standby, $blocks[1]{text}, "and applied on the new one, $round");
+		is(verify($standby, @all), '10011', 'as the old primary knew');
+	}
+	is($standby->safe_psql('app', "SELECT org_id FROM amt.amt_verify('$token{good}')"), 'acme', 'the key that was not touched works');
+	like(events($standby), qr/revoked revoked.*suspended suspended.*resumed resumed/, 'and it is on record now');
+	$standby->stop;
+};
+
+subtest 'remote_apply for the revoking transaction only' => sub {
+	my ($primary, $standby) = new_pair('sync');
+	$primary->append_conf('postgresql.conf', sprintf "synchronous_standby_names = '%s'\nsynchronous_commit = local\n", $standby->name);
+	$primary->reload;
+	$primary->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'});
+	my ($token, $second) = map { create($primary, $_) } 'first', 'second';
+	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
+	is(verify($standby, $token, $second), '11', 'the standby knows two keys');
+
+	is($primary->safe_psql('app', revoke_by_the_page($token)), 't', 'one is revoked as the page says');
+	is(verify($standby, $token), '0', 'when that has returned, the standby refuses it, without a wait');
+
+	ok(stop_receiving($standby), 'the standby receives nothing more');
+	is($primary->safe_psql('app', 'CREATE TABLE t AS SELECT 1 AS n; SELECT n FROM t'), '1', 'other transactions do not wait');
+	my $session = Session->new($primary, dbname => 'app', verbosity => 'default');
+	my $backend = $session->backend;
+	$session->send(revoke_by_the_page($second));
+	ok($primary->poll_query_until('postgres', "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $backend"),
+		'a revocation waits for the standby');
+	ok(!$session->answers_within(1), 'and does not return');
+	$primary->safe_psql('postgres', "SELECT pg_cancel_backend($backend)");
+	like($session->receive, qr/The transaction has already committed locally, but might not have been replicated to the standby/,
+		'unless it is canceled, with a warning');
+	is(verify($primary, $second), '0', 'on the primary the key is refused then');
+
+	$primary->kill9;
+	$standby->promote;
+	is(verify($standby, $token), '0', 'after a failover, the revocation that had returned holds');
+	is(verify($standby, $second), '1', 'the one that was canceled was lost, as its caller was warned');
+	$session->quit;
+	$standby->stop;
+};
+
+done_testing();
