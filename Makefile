@@ -27,7 +27,7 @@ SHLIB_LINK = $(or $(shell $(PKG_CONFIG) --libs libcrypto 2>/dev/null),-lcrypto)
 
 # clang does not know each flag that a server built by gcc hands on.
 compiler := $(if $(filter default undefined,$(origin CC)),$(shell $(PG_CONFIG) --cc 2>/dev/null),$(CC))
-ifneq (,$(findstring clang,$(compiler) $(shell $(compiler) --version 2>/dev/null)))
+ifneq (,$(findstring clang,$(compiler) $(if $(compiler),$(shell $(compiler) --version 2>/dev/null))))
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument
 endif
 

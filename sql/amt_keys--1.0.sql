@@ -400,7 +400,7 @@ CREATE TRIGGER amt_keys_update INSTEAD OF UPDATE ON @extschema@.amt_keys
 CREATE FUNCTION @extschema@.amt_flush_usage() RETURNS pg_catalog.int8
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.amt_flush_usage() IS
-'Has the background worker write the calls that were counted in this database before the call, waits until they are in amt_key_usage, and returns their number. Raises 53400 if no worker can be started. Not executable by PUBLIC.';
+'Has the background worker write the calls that were counted in this database before the call, waits until they are in amt_key_usage, and returns their number. Raises 53400 if no worker can be started, 55000 if it could not write. Not executable by PUBLIC.';
 
 CREATE FUNCTION @extschema@.amt_cache_clear() RETURNS pg_catalog.void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';

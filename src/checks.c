@@ -9,6 +9,9 @@
  * server looks conversions up in the search_path.
  *
  * All loops are bounded by the text's length, which was verified before.
+ *
+ * Rows that come from elsewhere, by a dump or by replication, are judged without
+ * any setting: a name that was fine must stay so when the prefixes change.
  */
 #include "postgres.h"
 
@@ -135,15 +138,6 @@ count_chars(const char *s, bool *visible)
 	return n;
 }
 
-static bool
-holds_token(const char *s)
-{
-	bool		found;
-
-	(void) amt_mask(amt_prefixes(), s, strlen(s), NULL, 0, &found);
-	return found;
-}
-
 bool
 amt_name_is_valid(const char *name, const char **problem)
 {
@@ -158,8 +152,6 @@ amt_name_is_valid(const char *name, const char **problem)
 		*problem = "key name is too long";
 	else if (!visible)
 		*problem = "key name must contain a visible character";
-	else if (holds_token(name))
-		*problem = "key name must not contain a token";
 	else
 		return true;
 	return false;
@@ -189,11 +181,19 @@ amt_token_prefix_is_valid(const char *prefix, const char **problem)
 		*problem = "token prefix must not contain control characters";
 	else if (n > AMT_NAME_MAX_CHARS)
 		*problem = "token prefix is too long";
-	else if (holds_token(prefix))
-		*problem = "token prefix must not contain a token";
 	else
 		return true;
 	return false;
+}
+
+/* Does the text hold a token, of one of the prefixes now in force? */
+static bool
+holds_token(const char *s)
+{
+	bool		found;
+
+	(void) amt_mask(amt_prefixes(), s, strlen(s), NULL, 0, &found);
+	return found;
 }
 
 void
@@ -221,7 +221,20 @@ amt_check_name(const char *name)
 	if (!amt_name_is_valid(trimmed, &problem))
 		amt_invalid(problem,
 					"A name has 1 to 100 characters, not counting surrounding spaces; none is a control character or a line separator, and one is visible.");
+	if (holds_token(trimmed))
+		amt_invalid("key name must not contain a token", "Choose another name.");
 	return trimmed;
+}
+
+void
+amt_check_token_prefix(const char *prefix)
+{
+	const char *problem;
+
+	if (!amt_token_prefix_is_valid(prefix, &problem))
+		amt_invalid(problem, "A token prefix has 1 to 100 characters that lists can show.");
+	if (holds_token(prefix))
+		amt_invalid("token prefix must not contain a token", "Pass only the beginning of the token.");
 }
 
 TimestampTz

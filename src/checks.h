@@ -17,8 +17,12 @@ extern bool amt_name_is_valid(const char *name, const char **problem);
 extern bool amt_org_id_is_valid(const char *org_id, const char **problem);
 extern bool amt_token_prefix_is_valid(const char *prefix, const char **problem);
 
-/* A name without surrounding spaces; raises 22023 if it is not valid. */
+/*
+ * For what people pass: a name without surrounding spaces, and a displayed
+ * prefix.  Raise 22023 if it is not valid or holds a token.
+ */
 extern char *amt_check_name(const char *name);
+extern void amt_check_token_prefix(const char *prefix);
 
 /* Raise 22023, with a hint. */
 extern void amt_invalid(const char *problem, const char *hint);

@@ -336,7 +336,6 @@ amt_import_key(PG_FUNCTION_ARGS)
 	AmtKey		known;
 	Relation	rel;
 	char	   *name;
-	const char *problem;
 
 	check_writable("amt_import_key()");
 	if (!amt_caller_is_trusted())
@@ -352,8 +351,8 @@ amt_import_key(PG_FUNCTION_ARGS)
 	if (key.org_id == NULL || key.role == NULL)
 		amt_invalid("organization and role of an imported key must not be null", "Pass both.");
 	key.token_prefix = amt_string_arg(fcinfo, 4);
-	if (key.token_prefix != NULL && !amt_token_prefix_is_valid(key.token_prefix, &problem))
-		amt_invalid(problem, "A token prefix has 1 to 100 characters that lists can show.");
+	if (key.token_prefix != NULL)
+		amt_check_token_prefix(key.token_prefix);
 	key.scopes = scopes_arg(fcinfo, 5);
 	amt_newkey_check(&key.org_id, &key.role, &key.scopes);
 	key.created_at = PG_ARGISNULL(6) ? GetCurrentTransactionStartTimestamp() : PG_GETARG_TIMESTAMPTZ(6);

@@ -65,6 +65,8 @@ typedef struct WriterSlot
 	bool		counted;		/* something was counted since the worker
 								 * looked; set without the lock */
 	bool		hurry;			/* a backend waits for the next write */
+	uint32		failures;		/* writes that failed, of this worker and its
+								 * predecessors */
 	TimestampTz asked_at;		/* when the postmaster was last asked for it */
 } WriterSlot;
 
@@ -331,6 +333,8 @@ write_now(bool *left)
 	my_slot->hurry = false;
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
 	done = amt_write_pending(left);
+	if (!done)
+		my_slot->failures++;
 	(void) pgstat_report_stat(true);	/* for autovacuum */
 	pgstat_report_activity(STATE_IDLE, NULL);
 	ConditionVariableBroadcast(&writers->written);
@@ -378,7 +382,8 @@ write_until_idle(void)
 		interval = amt_elapsed(counted_at, now, IDLE_MS) ?
 			Min(usage_flush_interval, IDLE_MS) : usage_flush_interval;
 		if (left &&
-			(my_slot->hurry || amt_elapsed(written_at, now, Max(interval, wait_ms))))
+			((my_slot->hurry && (wait_ms == 0 || amt_elapsed(written_at, now, usage_flush_interval))) ||
+			 amt_elapsed(written_at, now, Max(interval, wait_ms))))
 		{
 			wait_ms = write_now(&left) ? 0 : ASK_AGAIN_MS;
 			written_at = GetCurrentTimestamp();
@@ -458,10 +463,14 @@ amt_writer_main(Datum arg)
 	proc_exit(0);
 }
 
-/* Have the worker write at once; raises an error if there can be none. */
-static void
+/*
+ * Have the worker write at once; raises an error if there can be none.  Returns
+ * the number of its failures.
+ */
+static uint32
 hurry_worker(void)
 {
+	uint32		failures = 0;
 	int			pid = 0;
 	PGPROC	   *proc;
 
@@ -475,11 +484,13 @@ hurry_worker(void)
 	{
 		my_slot->hurry = true;
 		pid = my_slot->pid;
+		failures = my_slot->failures;
 	}
 	LWLockRelease(&writers->lock);
 	proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
 	if (proc != NULL)
 		SetLatch(&proc->procLatch);
+	return failures;
 }
 
 /* Every entry of this database with unwritten calls. */
@@ -560,6 +571,7 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 	AmtDue	   *due;
 	int			n;
 	int64		calls = 0;
+	int64		first_failures = -1;
 
 	amt_session_check();
 	PreventCommandDuringRecovery("amt_flush_usage()");
@@ -572,7 +584,15 @@ amt_flush_usage(PG_FUNCTION_ARGS)
 	ConditionVariablePrepareToSleep(&writers->written);
 	while (check_outcomes(extension, due, n, &calls) > 0)
 	{
-		hurry_worker();
+		uint32		failures = hurry_worker();
+
+		if (first_failures < 0)
+			first_failures = failures;
+		else if (failures != first_failures)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the background worker could not write counted calls"),
+					 errhint("The server log says why.")));
 		(void) ConditionVariableTimedSleep(&writers->written, 100, wait_event);
 	}
 	ConditionVariableCancelSleep();

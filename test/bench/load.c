@@ -6,10 +6,8 @@
  *
  * Each client is a process with one connection, as libpq's environment says.
  * A round executes the statements one after the other, all prepared.  PARAMS is
- * a file of lines; each round draws one, whose fields, separated by tabs, are
- * $1, $2, ...  pgbench can neither draw strings from a file nor pass them on
- * without computing them in SQL, which would weigh on both sides of a
- * comparison.
+ * a file of lines.  Each round draws one; its fields, separated by tabs, are
+ * the parameters.  pgbench cannot draw strings from a file.
  *
  * Each client runs rounds for the -w seconds before the clock starts; these
  * should be more than the five after which the server decides between custom

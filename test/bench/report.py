@@ -98,7 +98,7 @@ def figures_text(machine, args, results):
     lines = [BEGIN, "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in machine.items()]
     lines += ["", f"{args.rounds} rounds of {args.seconds:g} s on each side, {args.rounds * TIMES_NEAR} in "
-              "the first four rows, which are nearest to what they shall reach.", ""]
+              "the first four rows, which are nearest to their reach.", ""]
     lines += list(table(results))
     notes = [(result.row.measured, result.note) for result in results if result.note]
     if notes:

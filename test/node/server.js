@@ -1,8 +1,8 @@
 // A PostgreSQL server for one test file, with the extension in it.
 //
 // Each test file gets a server (or at least a database) of its own, because the examples create login roles, and roles
-// belong to the whole cluster.  By default the server is thrown away: made by initdb in a temporary directory, trusting
-// whoever reaches its socket, which lives in that directory, and listening nowhere else.  PostgreSQL refuses to run as
+// belong to the whole cluster.  By default the server is thrown away.  initdb makes it in a temporary directory, and it
+// trusts everybody who can reach its socket in that directory.  PostgreSQL refuses to run as
 // root, so root starts it as the user postgres.  AMT_LOG_DIRECTORY, where that user can write, keeps its log.
 //
 // With AMT_TEST_URL (a superuser's connection string), or with PGHOST, PGPORT, PGUSER and so on, an existing server is

@@ -93,6 +93,14 @@ SET amt_keys.token_prefixes = new, acme, amt;
 SELECT k.token LIKE 'new\_%' AS token, k.token_prefix = 'new_' || k.key_id || '...' AS token_prefix, amt_check_token(k.token) FROM amt_rotate_key(:'amt_token') AS k;
 SELECT attempt(format('SELECT amt_revoke(%L)', :'acme_prefix')) AS by_displayed_prefix;
 RESET amt_keys.token_prefixes;
+-- a name that looks like a token only under a later list of prefixes stops nothing
+SELECT key_id AS named_id FROM amt_create_key('acme_prod_github_actions_deploy', 'acme', 'viewer') \gset
+SET amt_keys.token_prefixes = acme, amt;
+UPDATE amt_keys SET suspended_at = now() WHERE key_id = :'named_id' RETURNING name, suspended_at IS NOT NULL AS suspended;
+UPDATE amt_keys SET suspended_at = NULL WHERE key_id = :'named_id';
+SELECT name FROM amt_rotate_key(:'named_id');
+SELECT attempt($$SELECT amt_create_key('acme_prod_github_actions_deploy', 'acme', 'viewer')$$) AS new_key;
+RESET amt_keys.token_prefixes;
 
 DROP FUNCTION recognised;
 DROP TABLE token;

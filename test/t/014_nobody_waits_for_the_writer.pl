@@ -52,7 +52,7 @@ sub written
 
 configure($node, 'amt_keys.usage_flush_interval' => '100ms');
 
-# What others lock waits, the rest does not, and the view has all of it.
+# Rows that others lock are written later, all others at once, and the view counts both.
 for my $lock ("SELECT 1 FROM amt_key_usage WHERE key_id = 'ID' FOR UPDATE", "SELECT 1 FROM amt_key_usage WHERE key_id = 'ID' FOR KEY SHARE",
 	"UPDATE amt_key_usage SET calls = calls WHERE key_id = 'ID' RETURNING 1",
 	"UPDATE amt_key SET name = 'renamed' WHERE key_id = 'ID' RETURNING 1",

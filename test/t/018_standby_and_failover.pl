@@ -54,7 +54,7 @@ my $id = id_of($token);
 my $created_at = time;
 ok(wait_until(sub { $s->query("SELECT count(*) FROM amt_verify('$token')") eq '1' }), 'a key is verified on the standby');
 note(sprintf 'the first time %.3f s after its creation', time - $created_at);
-is($s->query("SELECT key_id, org_id, role, name FROM amt_verify('$token')"), "$id|acme|editor|a key", 'and is who it is');
+is($s->query("SELECT key_id, org_id, role, name FROM amt_verify('$token')"), "$id|acme|editor|a key", 'the answer has the row of the key');
 is($s->query("SELECT count(*) FROM amt_verify('" . wrong_secret($token) . "')"), 0, 'a wrong secret is refused');
 is($s->query('BEGIN', "SELECT count(*) FROM amt_verify('$token', identify => true)", 'SELECT amt_org_id(), amt_key_id()', 'COMMIT'),
 	"1\nacme|$id", 'the identity is set there');
@@ -62,9 +62,9 @@ is($s->query("SELECT scrypt_runs, warm_keys FROM amt_stat"), '1|1', 'scrypt ran 
 
 pause_replay();
 my $later = create_key($primary);
-is(verify($standby, $later), 0, 'what has not been replayed is not known');
+is(verify($standby, $later), 0, 'a key whose creation has not been replayed is not known');
 resume_replay();
-is(verify($standby, $later), 1, 'when it has, it is');
+is(verify($standby, $later), 1, 'it is known when it has been replayed');
 
 # Revoked on the primary, refused on the standby, warm or not, as soon as that is replayed, and no sooner.
 {
@@ -72,23 +72,23 @@ is(verify($standby, $later), 1, 'when it has, it is');
 	catch_up();
 	is(verify($standby, $warm), 1, 'a key is warm on the standby');
 	is($s->query('BEGIN ISOLATION LEVEL REPEATABLE READ', "SELECT count(*) FROM amt_verify('$old_snapshot')"), 1,
-		'and another one, in a transaction with a snapshot of its own');
+		'another key works in a transaction with a snapshot of its own');
 	my $hits = stat_of($standby, 'cache_hits');
 
 	pause_replay();
 	is(revoke($primary, $_), 't', 'revoked on the primary') for $warm, $old_snapshot;
-	is(verify($primary, $warm), 0, 'where it is refused at once');
-	is(verify($standby, $warm), 1, 'good on the standby until that is replayed');
-	cmp_ok(stat_of($standby, 'cache_hits'), '>', $hits, 'by the cache');
+	is(verify($primary, $warm), 0, 'the primary refuses it at once');
+	is(verify($standby, $warm), 1, 'the standby accepts it until the revocation is replayed');
+	cmp_ok(stat_of($standby, 'cache_hits'), '>', $hits, 'the standby does so by its cache');
 	resume_replay();
-	is(verify($standby, $warm), 0, 'then refused');
-	is($s->query("SELECT count(*) FROM amt_verify('$old_snapshot')"), 0, 'even in the transaction that began before');
+	is(verify($standby, $warm), 0, 'then the standby refuses it');
+	is($s->query("SELECT count(*) FROM amt_verify('$old_snapshot')"), 0, 'a transaction that began before refuses it, too');
 	is($s->query("SELECT count(*) FROM amt_key WHERE key_id = '" . id_of($old_snapshot) . "'", 'COMMIT'), 1,
-		'whose own snapshot still has the row');
-	is(verify($standby, $token), 1, 'others are not');
+		'the snapshot of that transaction still has the row');
+	is(verify($standby, $token), 1, 'other keys still work');
 }
 
-# What would write says so.
+# A call that would write is refused.
 is($s->query($_), 'ERROR:  25006', 'refused on the standby: ' . s/\b\Q$id\E\b/a key/r)
   for 'SELECT amt_flush_usage()', "SELECT amt_create_key('a key', 'acme', 'editor')", "SELECT amt_revoke('$id')",
   "DELETE FROM amt_key WHERE key_id = '$id'";
@@ -111,31 +111,31 @@ my $stored;
 	verify($standby, $primary_token) for 1 .. 4;
 	verify($standby, $other_token, 'other') for 1 .. 2;
 	verify($standby, $revoked_token) for 1 .. 5;
-	is(calls_of($standby, $primary_id), 7, 'and adds its own calls');
-	is(calls_of($standby, id_of($other_token), 'other'), 2, 'in each database');
+	is(calls_of($standby, $primary_id), 7, 'it adds its own calls');
+	is(calls_of($standby, id_of($other_token), 'other'), 2, 'it does so in each database');
 	is($standby->safe_psql('postgres',
-		"SELECT last_used_at > now() - interval '1 minute' FROM amt_keys WHERE key_id = '$primary_id'"), 't', 'and the last use');
-	is(stored_calls($standby, $primary_id), 3, 'though they are nowhere stored');
-	is(calls_of($primary, $primary_id), 3, 'nor known on the primary');
+		"SELECT last_used_at > now() - interval '1 minute' FROM amt_keys WHERE key_id = '$primary_id'"), 't', 'it shows its own last use');
+	is(stored_calls($standby, $primary_id), 3, 'its calls are not stored');
+	is(calls_of($primary, $primary_id), 3, 'the primary does not know of them');
 	is(stat_of($standby, 'worker_failures'), 0, 'no worker has failed on the standby');
-	is(stat_of($standby, 'calls_flushed'), 0, 'and none has written');
+	is(stat_of($standby, 'calls_flushed'), 0, 'no worker has written on the standby');
 
 	verify($primary, $primary_token) for 1 .. 2;
 	$primary->safe_psql('postgres', 'SELECT amt_flush_usage()');
 	ok(wait_until(sub { stored_calls($primary, $primary_id) == 5 }), 'the primary writes more');
 	catch_up();
-	is(calls_of($standby, $primary_id), 9, 'which the standby adds up');
+	is(calls_of($standby, $primary_id), 9, 'the standby adds up both');
 
 	is(revoke($primary, $revoked_token), 't', 'a key with calls on the standby is revoked');
 	catch_up();
 	is(stat_of($primary, 'calls_pending'), 0, 'the primary knows nothing of its calls');
-	is(events_of($primary, id_of($revoked_token)), 0, 'nor has its event any');
+	is(events_of($primary, id_of($revoked_token)), 0, 'the event has none of its calls');
 	is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_keys WHERE key_id = '" . id_of($revoked_token) . "'"), 0,
 		'the key is not in the list on the standby');
 	# A worker comes with a call, and drops what belongs to nobody any more.
 	verify($standby, $primary_token);
 	ok(wait_until(sub { stat_of($standby, 'calls_dropped') == 5 + 3 }, 20), 'the standby drops the calls of keys that are gone, these and the earlier ones');
-	is(calls_of($standby, $primary_id), 10, 'those of other keys stay');
+	is(calls_of($standby, $primary_id), 10, 'calls of other keys stay');
 }
 
 # A database that is dropped on the primary goes on the standby, although its worker has calls that it cannot write.
@@ -149,7 +149,7 @@ my $stored;
 	$primary->safe_psql('postgres', 'DROP DATABASE gone');
 	cmp_ok(seconds(\&catch_up), '<', 10, 'the replay of DROP DATABASE waits for nobody');
 	is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_database WHERE datname = 'gone'}), 0, 'the database is gone on the standby');
-	is(scalar(() = worker_pids($standby, 'gone')), 0, 'so is its worker');
+	is(scalar(() = worker_pids($standby, 'gone')), 0, 'its worker is gone');
 	ok(wait_until(sub { verify($standby, $primary_token); stat_of($standby, 'calls_dropped') == $dropped + 3 }, 30), 'its calls are dropped');
 }
 
@@ -161,32 +161,32 @@ my $primary_calls = calls_of($standby, $primary_id);
 $primary->stop;
 $standby->promote;
 ok(wait_until(sub { stored_calls($standby, $primary_id) eq $primary_calls }, 30), 'what was counted on the standby is written');
-ok(wait_until(sub { stored_calls($standby, id_of($other_token), 'other') eq '2' }, 30), 'in the other database, too');
-ok(wait_until(sub { stored_calls($standby, $id) eq $calls }, 30), 'for each key');
+ok(wait_until(sub { stored_calls($standby, id_of($other_token), 'other') eq '2' }, 30), 'calls of the other database are written, too');
+ok(wait_until(sub { stored_calls($standby, $id) eq $calls }, 30), 'calls of each key are written');
 is($standby->safe_psql('postgres', "SELECT last_used_at < now() FROM amt_key_usage WHERE key_id = '$primary_id'"), 't',
-	'with its last use');
-is(calls_of($standby, $primary_id), $primary_calls, 'and the view counts nothing twice');
+	'the last use is written');
+is(calls_of($standby, $primary_id), $primary_calls, 'the view counts nothing twice');
 ok(wait_until(sub { stat_of($standby, 'calls_pending') == 0 }, 30), 'nothing is pending any more');
 is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_key_usage WHERE key_id = '" . id_of($revoked_token) . "'"), 0,
 	'the calls of a key that is gone bring nothing back');
 is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_key_event WHERE event = 'revoked'"), 3,
-	'and each revocation has its event');
+	'each revocation has its event');
 
 # From then on it is a primary like any other.
 is($s->query("SELECT count(*) FROM amt_verify('$token')"), 1, 'a session from before goes on');
-is($s->query("SELECT count(*) FROM amt_verify('" . wrong_secret($token) . "')"), 0, 'and knows what is wrong');
-ok(wait_until(sub { stored_calls($standby, $id) == $calls + 1 }, 30), 'its calls are written');
+is($s->query("SELECT count(*) FROM amt_verify('" . wrong_secret($token) . "')"), 0, 'it refuses a wrong secret');
+ok(wait_until(sub { stored_calls($standby, $id) == $calls + 1 }, 30), 'calls of that session are written');
 my $new = create_key($standby);
 is(verify($standby, $new), 1, 'a key that was created on the promoted server works');
 is($s->query(q{SELECT count(*) FROM amt_verify((amt_create_key('another', 'acme', 'editor')).token)}), 1,
 	'so does one created by a session from before');
 is($standby->safe_psql('postgres',
 	"SELECT count(*), count(DISTINCT event_id) FROM amt_key_event WHERE event = 'created' AND key_id = '" . id_of($new) . "'"),
-	'1|1', 'with its event');
+	'1|1', 'its creation has one event');
 is(revoke($standby, $token), 't', 'a key is revoked');
-is($s->query("SELECT count(*) FROM amt_verify('$token')"), 0, 'and refused');
+is($s->query("SELECT count(*) FROM amt_verify('$token')"), 0, 'it is refused');
 is(calls_of($standby, id_of($new)), 1, 'calls are counted');
-ok(wait_until(sub { (stored_calls($standby, id_of($new)) || 0) == 1 }, 30), 'and written');
+ok(wait_until(sub { (stored_calls($standby, id_of($new)) || 0) == 1 }, 30), 'calls are written');
 
 $s->quit;
 $standby->stop;

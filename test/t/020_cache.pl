@@ -15,7 +15,7 @@ my $node = new_cluster(conf => "max_prepared_transactions = 5\namt_keys.usage_fl
 my $s = Session->new($node);
 my $other = Session->new($node);
 
-# What verifications say, and how many runs of scrypt they took.
+# The answers of verifications, and how many runs of scrypt they took.
 sub answers
 {
 	my ($session, @tokens) = @_;

@@ -1,4 +1,4 @@
-# Runs of scrypt are few: one for each key at a time, so many in the server; and who waits for one can always stop waiting.
+# Runs of scrypt are few: one for each key at a time, and a limited number in the server.  A process that waits for one can always stop waiting.
 
 use strict;
 use warnings FATAL => 'all';
@@ -104,7 +104,7 @@ note(sprintf 'a slow run takes %.1f s', $duration);
 	cmp_ok(counters()->{runs}, '<=', 7, 'and the wrong ones, too, are spared once the key is warm');
 }
 
-# Who waits can be cancelled, can time out and can be terminated, while the run goes on.
+# A process that waits can be cancelled, can time out and can be terminated, while the run goes on.
 {
 	my ($runner, @waiters) = map { Session->new($node) } 1 .. 5;
 	$_->backend for @waiters;
@@ -199,7 +199,7 @@ for my $max (1, 2, 3)
 	is($runner->query('COMMIT'), '', 'without an error');
 }
 
-# What a run proves is about the hash that it was made with, whatever has come in its place meanwhile.
+# A run proves a secret for the hash that it was made with, even if the key has got another hash meanwhile.
 {
 	my $runner = Session->new($node);
 	my ($old, $new) = (slow_key(18), slow_key(4));

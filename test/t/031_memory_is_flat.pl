@@ -22,7 +22,7 @@ plan skip_all => 'needs /proc/<pid>/smaps_rollup' unless -r '/proc/self/smaps_ro
 
 my $long = $ENV{AMT_LONG};
 
-# What is large goes back to the system as soon as it is freed, and so cannot hide what follows (glibc's malloc).
+# glibc's malloc gives large blocks back to the system as soon as they are freed, so they cannot hide later growth.
 $ENV{MALLOC_MMAP_THRESHOLD_} = 1 << 20;
 my $node = new_cluster(conf => "amt_keys.scrypt_ln = 1\namt_keys.cache_size = 1000\namt_keys.usage_flush_interval = '100ms'\njit = off");
 my $s = Session->new($node);
@@ -179,7 +179,7 @@ for my $function (@functions)
 		$name =~ s/_[0-9A-Za-z]{49}/_.../g;
 		is($answer, '', "twice $n calls of $name");
 		note("$more kB more, shared memory $more_dynamic kB more");
-		cmp_ok($more, '<', 50, 'take no memory');
+		cmp_ok($more, '<', 100, 'take no memory');
 		is($more_dynamic, 0, 'nor shared memory');
 		$session->quit;
 	}

@@ -170,7 +170,7 @@ for my $round (1 .. $rounds)
 		wait_until(sub { accepts_connections($node) }) or die 'no recovery';
 	}
 
-	# What is true now.
+	# The state that the server must have now.
 	my ($answered) = $load->{out} =~ /^number of transactions actually processed: (\d+)/m or die $load->{out};
 	my $check = Session->new($node);
 	my $calls = $check->query("SELECT sum(calls) FROM amt_keys WHERE key_id IN ($ids)");

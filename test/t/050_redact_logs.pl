@@ -48,7 +48,7 @@ my ($token, $second) = map {
 # A key made elsewhere: any length of id, and - and _ in the secret.
 my $imported = 'amt_Old7_Zq3_vT9-wX1bR5_nM8-kL2pD6';
 
-# What dates are read from is taken apart before it is found to be none.
+# A text that is cast to a date is taken apart before the cast fails.
 my $in_parts = $second =~ s/^amt_[^_]+/amt_J0YzejYl2aGY/r;
 
 my ($id, $second_id) = map { /^amt_(.{12})_/ or die; $1 } $token, $second;

@@ -1,6 +1,6 @@
 # Dumps: what each kind of role can dump and restore, and what tools do that touch every table.
 #
-# That a dump of everything by a superuser holds keys, counts and events is the subject of 021_life_of_a_database.pl.
+# That a dump of everything by a superuser holds keys, counts and events is the subject of 030_life_of_a_database.pl.
 
 use strict;
 use warnings FATAL => 'all';

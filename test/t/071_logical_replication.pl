@@ -79,7 +79,7 @@ sub agrees
 sub no_errors
 {
 	my ($subscriber, $what) = @_;
-	unlike(slurp_file($subscriber->logfile), qr/duplicate key|conflict|logical replication .* exited with exit code 1|ERROR:  (?!cannot)/,
+	unlike(slurp_file($subscriber->logfile), qr/duplicate key|logical replication .* exited with exit code 1|ERROR:  (?!cannot)/,
 		"$what: replication never stopped");
 	return;
 }
@@ -192,7 +192,6 @@ SKIP:
 		$standby->append_conf('postgresql.conf', 'hot_standby_feedback = on');
 		$standby->start;
 		$publisher->wait_for_catchup($standby);
-		verify($standby, $before[1]) for 1 .. 2;
 		is(calls($standby, $before[0]), 5, 'the standby shows the calls of its primary');
 		$standby->stop;
 		$standby->command_ok(
@@ -207,7 +206,7 @@ SKIP:
 		agrees($standby, 'pg_createsubscriber');
 		is(calls($standby, $before[0]), 5, 'calls that the primary had written are kept');
 		is(verify($standby, $before[1]), 1, 'a key verifies');
-		is(stored($standby, $before[1]), 1, 'its calls are written');
+		is(stored($standby, $before[1]), 2, 'and its call is added to what the primary had written');
 		goes_through($standby, 'made', 'pg_createsubscriber');
 		no_errors($standby, 'pg_createsubscriber');
 		agrees($standby, 'pg_createsubscriber');

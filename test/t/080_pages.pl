@@ -9,14 +9,17 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
 use Pages;
+use Session;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+# doc/migrating.md needs tables to migrate from: 073_migrating.pl and node's migrate.test.js follow it.
 sub pages_with_sql
 {
 	my $top = top_directory();
-	return map { s/^\Q$top\E\///r } grep { slurp_file($_) =~ /^```sql$/m } "$top/README.md", glob("$top/doc/*.md");
+	return grep { $_ ne 'doc/migrating.md' } map { s/^\Q$top\E\///r }
+	  grep { slurp_file($_) =~ /^```sql$/m } "$top/README.md", glob("$top/doc/*.md");
 }
 
 my @pages = split ' ', $ENV{AMT_PAGES} // join ' ', pages_with_sql();
@@ -46,6 +49,24 @@ subtest 'the query for postgres_exporter' => sub {
 	my $all = $node->safe_psql('postgres', q{SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute
 		WHERE attrelid = 'amt.amt_stat'::regclass AND attnum > 0 AND attname <> 'stats_reset'});
 	is($header =~ s/scrypt_seconds/scrypt_time/r, $all, 'no counter is missing');
+};
+
+subtest 'a revocation that hangs' => sub {
+	my @blocks = page_blocks(page_section(slurp_file(top_directory() . '/doc/operations.md'), 'A revocation hangs'));
+	is(scalar(@blocks), 1, 'the page has one query for it');
+	my $token = $node->safe_psql('postgres', q{SELECT token FROM amt.amt_create_key('wanted', 'acme', 'editor')});
+	my ($idle, $revoking) = map { Session->new($node) } 1 .. 2;
+	my ($blocker, $waiting) = map { $_->backend } $idle, $revoking;
+
+	is($idle->query('BEGIN', q{UPDATE amt.amt_keys SET name = 'unwanted' WHERE name = 'wanted'}), '', 'a transaction has changed the key and goes on');
+	$revoking->send("SELECT amt.amt_revoke('$token')");
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($blocks[0]{text}) AS q" =~ s/;\n?\)/)/r), 'the query finds the revocation');
+	like($node->safe_psql('postgres', $blocks[0]{text}), qr/\A$waiting\|Lock\|transactionid\|$blocker\|idle in transaction\|/,
+		'and the transaction in its way');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($blocker)");
+	is($revoking->receive, 't', 'when that is terminated, the key is revoked');
+	is($node->safe_psql('postgres', "SELECT count(*) FROM amt.amt_verify('$token')"), 0, 'and refused');
+	$_->quit for $idle, $revoking;
 };
 
 $node->stop;

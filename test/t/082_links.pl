@@ -1,4 +1,4 @@
-# Every page's links lead somewhere, and so do the names of files that pages mention as tests.
+# Every page's links lead somewhere, the tests that doc/security.md names exist, and README.md stays short.
 
 use strict;
 use warnings FATAL => 'all';
@@ -49,5 +49,11 @@ for my $page (@pages)
 my @named = prose_of("$top/doc/security.md") =~ /(?:^|[ (])((?:t|sql|pgtap|specs|unit|node|fuzz)\/[\w.-]+)/mg;
 cmp_ok(scalar @named, '>', 20, 'doc/security.md names tests');
 is(join(' ', grep { !-e "$top/test/$_" } @named), '', 'the tests that doc/security.md names exist');
+
+# A newcomer has a minute.
+my @readme = split /\n/, slurp_file("$top/README.md");
+my ($installed) = grep { $readme[$_] =~ /^CREATE EXTENSION/ } 0 .. $#readme;
+cmp_ok(scalar @readme, '<', 350, 'README.md has less than 350 lines');
+cmp_ok($installed + 1, '<', 60, 'README.md creates the extension before its line 60');
 
 done_testing();

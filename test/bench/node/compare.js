@@ -102,7 +102,7 @@ for (const [verify, list] of sides)
 	await measure(verify, list, 0.5);
 for (let round = 0; round < rounds; round++) {
 	const rates = [];
-	// Who begins changes, so that a drift favours nobody.
+	// The first one changes from round to round, so that a drift favours nobody.
 	for (const i of round % 2 ? [2, 1, 0] : [0, 1, 2])
 		rates[i] = (await measure(...sides[i], seconds)).toFixed(1);
 	console.log(...rates);
