@@ -177,7 +177,7 @@ same_lifetime(const AmtKey *old, TimestampTz now)
 {
 	TimestampTz created_at = DatumGetTimestampTz(AmtKeyValue(old, created_at));
 	TimestampTz expires_at = AmtKeyIsNull(old, expires_at) ? DT_NOEND :
-		DatumGetTimestampTz(AmtKeyValue(old, expires_at));
+	DatumGetTimestampTz(AmtKeyValue(old, expires_at));
 	int64		lifetime;
 
 	if (TIMESTAMP_NOT_FINITE(expires_at) || TIMESTAMP_NOT_FINITE(created_at))
@@ -334,6 +334,7 @@ amt_import_key(PG_FUNCTION_ARGS)
 	Oid			extension = amt_extension(fcinfo);
 	AmtNewKey	key = {0};
 	AmtKey		known;
+	AmtRowHint	hint = {0};
 	Relation	rel;
 	char	   *name;
 
@@ -361,7 +362,7 @@ amt_import_key(PG_FUNCTION_ARGS)
 
 	make_id(&key);
 	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
-	if (amt_key_by_sha256(rel, key.token_sha256, &known))
+	if (amt_key_by_sha256(rel, key.token_sha256, &hint, &known))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
 				 errmsg("a key with this token exists already")));

@@ -163,27 +163,51 @@ amt_entry_hash(const void *stored, Size len)
 	return hash_bytes_extended(stored, len, entries->seed[0]);
 }
 
-AmtKeyRef
-amt_entry_ref(Oid table, const char *id, Size id_len)
+/* The tag of a key of that table in this database. */
+static AmtTag
+make_tag(Oid table, const void *name, Size len, bool imported)
 {
 	struct
 	{
 		Oid			database;
 		Oid			table;
-		char		id[AMT_ID_MAX];
+		uint32		imported;
+		char		name[AMT_ID_MAX];
 	}			key;
-	Size		len = 2 * sizeof(Oid) + id_len;
-	AmtKeyRef	ref;
+	Size		key_len = 3 * sizeof(uint32) + len;
+	AmtTag		tag;
 
-	Assert(id_len <= AMT_ID_MAX);
+	Assert(len <= AMT_ID_MAX);
 	key.database = MyDatabaseId;
 	key.table = table;
-	memcpy(key.id, id, id_len);
-	ref.tag.lo = hash_bytes_extended((unsigned char *) &key, len, entries->seed[0]);
-	ref.tag.hi = hash_bytes_extended((unsigned char *) &key, len, entries->seed[1]);
+	key.imported = imported;
+	memcpy(key.name, name, len);
+	tag.lo = hash_bytes_extended((unsigned char *) &key, key_len, entries->seed[0]);
+	tag.hi = hash_bytes_extended((unsigned char *) &key, key_len, entries->seed[1]);
+	return tag;
+}
+
+AmtKeyRef
+amt_entry_ref(Oid table, const char *id, Size id_len)
+{
+	AmtKeyRef	ref;
+
+	ref.tag = make_tag(table, id, id_len, false);
 	ref.table = table;
 	ref.id = id;
 	ref.id_len = id_len;
+	return ref;
+}
+
+AmtKeyRef
+amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256_LEN])
+{
+	AmtKeyRef	ref;
+
+	ref.tag = make_tag(table, sha256, AMT_SHA256_LEN, true);
+	ref.table = table;
+	ref.id = NULL;
+	ref.id_len = 0;
 	return ref;
 }
 

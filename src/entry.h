@@ -11,6 +11,7 @@
 #include "storage/off.h"
 
 #include "hashtable.h"
+#include "sha256.h"
 #include "token.h"
 
 #define AMT_MAC_LEN		32
@@ -85,6 +86,12 @@ extern bool amt_entry_may_prove(void);
 
 /* A key of table "table" in this database.  The id is not copied. */
 extern AmtKeyRef amt_entry_ref(Oid table, const char *id, Size id_len);
+
+/*
+ * The same for an imported key, whose entry is found by the digest of its token,
+ * since that is what is known of it first.  The id may be given later.
+ */
+extern AmtKeyRef amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256_LEN]);
 
 /* A seeded hash of a stored hash: tells it from another one. */
 extern uint64 amt_entry_hash(const void *stored, Size len);

@@ -200,26 +200,6 @@ amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
 	return found;
 }
 
-bool
-amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtKey *key)
-{
-	union
-	{
-		struct varlena header;
-		char		buffer[VARHDRSZ + 32];
-	}			value;
-	Snapshot	snapshot;
-	bool		found;
-
-	SET_VARSIZE(&value, sizeof(value.buffer));
-	memcpy(value.buffer + VARHDRSZ, sha256, 32);
-	snapshot = newest_snapshot();
-	found = find_rows(rel, AMT_KEY_BY_SHA256, Anum_amt_key_token_sha256, F_BYTEAEQ,
-					  PointerGetDatum(&value), snapshot, 1, copy_key, &key) > 0;
-	UnregisterSnapshot(snapshot);
-	return found;
-}
-
 int
 amt_keys_by_prefix(Relation rel, const char *prefix, Size len, AmtKey *keys, int max)
 {
@@ -280,13 +260,12 @@ has_id(const AmtKey *key, const char *id, Size id_len)
 }
 
 /*
- * Read the row by the hint.  If that buffer still holds that block of the
- * table, and the snapshot sees a row of this id in that place, it is the row:
- * there is only one.  In all other cases the index knows.
+ * Read the row by the hint, if that buffer still holds that block of the table,
+ * and the snapshot sees a row in that place.  If it is the row that the caller
+ * looks for, it is the only one.  In all other cases the index knows.
  */
 static bool
-get_by_hint(Relation rel, const char *id, Size id_len, Snapshot snapshot,
-			const AmtRowHint *hint, AmtKey *key)
+get_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint, AmtKey *key)
 {
 	HeapTupleData tuple;
 	bool		found;
@@ -303,7 +282,7 @@ get_by_hint(Relation rel, const char *id, Size id_len, Snapshot snapshot,
 	if (found)
 		amt_key_copy(&tuple, RelationGetDescr(rel), key);
 	ReleaseBuffer(hint->buffer);
-	return found && has_id(key, id, id_len);
+	return found;
 }
 
 bool
@@ -317,9 +296,41 @@ amt_key_by_hint(Relation rel, const char *id, Size id_len, AmtRowHint *hint, Amt
 	if (!make_id_text(&text_id, id, id_len))
 		return false;
 	snapshot = newest_snapshot();
-	found = get_by_hint(rel, id, id_len, snapshot, hint, key) ||
+	found = (get_by_hint(rel, snapshot, hint, key) && has_id(key, id, id_len)) ||
 		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
 				  PointerGetDatum(&text_id), snapshot, 1, copy_key_and_place, &found_at) > 0;
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+static bool
+has_sha256(const AmtKey *key, const uint8 sha256[32])
+{
+	Size		len;
+	const char *stored = amt_key_stored_hash(key, &len);
+
+	return !AmtKeyIsNull(key, token_sha256) && AmtKeyIsNull(key, scrypt_hash) &&
+		len == 32 && memcmp(stored, sha256, len) == 0;
+}
+
+bool
+amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtRowHint *hint, AmtKey *key)
+{
+	union
+	{
+		struct varlena header;
+		char		buffer[VARHDRSZ + 32];
+	}			value;
+	KeyAndHint	found_at = {hint, key};
+	Snapshot	snapshot;
+	bool		found;
+
+	SET_VARSIZE(&value, sizeof(value.buffer));
+	memcpy(value.buffer + VARHDRSZ, sha256, 32);
+	snapshot = newest_snapshot();
+	found = (get_by_hint(rel, snapshot, hint, key) && has_sha256(key, sha256)) ||
+		find_rows(rel, AMT_KEY_BY_SHA256, Anum_amt_key_token_sha256, F_BYTEAEQ,
+				  PointerGetDatum(&value), snapshot, 1, copy_key_and_place, &found_at) > 0;
 	UnregisterSnapshot(snapshot);
 	return found;
 }

@@ -45,17 +45,18 @@ extern const char *amt_key_stored_hash(const AmtKey *key, Size *len);
  * No privilege is checked.
  */
 extern bool amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key);
-extern bool amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtKey *key);
 
 /* Returns the number of keys with this displayed prefix, at most max. */
 extern int	amt_keys_by_prefix(Relation rel, const char *prefix, Size len, AmtKey *keys, int max);
 
 /*
- * The same by id, at the place of the hint if the row is there; the hint is
- * set to where it is.
+ * The same by id or by the token's digest, at the place of the hint if the row
+ * is there; the hint is set to where it is.
  */
 extern bool amt_key_by_hint(Relation rel, const char *id, Size id_len,
 							AmtRowHint *hint, AmtKey *key);
+extern bool amt_key_by_sha256(Relation rel, const uint8 sha256[32],
+							  AmtRowHint *hint, AmtKey *key);
 
 /* Open amt_key for one look by id, and close it again. */
 extern bool amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint,

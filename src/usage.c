@@ -68,7 +68,10 @@ amt_usage_read(Oid extension, Oid table, const AmtKey *key,
 		(void) amt_usage_get(extension, id, id_len, calls, last_used_at);
 		return;
 	}
-	ref = amt_entry_ref(table, id, id_len);
+	if (AmtKeyIsNull(key, scrypt_hash) && stored_len == AMT_SHA256_LEN)
+		ref = amt_entry_ref_imported(table, (const uint8 *) stored);
+	else
+		ref = amt_entry_ref(table, id, id_len);
 	hash_tag = amt_entry_hash(stored, stored_len);
 	for (;;)
 	{

@@ -267,49 +267,50 @@ may_be_imported(const char *s, Size len)
 	return true;
 }
 
+/* Find an imported key, at the place where its entry has seen the row last. */
 static bool
-find_imported(Oid extension, const char *s, Size len, AmtKey *key, Oid *table)
+find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 {
 	uint8		digest[AMT_SHA256_LEN];
+	AmtRowHint	hint = {0};
+	bool		has_entry = false;
 	Relation	rel;
 	bool		found;
+	Size		id_len;
 
 	if (!may_be_imported(s, len) || !amt_sha256(s, len, digest))
 		return false;
+	attempt->shared = amt_entry_attach();
 	rel = amt_open(extension, AMT_KEY, AccessShareLock);
-	*table = RelationGetRelid(rel);
-	found = amt_key_by_sha256(rel, digest, key);
+	if (attempt->shared)
+	{
+		attempt->ref = amt_entry_ref_imported(RelationGetRelid(rel), digest);
+		attempt->hash_tag = amt_entry_hash(digest, sizeof(digest));
+		has_entry = amt_entry_find(&attempt->ref, &attempt->proof);
+		if (has_entry)
+			hint = attempt->proof.hint;
+	}
+	found = amt_key_by_sha256(rel, digest, &hint, attempt->key);
 	table_close(rel, AccessShareLock);
 	OPENSSL_cleanse(digest, sizeof(digest));
+
+	if (found && attempt->shared)
+	{
+		attempt->ref.id = amt_key_id_of(attempt->key, &id_len);
+		attempt->ref.id_len = id_len;
+		if (has_entry && !AmtRowHintEquals(hint, attempt->proof.hint))
+			amt_entry_move(&attempt->ref, attempt->hash_tag, &hint);
+	}
 	return found;
 }
 
 bool
 amt_find_imported(Oid extension, const char *s, Size len, AmtKey *key)
 {
-	Oid			table;
+	Attempt		attempt = {0};
 
-	return find_imported(extension, s, len, key, &table);
-}
-
-/* The same for a verification: the attempt is then about the key found. */
-static bool
-is_imported(Oid extension, const char *s, Size len, Attempt *attempt)
-{
-	Oid			table;
-
-	if (!find_imported(extension, s, len, attempt->key, &table))
-		return false;
-	if (amt_entry_attach())
-	{
-		Size		id_len;
-		const char *id = amt_key_id_of(attempt->key, &id_len);
-
-		attempt->ref = amt_entry_ref(table, id, id_len);
-		attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
-		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len);
-	}
-	return true;
+	attempt.key = key;
+	return find_imported(extension, s, len, &attempt);
 }
 
 static AmtVerdict
@@ -326,7 +327,7 @@ verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 	if (amt_token_parse(amt_prefixes(), s, len, &token))
 		verdict = verify_secret(extension, &attempt);
 	if ((verdict == AMT_MALFORMED || verdict == AMT_UNKNOWN) &&
-		is_imported(extension, s, len, &attempt))
+		find_imported(extension, s, len, &attempt))
 		verdict = AMT_GOOD;
 	if (verdict != AMT_GOOD)
 		return verdict;

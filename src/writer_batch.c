@@ -39,7 +39,7 @@
 #include "writer_batch.h"
 
 #define BATCH		1000
-#define BATCH_MS	1000			/* that a batch may take */
+#define BATCH_MS	1000		/* that a batch may take */
 
 static TimeoutId batch_timeout;
 static volatile sig_atomic_t timeouts = 0;
