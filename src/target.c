@@ -65,7 +65,7 @@ find_by_prefix(Relation rel, const char *s, Size len, AmtKey *key)
 			*key = keys[i];
 			found++;
 		}
-	if (found > 1)
+	if (found > 1 || n == MAX_SAME_PREFIX)
 		ereport(ERROR,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
 				 errmsg("several keys have this displayed prefix"),

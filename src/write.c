@@ -64,6 +64,7 @@ make_estate(AmtWrite *write)
 void
 amt_write_begin(AmtWrite *write, Relation rel)
 {
+	amt_check_triggers(rel);
 	write->rel = rel;
 	GetUserIdAndSecContext(&write->save_userid, &write->save_sec_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
