@@ -142,7 +142,7 @@ enter_json_memory(JsonMemory *memory)
 	const char *headers = GetConfigOption("request.headers", true, false);
 	Size		wanted = 24 * 1024 + 16 * (headers != NULL ? strlen(headers) : 0);
 
-	memory->size = MAXALIGN(Min(wanted, 16 * 1024 * 1024));
+	memory->size = MAXALIGN(Min(wanted, 256 * 1024));
 	memory->context = AllocSetContextCreateInternal(CurrentMemoryContext, "amt_keys request",
 													memory->size, memory->size, memory->size);
 	memory->start = MemoryContextAlloc(memory->context, 1);

@@ -60,6 +60,9 @@ static struct
 	uint8		digest[MAX_SEALED][DIGEST_LEN];
 }			seal;
 
+/* Are the settings being defined, and values from before checked? */
+static bool defining = false;
+
 /* Is the C code setting the identity? */
 static bool setting = false;
 
@@ -156,7 +159,7 @@ assign_seal(const char *newval, void *extra)
 	if (!IsParallelWorker() || newval == NULL)
 		return;
 	if (strcmp(newval, REFUSED) == 0)
-		amt_session_refuse();
+		amt_session_refuse(AMT_REFUSED_OPTION);
 	if (sscanf(newval, "%u %n", &transaction, &at) != 1)
 		return;
 	seal.transaction = transaction;
@@ -213,6 +216,17 @@ refuse_setting(const char *detail)
 	return false;
 }
 
+/*
+ * A value that is not valid is thrown away with a mere warning when the session
+ * starts or the library is loaded.  Then nobody knows who is calling.
+ */
+static void
+refuse_if_silent(GucSource source)
+{
+	if (defining || source < PGC_S_TEST)
+		amt_session_refuse(AMT_REFUSED_VALUE);
+}
+
 /* SET and its like, ALTER ROLE SET included, but not a savepoint's restoring. */
 static bool
 check_identity(char **newval, void **extra, GucSource source)
@@ -221,6 +235,7 @@ check_identity(char **newval, void **extra, GucSource source)
 		return refuse_setting("The identity was decided by amt_authenticate() and stays until the end of the transaction.");
 	if (!pg_verify_mbstr(GetDatabaseEncoding(), *newval, strlen(*newval), true))
 	{
+		refuse_if_silent(source);
 		GUC_check_errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE);
 		GUC_check_errmsg("invalid byte sequence for encoding \"%s\"", GetDatabaseEncodingName());
 		return false;
@@ -237,6 +252,7 @@ check_scopes(char **newval, void **extra, GucSource source)
 		return false;
 	if (!amt_scopes_are_valid(*newval, &detail))
 	{
+		refuse_if_silent(source);
 		GUC_check_errdetail("%s", detail);
 		return false;
 	}
@@ -274,6 +290,7 @@ define_part(int i, const char *short_desc, const char *long_desc, GucStringCheck
 void
 amt_identity_init(void)
 {
+	defining = true;
 	define_part(0, "Sets the organization that is calling; empty for none.",
 				"Row-level security of the extension's tables, and of yours through amt_org_id(), depends on it.",
 				check_identity);
@@ -297,6 +314,7 @@ amt_identity_init(void)
 							   GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE |
 							   GUC_SUPERUSER_ONLY,
 							   check_seal, assign_seal, NULL);
+	defining = false;
 }
 
 AmtIdentity

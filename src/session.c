@@ -11,6 +11,11 @@
  * What the configuration says cannot be known any more.  So such a session is
  * refused.
  *
+ * The server also throws a value of the identity away that is not valid, unless
+ * it can tell somebody of the error.  Scopes that are lost would
+ * narrow nothing, and a lost key id would make a person of a key.  Such a session
+ * is refused, too.
+ *
  * Settings cannot be changed in parallel mode.  If the library were loaded
  * there for the first time, its placeholders would be lost, so it refuses that.
  */
@@ -29,7 +34,7 @@
 #define OUR_PREFIX	"amt_keys."
 
 static List *named_by_client = NIL;
-static bool refused = false;
+static AmtRefusal refusal = AMT_NOT_REFUSED;
 
 static bool
 is_ours(const char *name)
@@ -86,31 +91,38 @@ amt_session_after_settings(void)
 	{
 		if (!may_set(lfirst(cell)))
 		{
-			amt_session_refuse();
+			amt_session_refuse(AMT_REFUSED_OPTION);
 			break;
 		}
 	}
 }
 
 void
-amt_session_refuse(void)
+amt_session_refuse(AmtRefusal why)
 {
-	refused = true;
+	refusal = why;
 }
 
 bool
 amt_session_is_refused(void)
 {
-	return refused;
+	return refusal != AMT_NOT_REFUSED;
 }
 
 void
 amt_session_check(void)
 {
-	if (unlikely(refused))
+	if (likely(refusal == AMT_NOT_REFUSED))
+		return;
+	if (refusal == AMT_REFUSED_OPTION)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("functions of amt_keys cannot be used in this session"),
 				 errdetail("The connection's options name a setting of amt_keys that the user may not set, so what the server has set for the session is not known."),
 				 errhint("Connect without that option.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("functions of amt_keys cannot be used in this session"),
+			 errdetail("A setting that holds the identity was given a value that is not valid, so the caller is not known."),
+			 errhint("Correct what ALTER ROLE, ALTER DATABASE, the configuration or the connection sets, and connect again.")));
 }

@@ -9,14 +9,19 @@
 extern void amt_session_before_settings(void);
 extern void amt_session_after_settings(void);
 
+typedef enum AmtRefusal
+{
+	AMT_NOT_REFUSED,
+	AMT_REFUSED_OPTION,			/* an option names a setting that the user may
+								 * not set */
+	AMT_REFUSED_VALUE			/* a value of the identity is not valid */
+}			AmtRefusal;
+
 /* Refuse this session from now on; in a parallel worker, like its leader. */
-extern void amt_session_refuse(void);
+extern void amt_session_refuse(AmtRefusal why);
 extern bool amt_session_is_refused(void);
 
-/*
- * Raise 42501 if the client's connection options named a setting of ours that
- * its user may not set.  Every function calls this first.
- */
+/* Raise 42501 if the session is refused.  Every function calls this first. */
 extern void amt_session_check(void);
 
 #endif							/* AMT_SESSION_H */

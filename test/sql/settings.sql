@@ -94,7 +94,7 @@ DO $$
 DECLARE
 	setting text[];
 BEGIN
-	FOREACH setting SLICE 1 IN ARRAY array[['scrypt_ln', '99'], ['roles', 'a, a'], ['header', 'no header'], ['scopes', 'a,'], ['token_prefixes', 'x'], ['max_lifetime', '-1']] LOOP
+	FOREACH setting SLICE 1 IN ARRAY array[['scrypt_ln', '99'], ['roles', 'a, a'], ['header', 'no header'], ['token_prefixes', 'x'], ['max_lifetime', '-1']] LOOP
 		BEGIN
 			PERFORM set_config('amt_keys.' || setting[1], setting[2], false);
 		EXCEPTION WHEN invalid_parameter_value THEN
@@ -104,7 +104,7 @@ BEGIN
 END
 $$;
 SELECT amt_org_id() IS NULL AS loaded;
-SELECT name, setting FROM pg_settings WHERE name IN ('amt_keys.scrypt_ln', 'amt_keys.roles', 'amt_keys.header', 'amt_keys.scopes', 'amt_keys.token_prefixes', 'amt_keys.max_lifetime') ORDER BY name COLLATE "C";
+SELECT name, setting FROM pg_settings WHERE name IN ('amt_keys.scrypt_ln', 'amt_keys.roles', 'amt_keys.header', 'amt_keys.token_prefixes', 'amt_keys.max_lifetime') ORDER BY name COLLATE "C";
 \c -
 SET client_min_messages = warning;
 SELECT amt_org_id() IS NULL AS loaded;

@@ -93,6 +93,27 @@ for ([ 'postgres', "caf\xc3\xa9\xe6\x97\xa5\xe6\x9c\xac" ], [ 'latin', "caf\xe9"
 	like($s->query("SELECT (amt_create_key($n, 'acme', 'admin')).key_id") // 'down', qr/^\w{12}$/, "a name of letters in $_->[0] is one");
 }
 
+# A value of the identity that is not valid is thrown away with a warning when nobody can be told of an error.  Without
+# scopes nothing would be narrowed, so the session is refused.
+for my $scopes ('read write', 'a,,b', '["read"]', "a\xff")
+{
+	my $sessions = Session->new($node, dbname => 'template1');	# which has not loaded the library
+	$sessions->query("ALTER ROLE member SET amt_keys.scopes = E'" . ($scopes =~ s/([^ -~])/sprintf '\\x%02x', ord $1/ger) . q{'});
+	$sessions->quit;
+	my $member = Session->new($node, user => 'member');
+	like($member->query('SELECT amt_scopes()'), qr/ERROR:  42501$/, 'scopes that are not valid, set for a role, give its sessions no identity');
+	like($member->query(q{SELECT amt_create_key('k')}), qr/ERROR:  42501$/, 'and no key');
+	$member->quit;
+	next if $scopes =~ /\xff/;
+	my $gateway = Session->new($node, user => 'gateway');
+	like($gateway->query('BEGIN', q{SET LOCAL amt_keys.org_id = 'acme'}, q{SET LOCAL amt_keys.role = 'admin'}, "SET LOCAL amt_keys.scopes = '$scopes'", q{SELECT amt_create_key('k')}, 'ROLLBACK'),
+		qr/ERROR:  42501/, 'nor does a gateway that sets them before the library is loaded');
+	$gateway->quit;
+	my $loaded = Session->new($node, user => 'gateway');
+	is($loaded->query('SELECT amt_org_id()', "SET amt_keys.scopes = '$scopes'", 'SELECT amt_scopes()'), "\nERROR:  22023\n", 'a gateway that sets them later is told of the error');
+	$loaded->quit;
+}
+
 $super->quit;
 $node->stop;
 done_testing();
