@@ -8,9 +8,12 @@
  * believed only where they must be PostgREST's, that is, if:
  *
  * - the call is the transaction's first;
- * - the process is a client's backend, and nobody's code runs with other rights;
+ * - the process is a client's backend;
  * - the session user may set the identity, and is no superuser, whose session
  *   runs other people's code in maintenance.
+ *
+ * Where code runs with other rights, as in a SECURITY DEFINER function, nothing is
+ * done at all: its author must not decide who its caller is.
  *
  * SQL of the web user's making may run later in the transaction, so the call
  * seals the identity (identity.c), whatever the outcome.  A later call without a
@@ -345,15 +348,25 @@ switch_role(const char *key_role)
 	set_local("role", name);
 }
 
-/* Can the claims be nobody's but PostgREST's? */
+/*
+ * Does code run with other rights than those of the session: a SECURITY DEFINER
+ * function, an index function, a maintenance command?
+ */
 static bool
-may_believe_claims(void)
+has_changed_rights(void)
 {
 	Oid			userid;
 	int			sec_context;
 
 	GetUserIdAndSecContext(&userid, &sec_context);
-	return MyBackendType == B_BACKEND && sec_context == 0 && userid == GetOuterUserId() &&
+	return sec_context != 0 || userid != GetOuterUserId();
+}
+
+/* Can the claims be nobody's but PostgREST's?  Rights were checked before. */
+static bool
+may_believe_claims(void)
+{
+	return MyBackendType == B_BACKEND &&
 		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) == 0 &&
 		!superuser_arg(GetSessionUserId()) && amt_role_may_identify(GetSessionUserId());
 }
@@ -414,13 +427,10 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	JsonMemory	memory;
 
 	amt_session_check();
-	if (InSecurityRestrictedOperation())
+	if (has_changed_rights())
 	{
-		/*
-		 * There is no identity here, and none of the caller's is to be
-		 * sealed.
-		 */
-		if (require_authentication)
+		/* The identity is the caller's, and must stay so after the function. */
+		if (require_authentication && amt_identity().org_id == NULL)
 			unauthenticated();
 		PG_RETURN_VOID();
 	}

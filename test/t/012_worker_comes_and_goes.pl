@@ -177,9 +177,11 @@ set_interval('20ms');
 {
 	my $second = create_key($node);
 	$node->safe_psql('postgres', qq{
-		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN RAISE 'the owner says no' USING ERRCODE = 'P0007'; END\$\$;
-		CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON amt_key_usage FOR EACH ROW WHEN (NEW.key_id = '$id')
-			EXECUTE FUNCTION refuse();
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN
+			IF new.key_id = '$id' THEN RAISE 'the owner says no' USING ERRCODE = 'P0007'; END IF;
+			RETURN new;
+		END\$\$;
+		CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION refuse();
 	});
 	my $session = Session->new($node);
 	my ($before, $starts, $failures) = (calls_of($node, $id), map { stat_of($node, $_) } 'worker_starts', 'worker_failures');

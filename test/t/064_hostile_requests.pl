@@ -233,5 +233,18 @@ for (@values)
 unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP/, 'the server was up all the time');
 
 $_->quit for $super, $gateway, $bob;
+# The author of a SECURITY DEFINER function must not decide who its caller is.
+{
+	my $key = $node->safe_psql('postgres', q{SELECT token FROM amt_create_key('mallory', 'mallory-org', 'owner')});
+	$node->safe_psql('postgres', q{CREATE ROLE mallory LOGIN; CREATE SCHEMA mallory AUTHORIZATION mallory; GRANT USAGE ON SCHEMA mallory TO PUBLIC; CREATE ROLE victim LOGIN; ALTER ROLE victim SET amt_keys.org_id = 'acme'; ALTER ROLE victim SET amt_keys.role = 'viewer'});
+	my $mallory = Session->new($node, user => 'mallory');
+	$mallory->query(qq{CREATE FUNCTION mallory.swap() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS \$\$BEGIN
+		PERFORM set_config('request.headers', '{"x-api-key": "$key"}', true); PERFORM amt_authenticate(); END\$\$});
+	my $victim = Session->new($node, user => 'victim');
+	is($victim->query('BEGIN', 'DO $$BEGIN PERFORM mallory.swap(); END$$', 'SELECT amt_org_id()', 'COMMIT'), 'acme', 'a definer function that presents a key leaves its caller as it was');
+	is($victim->query('SELECT amt_org_id()'), 'acme', 'and afterwards');
+	$_->quit for $mallory, $victim;
+}
+
 $node->stop;
 done_testing();
