@@ -13,7 +13,7 @@
  *   runs other people's code in maintenance.
  *
  * Where code runs with other rights, as in a SECURITY DEFINER function, nothing is
- * done at all: its author must not decide who its caller is.
+ * done, and a key is refused: the author must not decide who the caller is.
  *
  * SQL of the web user's making may run later in the transaction, so the call
  * seals the identity (identity.c), whatever the outcome.  A later call without a
@@ -418,6 +418,30 @@ authenticate(Oid extension, bool first)
 		unauthenticated();
 }
 
+/*
+ * Where other rights are in force, the identity is the caller's, and must stay so
+ * after the function.  A key is refused, so that the author learns of it.
+ */
+static void
+stand_aside(void)
+{
+	JsonMemory	memory;
+	Found		found;
+	const char *s;
+	Size		len;
+
+	enter_json_memory(&memory);
+	found = get_token(&s, &len);
+	leave_json_memory(&memory);
+	if (found == FOUND_VALUE && !InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot authenticate a key within a function that has other rights"),
+				 errhint("Let the function that calls amt_authenticate() be SECURITY INVOKER.")));
+	if (require_authentication && amt_identity().org_id == NULL)
+		unauthenticated();
+}
+
 PG_FUNCTION_INFO_V1(amt_authenticate);
 Datum
 amt_authenticate(PG_FUNCTION_ARGS)
@@ -429,9 +453,7 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	amt_session_check();
 	if (has_changed_rights())
 	{
-		/* The identity is the caller's, and must stay so after the function. */
-		if (require_authentication && amt_identity().org_id == NULL)
-			unauthenticated();
+		stand_aside();
 		PG_RETURN_VOID();
 	}
 

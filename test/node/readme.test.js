@@ -67,7 +67,7 @@ test('nginx accepts the lines that limit requests', async () => {
 	const zones = lines.filter(line => line.startsWith('limit_req_zone')).join('\n');
 	const limits = lines.filter(line => !line.startsWith('limit_req_zone')).join('\n');
 	const file = join(directory, 'nginx.conf');
-	writeFileSync(file, `pid ${directory}/pid; error_log stderr; events {} http { access_log off;\n${zones}\nserver { listen unix:${directory}/s;\n${limits} } }`);
+	writeFileSync(file, `pid ${directory}/pid; error_log stderr; events {} http { access_log off; client_body_temp_path ${directory}/body; proxy_temp_path ${directory}/proxy; fastcgi_temp_path ${directory}/fastcgi; uwsgi_temp_path ${directory}/uwsgi; scgi_temp_path ${directory}/scgi;\n${zones}\nserver { listen unix:${directory}/s;\n${limits} } }`);
 	const { stderr } = await run('nginx', ['-t', '-p', directory, '-c', file], { env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` } });
 	assert.match(stderr, /test is successful/);
 });

@@ -161,7 +161,7 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	$s->query(q{INSERT INTO amt_key_usage SELECT 'orphan' || i, 7, now() FROM generate_series(1, 500) AS i});
 	is($s->query(q{SELECT count(*) FROM amt_keys WHERE key_id ~ 'orphan'}), 0, 'the view does not show usage without a key');
 	my $person = Session->new($node, options => '');
-	is($person->query('CREATE ROLE person', 'SET SESSION AUTHORIZATION person', 'SELECT count(*) FROM amt_key_usage'), 0, 'usage without a key is nobody\'s');
+	is($person->query('CREATE ROLE passerby', 'SET SESSION AUTHORIZATION passerby', 'SELECT count(*) FROM amt_key_usage'), 0, 'usage without a key is nobody\'s');
 	$person->quit;
 	verify($s, $token);
 	ok(is_written($node, id_of($token), 1), 'a worker starts and writes');

@@ -28,6 +28,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+# From 17 on a buffer of the server may or may not be moved when it grows, and so leave a copy of the client's message.
+my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
+my $tolerance = `$pg_config --version` =~ /PostgreSQL (\d+)/ && $1 >= 17 ? 1 : 0;
+
 # Statements are logged, their parameters are not, and nothing in the log is masked.
 my $node = new_cluster(conf => q{
 log_statement = all
@@ -180,7 +184,7 @@ SKIP:
 					next;
 				}
 				cmp_ok($n, '>', 0, "$mode: $what, $when: the search finds the statement");
-				cmp_ok($n, '<=', $left{amt_nolook}{$when}, "$mode: $what, $when: there are no more copies than after any function");
+				cmp_ok($n, '<=', $left{amt_nolook}{$when} + $tolerance, "$mode: $what, $when: there are no more copies than after any function");
 				is(join(' ', grep { !/_\z/ } values %$found), '', "$mode: $what, $when: none without the token's beginning");
 			}
 		}
@@ -226,7 +230,7 @@ SKIP:
 			push @n, scalar keys %$found;
 			next if @n == 1;
 			is(join(' ', grep { /\Astack/ } values %$found), '', "$what leaves no copy on the stack");
-			cmp_ok($n[1], '<=', $n[0], "$what leaves no more copies than the statements do without it");
+			cmp_ok($n[1], '<=', $n[0] + $tolerance, "$what leaves no more copies than the statements do without it");
 		}
 	}
 }
