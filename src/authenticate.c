@@ -425,15 +425,10 @@ authenticate(Oid extension, bool first)
 static void
 stand_aside(void)
 {
-	JsonMemory	memory;
-	Found		found;
 	const char *s;
 	Size		len;
 
-	enter_json_memory(&memory);
-	found = get_token(&s, &len);
-	leave_json_memory(&memory);
-	if (found == FOUND_VALUE && !InSecurityRestrictedOperation())
+	if (!InSecurityRestrictedOperation() && get_token(&s, &len) == FOUND_VALUE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot authenticate a key within a function that has other rights"),
@@ -451,19 +446,18 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	JsonMemory	memory;
 
 	amt_session_check();
-	if (has_changed_rights())
-	{
-		stand_aside();
-		PG_RETURN_VOID();
-	}
 
 	/* First, so that it holds even if somebody catches our error. */
-	amt_identity_seal();
+	if (!has_changed_rights())
+		amt_identity_seal();
 
 	enter_json_memory(&memory);
 	PG_TRY();
 	{
-		authenticate(extension, first);
+		if (has_changed_rights())
+			stand_aside();
+		else
+			authenticate(extension, first);
 	}
 	PG_FINALLY();
 	{

@@ -333,7 +333,7 @@ write_now(bool *left)
 	my_slot->hurry = false;
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
 	done = amt_write_pending(left);
-	if (!done)
+	if (!done && my_slot->pid == MyProcPid) /* not given to another database */
 		my_slot->failures++;
 	(void) pgstat_report_stat(true);	/* for autovacuum */
 	pgstat_report_activity(STATE_IDLE, NULL);
