@@ -220,7 +220,7 @@ SKIP:
 		[ q{amt_import_key(sha256('x'), arg, 'acme', 'editor')}, 4 ],
 		[ 'amt_authenticate()', 6, [ 'noise', 'bearer' ], $setting->('headers', '{"x-api-key": "%s"}') ],
 		[ 'amt_authenticate()', 6, [ 'noise', 'bearer' ], $setting->('headers', '{"authorization": "%s"}') ],
-		[ 'amt_authenticate()', 5, ['noise'], $setting->('headers', '{%s') ],
+		[ 'amt_authenticate()', 6, ['noise'], $setting->('headers', '{%s') ],
 		[ 'amt_authenticate()', 6, ['noise'], $setting->('jwt.claims', '{"org_id": "%s", "org_role": "editor", "sub": "me"}') ],
 		[ 'amt_authenticate()', 6, ['noise'], $setting->('jwt.claims', '{"org_id": "acme", "org_role": "editor", "sub": "%s"}') ],
 		[ 'amt_check_token(arg)', 3, \@all ],
