@@ -42,6 +42,7 @@
 #include "roles.h"
 #include "session.h"
 #include "token.h"
+#include "verdict.h"
 #include "verify.h"
 
 static char *header_setting = NULL;

@@ -26,6 +26,7 @@
 #include "session.h"
 #include "sha256.h"
 #include "target.h"
+#include "text.h"
 #include "write.h"
 
 static void

@@ -6,29 +6,13 @@
 #define AMT_ENTRY_H
 
 #include "datatype/timestamp.h"
-#include "storage/block.h"
-#include "storage/buf.h"
-#include "storage/off.h"
 
 #include "hashtable.h"
+#include "rowhint.h"
 #include "sha256.h"
 #include "token.h"
 
 #define AMT_MAC_LEN		32
-
-/*
- * Where a row of amt_key was seen: its place in the table, and the shared
- * buffer that held it.  Only a hint; buffer 0 is none.
- */
-typedef struct AmtRowHint
-{
-	Buffer		buffer;
-	BlockNumber block;
-	OffsetNumber offset;
-} AmtRowHint;
-
-#define AmtRowHintEquals(a, b) \
-	((a).buffer == (b).buffer && (a).block == (b).block && (a).offset == (b).offset)
 
 /* A key, as its entry is found by. */
 typedef struct AmtKeyRef
@@ -57,24 +41,6 @@ typedef struct AmtCount
 	uint64		counted;		/* calls since then */
 	TimestampTz used_at;		/* DT_NOBEGIN if there was no call */
 } AmtCount;
-
-/* An entry with calls to write, as copied for the writer. */
-typedef struct AmtDue
-{
-	AmtTag		tag;
-	uint64		serial;
-	uint64		hash_tag;
-	uint64		counted;
-	uint64		written;
-	bool		base_known;
-	uint64		base;
-	TimestampTz used_at;
-	Oid			database;
-	Oid			table;
-	uint32		id_len;
-	char		id[AMT_ID_MAX];
-	bool		done;			/* for the writer's use */
-} AmtDue;
 
 extern void amt_entry_init(void);
 
@@ -122,36 +88,5 @@ extern AmtCounted amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, Timesta
 
 /* Read the calls that an entry with that stored hash knows of. */
 extern void amt_entry_read(const AmtKeyRef *ref, uint64 hash_tag, AmtCount *count);
-
-/*
- * For the writer.  Copy up to max entries of the database with unwritten calls,
- * from *place on, which is 0 at first.  Returns their number; *more is false at
- * the end of the table.
- */
-extern int	amt_entry_collect(Oid database, uint32 *place, AmtDue *due, int max, bool *more);
-
-/* Up to max databases that have entries with unwritten calls; their number. */
-extern int	amt_entry_databases(Oid *database, int max);
-
-/* Each is done only if the entry is still the one with that serial. */
-extern bool amt_entry_set_base(const AmtDue *due, uint64 base);
-extern void amt_entry_set_written(const AmtDue *due);
-extern bool amt_entry_drop(const AmtDue *due);
-
-/* Are the copied calls written?  *gone is true if the entry is not there. */
-extern bool amt_entry_is_written(const AmtDue *due, bool *gone);
-
-/* Free the entries of written keys beyond amt_keys.cache_size. */
-extern void amt_entry_trim(void);
-
-/* Sums over the entries of one database, or of all if it is InvalidOid. */
-typedef struct AmtEntrySums
-{
-	uint64		unwritten;		/* calls that are not written */
-	uint64		counted;		/* calls that were counted */
-	uint64		proved;			/* entries with a proved secret */
-} AmtEntrySums;
-
-extern void amt_entry_sum(Oid database, AmtEntrySums *sums);
 
 #endif							/* AMT_ENTRY_H */

@@ -20,6 +20,8 @@
 #include "compat.h"
 #include "event.h"
 #include "identity.h"
+#include "newest.h"
+#include "text.h"
 #include "write.h"
 
 /* As the table's owner, who owns the sequence. */

@@ -26,13 +26,11 @@
 #include "postgres.h"
 
 #include "access/parallel.h"
-#include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 
 #include "compat.h"
 #include "identity.h"
@@ -410,142 +408,4 @@ amt_caller_is_trusted(void)
 {
 	return !amt_identity_is_sealed() && amt_identity_recorded().key_id == NULL &&
 		amt_role_may_identify(GetUserId());
-}
-
-bool
-amt_text_is(Datum text_value, const char *string)
-{
-	text	   *value = DatumGetTextPP(text_value);
-	Size		len = VARSIZE_ANY_EXHDR(value);
-
-	return len == strlen(string) && memcmp(VARDATA_ANY(value), string, len) == 0;
-}
-
-void
-amt_check_encoding(const char *s, Size len)
-{
-	(void) pg_verify_mbstr(GetDatabaseEncoding(), s, len, false);
-}
-
-char *
-amt_string_arg(FunctionCallInfo fcinfo, int n)
-{
-	char	   *arg;
-
-	if (PG_ARGISNULL(n))
-		return NULL;
-	arg = text_to_cstring(PG_GETARG_TEXT_PP(n));
-	amt_check_encoding(arg, strlen(arg));
-	return arg;
-}
-
-static Datum
-text_or_null(FunctionCallInfo fcinfo, const char *value)
-{
-	if (value == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(value));
-}
-
-PG_FUNCTION_INFO_V1(amt_org_id);
-Datum
-amt_org_id(PG_FUNCTION_ARGS)
-{
-	return text_or_null(fcinfo, amt_identity().org_id);
-}
-
-PG_FUNCTION_INFO_V1(amt_role);
-Datum
-amt_role(PG_FUNCTION_ARGS)
-{
-	return text_or_null(fcinfo, amt_identity().role);
-}
-
-PG_FUNCTION_INFO_V1(amt_actor);
-Datum
-amt_actor(PG_FUNCTION_ARGS)
-{
-	return text_or_null(fcinfo, amt_identity().actor);
-}
-
-PG_FUNCTION_INFO_V1(amt_key_id);
-Datum
-amt_key_id(PG_FUNCTION_ARGS)
-{
-	return text_or_null(fcinfo, amt_identity().key_id);
-}
-
-PG_FUNCTION_INFO_V1(amt_scopes);
-Datum
-amt_scopes(PG_FUNCTION_ARGS)
-{
-	AmtIdentity identity = amt_identity();
-
-	if (identity.scopes == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_DATUM(amt_scopes_to_array(identity.scopes));
-}
-
-static bool
-has_role_arg(FunctionCallInfo fcinfo)
-{
-	char	   *minimum = amt_string_arg(fcinfo, 0);
-
-	amt_session_check();
-	return minimum != NULL && amt_identity_has_role(minimum);
-}
-
-PG_FUNCTION_INFO_V1(amt_has_role);
-Datum
-amt_has_role(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(has_role_arg(fcinfo));
-}
-
-static void
-forbidden(const char *message)
-{
-	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE('P', 'T', '4', '0', '3')),
-			 errmsg("%s", message)));
-}
-
-PG_FUNCTION_INFO_V1(amt_require_role);
-Datum
-amt_require_role(PG_FUNCTION_ARGS)
-{
-	if (!has_role_arg(fcinfo))
-		forbidden("forbidden_role");
-	PG_RETURN_VOID();
-}
-
-static bool
-has_scope_arg(FunctionCallInfo fcinfo)
-{
-	AmtIdentity identity = amt_identity();
-	text	   *scope;
-
-	if (PG_ARGISNULL(0))
-		return false;
-	scope = PG_GETARG_TEXT_PP(0);
-	amt_check_encoding(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
-	if (identity.org_id == NULL)
-		return false;
-	return amt_scopes_have(identity.scopes, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
-}
-
-PG_FUNCTION_INFO_V1(amt_has_scope);
-Datum
-amt_has_scope(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(has_scope_arg(fcinfo));
-}
-
-PG_FUNCTION_INFO_V1(amt_require_scope);
-Datum
-amt_require_scope(PG_FUNCTION_ARGS)
-{
-	if (!has_scope_arg(fcinfo))
-		forbidden("insufficient_scope");
-	PG_RETURN_VOID();
 }

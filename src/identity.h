@@ -57,13 +57,4 @@ extern bool amt_caller_is_trusted(void);
 /* May this role set amt_keys.org_id? */
 extern bool amt_role_may_identify(Oid roleid);
 
-/* Is the text this string?  Compares bytes. */
-extern bool amt_text_is(Datum text_value, const char *string);
-
-/* Raise 22021 unless the text is valid in the database's encoding. */
-extern void amt_check_encoding(const char *s, Size len);
-
-/* An argument as a C string, checked in this way; NULL if it is null. */
-extern char *amt_string_arg(FunctionCallInfo fcinfo, int n);
-
 #endif							/* AMT_IDENTITY_H */

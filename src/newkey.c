@@ -20,6 +20,7 @@
 
 #include "checks.h"
 #include "compat.h"
+#include "entry.h"
 #include "identity.h"
 #include "kdf.h"
 #include "newkey.h"

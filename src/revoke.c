@@ -16,11 +16,10 @@
 #include "tcop/utility.h"
 
 #include "compat.h"
-#include "identity.h"
 #include "session.h"
 #include "stat.h"
 #include "target.h"
-#include "verify.h"
+#include "verdict.h"
 
 /* Is the secret that was presented the key's?  Wrong ones are counted. */
 static bool

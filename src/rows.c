@@ -22,13 +22,11 @@
 #include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -124,9 +122,8 @@ is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot)
 	return visible;
 }
 
-/* Take the newest snapshot.  Parallel mode has none newer than the active one. */
-static Snapshot
-newest_snapshot(void)
+Snapshot
+amt_newest_snapshot(void)
 {
 	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
@@ -158,16 +155,8 @@ find_rows(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal,
 	return n;
 }
 
-/* A key id as a text datum, in the caller's buffer. */
-typedef union IdText
-{
-	struct varlena header;
-	char		buffer[VARHDRSZ + AMT_ID_MAX];
-} IdText;
-
-/* False if it is too long for an id, which its owner must have forced in. */
-static bool
-make_id_text(IdText *text_id, const char *id, Size id_len)
+bool
+amt_make_id_text(AmtIdText * text_id, const char *id, Size id_len)
 {
 	if (id_len > AMT_ID_MAX)
 		return false;
@@ -187,13 +176,13 @@ copy_key(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 bool
 amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
 {
-	IdText		text_id;
+	AmtIdText	text_id;
 	Snapshot	snapshot;
 	bool		found;
 
-	if (!make_id_text(&text_id, id, id_len))
+	if (!amt_make_id_text(&text_id, id, id_len))
 		return false;
-	snapshot = newest_snapshot();
+	snapshot = amt_newest_snapshot();
 	found = find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
 					  PointerGetDatum(&text_id), snapshot, 1, copy_key, &key) > 0;
 	UnregisterSnapshot(snapshot);
@@ -204,7 +193,7 @@ int
 amt_keys_by_prefix(Relation rel, const char *prefix, Size len, AmtKey *keys, int max)
 {
 	text	   *value = cstring_to_text_with_len(prefix, len);
-	Snapshot	snapshot = newest_snapshot();
+	Snapshot	snapshot = amt_newest_snapshot();
 	int			n;
 
 	n = find_rows(rel, AMT_KEY_BY_PREFIX, Anum_amt_key_token_prefix, F_TEXTEQ,
@@ -288,14 +277,14 @@ get_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint, AmtKey *key
 bool
 amt_key_by_hint(Relation rel, const char *id, Size id_len, AmtRowHint *hint, AmtKey *key)
 {
-	IdText		text_id;
+	AmtIdText	text_id;
 	KeyAndHint	found_at = {hint, key};
 	Snapshot	snapshot;
 	bool		found;
 
-	if (!make_id_text(&text_id, id, id_len))
+	if (!amt_make_id_text(&text_id, id, id_len))
 		return false;
-	snapshot = newest_snapshot();
+	snapshot = amt_newest_snapshot();
 	found = (get_by_hint(rel, snapshot, hint, key) && has_id(key, id, id_len)) ||
 		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
 				  PointerGetDatum(&text_id), snapshot, 1, copy_key_and_place, &found_at) > 0;
@@ -327,7 +316,7 @@ amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtRowHint *hint, AmtKey
 
 	SET_VARSIZE(&value, sizeof(value.buffer));
 	memcpy(value.buffer + VARHDRSZ, sha256, 32);
-	snapshot = newest_snapshot();
+	snapshot = amt_newest_snapshot();
 	found = (get_by_hint(rel, snapshot, hint, key) && has_sha256(key, sha256)) ||
 		find_rows(rel, AMT_KEY_BY_SHA256, Anum_amt_key_token_sha256, F_BYTEAEQ,
 				  PointerGetDatum(&value), snapshot, 1, copy_key_and_place, &found_at) > 0;
@@ -349,53 +338,6 @@ amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *t
 	return found;
 }
 
-/*
- * Find the version that all transactions together see as the newest.
- *
- * "Not found" is not the last word.  The scan copies the matching places from a
- * page of the index and then visits them.  If an update commits in between, the
- * old version is dead and the new one's place was not copied.  So the caller
- * must look again with a snapshot that it takes afterwards.
- */
-static HeapTuple
-find_newest(Relation rel, Oid index, IdText *text_id, SnapshotData *dirty, SysScanDesc *scan)
-{
-	ScanKeyData key;
-
-	InitDirtySnapshot(*dirty);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
-	*scan = systable_beginscan(rel, index, true, dirty, 1, &key);
-	return systable_getnext(*scan);
-}
-
-AmtPresence
-amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
-{
-	IdText		text_id;
-	SnapshotData dirty;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	AmtPresence presence = AMT_ABSENT;
-
-	if (!make_id_text(&text_id, id, id_len))
-		return AMT_ABSENT;
-	tuple = find_newest(rel, amt_index(rel, AMT_KEY_BY_ID), &text_id, &dirty, &scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		if (TransactionIdIsValid(dirty.xmin))
-			presence = AMT_COMING;
-		else if (TransactionIdIsValid(dirty.xmax))
-			presence = AMT_GOING;
-		else
-			presence = AMT_PRESENT;
-		amt_key_copy(tuple, RelationGetDescr(rel), key);
-	}
-	systable_endscan(scan);
-	if (presence == AMT_ABSENT && amt_key_by_id(rel, id, id_len, key))
-		presence = AMT_GOING;	/* an update was missed: it has moved */
-	return presence;
-}
-
 static void
 note_xmin(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 {
@@ -406,12 +348,12 @@ bool
 amt_key_is_ours(Oid extension, const char *id, Size id_len)
 {
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
-	IdText		text_id;
-	Snapshot	snapshot = newest_snapshot();
+	AmtIdText	text_id;
+	Snapshot	snapshot = amt_newest_snapshot();
 	TransactionId xmin = InvalidTransactionId;
 	bool		found;
 
-	found = make_id_text(&text_id, id, id_len) &&
+	found = amt_make_id_text(&text_id, id, id_len) &&
 		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
 				  PointerGetDatum(&text_id), snapshot, 1, note_xmin, &xmin) > 0;
 	UnregisterSnapshot(snapshot);
@@ -422,7 +364,7 @@ amt_key_is_ours(Oid extension, const char *id, Size id_len)
 void
 amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg), void *arg)
 {
-	Snapshot	snapshot = newest_snapshot();
+	Snapshot	snapshot = amt_newest_snapshot();
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
 	HeapTuple	tuple;
 	bool		goes_on = true;
@@ -466,12 +408,12 @@ amt_usage_get(Oid extension, const char *id, Size id_len, int64 *calls, Timestam
 {
 	StoredUsage usage = {0, DT_NOBEGIN};
 	Relation	rel = amt_open(extension, AMT_KEY_USAGE, AccessShareLock);
-	IdText		text_id;
+	AmtIdText	text_id;
 	bool		found = false;
 
-	if (make_id_text(&text_id, id, id_len))
+	if (amt_make_id_text(&text_id, id, id_len))
 	{
-		Snapshot	snapshot = newest_snapshot();
+		Snapshot	snapshot = amt_newest_snapshot();
 
 		found = find_rows(rel, AMT_USAGE_BY_ID, Anum_amt_key_usage_key_id, F_TEXTEQ,
 						  PointerGetDatum(&text_id), snapshot, 1, copy_usage, &usage) > 0;
@@ -483,28 +425,11 @@ amt_usage_get(Oid extension, const char *id, Size id_len, int64 *calls, Timestam
 	return found;
 }
 
-bool
-amt_event_exists(Relation rel, int64 event_id)
-{
-	SnapshotData dirty;
-	SysScanDesc scan;
-	ScanKeyData key;
-	bool		found;
-
-	InitDirtySnapshot(dirty);
-	ScanKeyInit(&key, Anum_amt_key_event_event_id, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(event_id));
-	scan = systable_beginscan(rel, amt_index(rel, AMT_EVENT_BY_ID), true, &dirty, 1, &key);
-	found = HeapTupleIsValid(systable_getnext(scan));
-	systable_endscan(scan);
-	return found;
-}
-
 int64
 amt_event_last_id(Relation rel)
 {
 	Relation	index = index_open(amt_index(rel, AMT_EVENT_BY_ID), AccessShareLock);
-	Snapshot	snapshot = newest_snapshot();
+	Snapshot	snapshot = amt_newest_snapshot();
 	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
 	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 	int64		last = 0;
@@ -522,100 +447,4 @@ amt_event_last_id(Relation rel)
 	UnregisterSnapshot(snapshot);
 	index_close(index, AccessShareLock);
 	return last;
-}
-
-/* Does a snapshot that is taken now see a row with this key id? */
-static bool
-row_exists(Relation rel, Oid index, IdText *text_id)
-{
-	Snapshot	snapshot = newest_snapshot();
-	SysScanDesc scan;
-	ScanKeyData key;
-	bool		found;
-
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
-	scan = systable_beginscan(rel, index, true, snapshot, 1, &key);
-	found = HeapTupleIsValid(systable_getnext(scan));
-	systable_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	return found;
-}
-
-bool
-amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
-			 TupleTableSlot *slot, bool *busy)
-{
-	IdText		text_id;
-
-	*busy = false;
-	if (!make_id_text(&text_id, id, id_len))
-		return false;
-	for (;;)
-	{
-		SnapshotData dirty;
-		SysScanDesc scan;
-		HeapTuple	tuple = find_newest(rel, index, &text_id, &dirty, &scan);
-		ItemPointerData place;
-		TransactionId in_progress;
-		TM_FailureData failure;
-		TM_Result	result;
-
-		if (!HeapTupleIsValid(tuple))
-		{
-			systable_endscan(scan);
-			if (!row_exists(rel, index, &text_id))
-				return false;
-			CHECK_FOR_INTERRUPTS();
-			continue;			/* an update was missed */
-		}
-		place = tuple->t_self;
-		in_progress = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
-		systable_endscan(scan);
-		if (TransactionIdIsValid(in_progress))
-		{
-			*busy = nowait;
-			if (nowait)
-				return false;
-			XactLockTableWait(in_progress, rel, &place, XLTW_None);
-			continue;
-		}
-
-		result = table_tuple_lock(rel, &place, GetLatestSnapshot(), slot,
-								  GetCurrentCommandId(false), LockTupleExclusive,
-								  nowait ? LockWaitSkip : LockWaitBlock, 0, &failure);
-		switch (result)
-		{
-			case TM_Ok:
-				return true;
-			case TM_WouldBlock:
-				*busy = true;
-				return false;
-			case TM_Updated:
-			case TM_Deleted:
-				break;			/* look again */
-			case TM_Invisible:
-			case TM_SelfModified:
-				return false;	/* deleted by this transaction itself */
-			default:
-				elog(ERROR, "unexpected result %d of table_tuple_lock", result);
-		}
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-bool
-amt_row_find(Relation rel, Oid index, const char *id, Size id_len, TupleTableSlot *slot)
-{
-	IdText		text_id;
-	SnapshotData dirty;
-	SysScanDesc scan;
-	bool		found;
-
-	if (!make_id_text(&text_id, id, id_len))
-		return false;
-	found = HeapTupleIsValid(find_newest(rel, index, &text_id, &dirty, &scan));
-	if (found)
-		ExecCopySlot(slot, scan->slot);
-	systable_endscan(scan);
-	return found;
 }

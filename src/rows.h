@@ -12,8 +12,9 @@
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
-#include "entry.h"
 #include "relations.h"
+#include "rowhint.h"
+#include "token.h"
 
 /* A row of amt_key, copied into the caller's memory context. */
 typedef struct AmtKey
@@ -62,17 +63,6 @@ extern bool amt_key_by_sha256(Relation rel, const uint8 sha256[32],
 extern bool amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint,
 						Oid *table, AmtKey *key);
 
-typedef enum AmtPresence
-{
-	AMT_ABSENT,					/* no row, and none is being inserted */
-	AMT_PRESENT,				/* a committed row that nobody is changing */
-	AMT_COMING,					/* inserted by a transaction in progress */
-	AMT_GOING					/* deleted, updated or locked by one */
-} AmtPresence;
-
-/* Is there a row of the key, as all transactions together see it? */
-extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key);
-
 /* Has this transaction created, changed or deleted the key? */
 extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
 
@@ -84,24 +74,23 @@ extern void amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id
 extern bool amt_usage_get(Oid extension, const char *id, Size id_len,
 						  int64 *calls, TimestampTz *last_used_at);
 
-/* The highest event_id, or 0; and is this one taken? */
+/* The highest event_id, or 0. */
 extern int64 amt_event_last_id(Relation rel);
-extern bool amt_event_exists(Relation rel, int64 event_id);
+
+/* A key id as a text datum, in the caller's buffer. */
+typedef union AmtIdText
+{
+	struct varlena header;
+	char		buffer[VARHDRSZ + AMT_ID_MAX];
+}			AmtIdText;
+
+/* False if it is too long for an id, which its owner must have forced in. */
+extern bool amt_make_id_text(AmtIdText * text_id, const char *id, Size id_len);
 
 /*
- * Find and lock the newest version of the row with that key id in a table with
- * a key_id in its first column.  Waits for transactions that are changing it,
- * or with "nowait" sets *busy and returns false.  Returns false if there is
- * no row.
+ * Take and register the newest snapshot.  Parallel mode has none newer than the
+ * active one.
  */
-extern bool amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
-						 TupleTableSlot *slot, bool *busy);
-
-/*
- * Find that row without locking it.  The caller has locked the table against
- * other writers.  *busy is false.
- */
-extern bool amt_row_find(Relation rel, Oid index, const char *id, Size id_len,
-						 TupleTableSlot *slot);
+extern Snapshot amt_newest_snapshot(void);
 
 #endif							/* AMT_ROWS_H */

@@ -12,6 +12,7 @@
 
 #include "compat.h"
 #include "entry.h"
+#include "pending.h"
 #include "relations.h"
 #include "session.h"
 #include "stat.h"

@@ -19,7 +19,8 @@
 #include "prefixes.h"
 #include "session.h"
 #include "target.h"
-#include "verify.h"
+#include "text.h"
+#include "verdict.h"
 #include "write.h"
 
 #define MAX_SAME_PREFIX	100

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 
 #include "compat.h"
+#include "entry.h"
 #include "stat.h"
 #include "usage.h"
 #include "writer.h"

@@ -5,6 +5,7 @@
 #ifndef AMT_USAGE_H
 #define AMT_USAGE_H
 
+#include "entry.h"
 #include "rows.h"
 
 /*

@@ -26,6 +26,7 @@
 #include "identity.h"
 #include "session.h"
 #include "target.h"
+#include "text.h"
 #include "usage.h"
 #include "write.h"
 

@@ -33,6 +33,7 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "newest.h"
 #include "rows.h"
 #include "write.h"
 

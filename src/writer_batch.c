@@ -33,6 +33,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "entry.h"
+#include "newest.h"
+#include "pending.h"
 #include "rows.h"
 #include "stat.h"
 #include "write.h"

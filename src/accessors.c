@@ -1,0 +1,169 @@
+/*
+ * accessors.c
+ *	  The functions by which policies and applications read the identity.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+
+#include "compat.h"
+#include "identity.h"
+#include "roles.h"
+#include "rows.h"
+#include "session.h"
+#include "text.h"
+
+static Datum
+text_or_null(FunctionCallInfo fcinfo, const char *value)
+{
+	if (value == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(value));
+}
+
+PG_FUNCTION_INFO_V1(amt_org_id);
+Datum
+amt_org_id(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity().org_id);
+}
+
+PG_FUNCTION_INFO_V1(amt_role);
+Datum
+amt_role(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity().role);
+}
+
+PG_FUNCTION_INFO_V1(amt_actor);
+Datum
+amt_actor(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity().actor);
+}
+
+PG_FUNCTION_INFO_V1(amt_key_id);
+Datum
+amt_key_id(PG_FUNCTION_ARGS)
+{
+	return text_or_null(fcinfo, amt_identity().key_id);
+}
+
+PG_FUNCTION_INFO_V1(amt_scopes);
+Datum
+amt_scopes(PG_FUNCTION_ARGS)
+{
+	AmtIdentity identity = amt_identity();
+
+	if (identity.scopes == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(amt_scopes_to_array(identity.scopes));
+}
+
+static bool
+has_role_arg(FunctionCallInfo fcinfo)
+{
+	char	   *minimum = amt_string_arg(fcinfo, 0);
+
+	amt_session_check();
+	return minimum != NULL && amt_identity_has_role(minimum);
+}
+
+PG_FUNCTION_INFO_V1(amt_has_role);
+Datum
+amt_has_role(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(has_role_arg(fcinfo));
+}
+
+static void
+forbidden(const char *message)
+{
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE('P', 'T', '4', '0', '3')),
+			 errmsg("%s", message)));
+}
+
+PG_FUNCTION_INFO_V1(amt_require_role);
+Datum
+amt_require_role(PG_FUNCTION_ARGS)
+{
+	if (!has_role_arg(fcinfo))
+		forbidden("forbidden_role");
+	PG_RETURN_VOID();
+}
+
+static bool
+has_scope_arg(FunctionCallInfo fcinfo)
+{
+	AmtIdentity identity = amt_identity();
+	text	   *scope;
+
+	if (PG_ARGISNULL(0))
+		return false;
+	scope = PG_GETARG_TEXT_PP(0);
+	amt_check_encoding(VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+	if (identity.org_id == NULL)
+		return false;
+	return amt_scopes_have(identity.scopes, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
+}
+
+PG_FUNCTION_INFO_V1(amt_has_scope);
+Datum
+amt_has_scope(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(has_scope_arg(fcinfo));
+}
+
+PG_FUNCTION_INFO_V1(amt_require_scope);
+Datum
+amt_require_scope(PG_FUNCTION_ARGS)
+{
+	if (!has_scope_arg(fcinfo))
+		forbidden("insufficient_scope");
+	PG_RETURN_VOID();
+}
+
+#define WHOAMI_COLUMNS	6
+
+static const Oid whoami_types[WHOAMI_COLUMNS] = {
+	TEXTOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID
+};
+
+static Datum
+make_text(const char *value, bool *isnull)
+{
+	*isnull = value == NULL;
+	return value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(amt_whoami);
+Datum
+amt_whoami(PG_FUNCTION_ARGS)
+{
+	Oid			extension = amt_extension(fcinfo);
+	AmtIdentity identity = amt_identity();
+	TupleDesc	tupdesc;
+	AmtKey		key;
+	Datum		values[WHOAMI_COLUMNS] = {0};
+	bool		nulls[WHOAMI_COLUMNS];
+
+	values[0] = make_text(identity.org_id, &nulls[0]);
+	values[1] = make_text(identity.role, &nulls[1]);
+	nulls[2] = identity.scopes == NULL;
+	if (identity.scopes != NULL)
+		values[2] = amt_scopes_to_array(identity.scopes);
+	values[3] = make_text(identity.actor, &nulls[3]);
+	values[4] = make_text(identity.key_id, &nulls[4]);
+	nulls[5] = !(identity.key_id != NULL && identity.org_id != NULL &&
+				 amt_token_is_id(identity.key_id, strlen(identity.key_id)) &&
+				 amt_key_get(extension, identity.key_id, strlen(identity.key_id), NULL, NULL, &key) &&
+				 amt_text_is(AmtKeyValue(&key, org_id), identity.org_id));
+	if (!nulls[5])
+		values[5] = AmtKeyValue(&key, name);
+	tupdesc = amt_result_tupdesc(fcinfo, whoami_types, WHOAMI_COLUMNS);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(tupdesc, values, nulls)));
+}

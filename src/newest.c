@@ -1,0 +1,180 @@
+/*
+ * newest.c
+ *	  The newest version of a row, as all transactions together see it.
+ *
+ * A row that another transaction is inserting, changing or deleting is seen as
+ * well.  This is for those who write the row: they must wait for that
+ * transaction, or pass the row over.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "newest.h"
+
+/*
+ * Find the version that all transactions together see as the newest.
+ *
+ * "Not found" is not the last word.  The scan copies the matching places from a
+ * page of the index and then visits them.  If an update commits in between, the
+ * old version is dead and the new one's place was not copied.  So the caller
+ * must look again with a snapshot that it takes afterwards.
+ */
+static HeapTuple
+find_newest(Relation rel, Oid index, AmtIdText * text_id, SnapshotData *dirty, SysScanDesc *scan)
+{
+	ScanKeyData key;
+
+	InitDirtySnapshot(*dirty);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
+	*scan = systable_beginscan(rel, index, true, dirty, 1, &key);
+	return systable_getnext(*scan);
+}
+
+AmtPresence
+amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
+{
+	AmtIdText	text_id;
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	AmtPresence presence = AMT_ABSENT;
+
+	if (!amt_make_id_text(&text_id, id, id_len))
+		return AMT_ABSENT;
+	tuple = find_newest(rel, amt_index(rel, AMT_KEY_BY_ID), &text_id, &dirty, &scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		if (TransactionIdIsValid(dirty.xmin))
+			presence = AMT_COMING;
+		else if (TransactionIdIsValid(dirty.xmax))
+			presence = AMT_GOING;
+		else
+			presence = AMT_PRESENT;
+		amt_key_copy(tuple, RelationGetDescr(rel), key);
+	}
+	systable_endscan(scan);
+	if (presence == AMT_ABSENT && amt_key_by_id(rel, id, id_len, key))
+		presence = AMT_GOING;	/* an update was missed: it has moved */
+	return presence;
+}
+
+bool
+amt_event_exists(Relation rel, int64 event_id)
+{
+	SnapshotData dirty;
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		found;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, Anum_amt_key_event_event_id, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(event_id));
+	scan = systable_beginscan(rel, amt_index(rel, AMT_EVENT_BY_ID), true, &dirty, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	return found;
+}
+
+/* Does a snapshot that is taken now see a row with this key id? */
+static bool
+row_exists(Relation rel, Oid index, AmtIdText * text_id)
+{
+	Snapshot	snapshot = amt_newest_snapshot();
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
+	scan = systable_beginscan(rel, index, true, snapshot, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+bool
+amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, bool nowait,
+			 TupleTableSlot *slot, bool *busy)
+{
+	AmtIdText	text_id;
+
+	*busy = false;
+	if (!amt_make_id_text(&text_id, id, id_len))
+		return false;
+	for (;;)
+	{
+		SnapshotData dirty;
+		SysScanDesc scan;
+		HeapTuple	tuple = find_newest(rel, index, &text_id, &dirty, &scan);
+		ItemPointerData place;
+		TransactionId in_progress;
+		TM_FailureData failure;
+		TM_Result	result;
+
+		if (!HeapTupleIsValid(tuple))
+		{
+			systable_endscan(scan);
+			if (!row_exists(rel, index, &text_id))
+				return false;
+			CHECK_FOR_INTERRUPTS();
+			continue;			/* an update was missed */
+		}
+		place = tuple->t_self;
+		in_progress = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+		systable_endscan(scan);
+		if (TransactionIdIsValid(in_progress))
+		{
+			*busy = nowait;
+			if (nowait)
+				return false;
+			XactLockTableWait(in_progress, rel, &place, XLTW_None);
+			continue;
+		}
+
+		result = table_tuple_lock(rel, &place, GetLatestSnapshot(), slot,
+								  GetCurrentCommandId(false), LockTupleExclusive,
+								  nowait ? LockWaitSkip : LockWaitBlock, 0, &failure);
+		switch (result)
+		{
+			case TM_Ok:
+				return true;
+			case TM_WouldBlock:
+				*busy = true;
+				return false;
+			case TM_Updated:
+			case TM_Deleted:
+				break;			/* look again */
+			case TM_Invisible:
+			case TM_SelfModified:
+				return false;	/* deleted by this transaction itself */
+			default:
+				elog(ERROR, "unexpected result %d of table_tuple_lock", result);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+bool
+amt_row_find(Relation rel, Oid index, const char *id, Size id_len, TupleTableSlot *slot)
+{
+	AmtIdText	text_id;
+	SnapshotData dirty;
+	SysScanDesc scan;
+	bool		found;
+
+	if (!amt_make_id_text(&text_id, id, id_len))
+		return false;
+	found = HeapTupleIsValid(find_newest(rel, index, &text_id, &dirty, &scan));
+	if (found)
+		ExecCopySlot(slot, scan->slot);
+	systable_endscan(scan);
+	return found;
+}

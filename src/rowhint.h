@@ -1,0 +1,26 @@
+/*
+ * rowhint.h
+ *	  Where a row of amt_key was seen.
+ */
+#ifndef AMT_ROWHINT_H
+#define AMT_ROWHINT_H
+
+#include "storage/block.h"
+#include "storage/buf.h"
+#include "storage/off.h"
+
+/*
+ * Where a row of amt_key was seen: its place in the table, and the shared
+ * buffer that held it.  Only a hint; buffer 0 is none.
+ */
+typedef struct AmtRowHint
+{
+	Buffer		buffer;
+	BlockNumber block;
+	OffsetNumber offset;
+} AmtRowHint;
+
+#define AmtRowHintEquals(a, b) \
+	((a).buffer == (b).buffer && (a).block == (b).block && (a).offset == (b).offset)
+
+#endif							/* AMT_ROWHINT_H */

@@ -1,0 +1,371 @@
+/*
+ * verdict.c
+ *	  Whether a token is valid, and whose it is.
+ *
+ * The row is read with the newest snapshot at each call, so what it says is
+ * never older than the database.  Whether the secret belongs to the hash in the
+ * row is known from the key's entry in shared memory, or else scrypt is run.
+ * An imported key is found by the SHA-256 of its whole token and needs neither.
+ *
+ * A run of scrypt takes long enough for the key to be revoked meanwhile, and so
+ * does waiting for one's turn.  Nothing of ours is held then: no snapshot, no
+ * relation, no lock.  The result is about a stored hash only.  So the row is
+ * read again afterwards, and the token is valid only if it still stores that
+ * hash.
+ *
+ * No text raises an error.  The system can: a query that is cancelled while it
+ * waits, memory that OpenSSL does not get, or tables that their owner broke.
+ */
+#include "postgres.h"
+
+#include <openssl/crypto.h>
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "entry.h"
+#include "header.h"
+#include "prefixes.h"
+#include "scrypt.h"
+#include "scrypt_queue.h"
+#include "sha256.h"
+#include "shmem.h"
+#include "stat.h"
+#include "usage.h"
+#include "verdict.h"
+
+#define IMPORTED_TOKEN_MAX	512
+
+/* The result of scrypt for one stored hash. */
+typedef struct ScryptAnswer
+{
+	bool		known;
+	AmtScryptResult result;
+	char	   *hash;
+	Size		hash_len;
+} ScryptAnswer;
+
+/* A token that is being verified, and what is known of its key just now. */
+typedef struct Attempt
+{
+	const AmtToken *token;
+	AmtKey	   *key;			/* filled by each look at the row */
+	bool		shared;			/* is there shared memory? */
+	bool		no_mac;			/* OpenSSL cannot compute the MAC */
+	AmtKeyRef	ref;			/* this and the next two with shared memory */
+	uint64		hash_tag;		/* of the stored hash */
+	AmtProof	proof;
+	const char *hash;			/* the stored hash, in "key" */
+	Size		hash_len;
+} Attempt;
+
+static bool
+same_hash(const ScryptAnswer *answer, const Attempt *attempt)
+{
+	return answer->known && answer->hash_len == attempt->hash_len &&
+		memcmp(answer->hash, attempt->hash, attempt->hash_len) == 0;
+}
+
+static AmtScryptResult
+run_scrypt(const AmtToken *token, const char *hash, Size hash_len)
+{
+	AmtPhc		phc;
+	AmtScryptResult result;
+	instr_time	start;
+	instr_time	end;
+
+	if (!amt_phc_parse(hash, hash_len, &phc))
+		return AMT_SCRYPT_MISMATCH;
+	INSTR_TIME_SET_CURRENT(start);
+	result = amt_scrypt_check(token->secret, token->secret_len, &phc);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	amt_stat_add(AMT_SCRYPT_RUNS, 1);
+	amt_stat_add(AMT_SCRYPT_MICROSECONDS, INSTR_TIME_GET_MICROSEC(end));
+	return result;
+}
+
+/* Does the entry have a proof for the hash that is stored now? */
+static bool
+find_proof(Attempt *attempt)
+{
+	return attempt->shared && amt_entry_may_prove() &&
+		amt_entry_find(&attempt->ref, &attempt->proof) && attempt->proof.known &&
+		attempt->proof.hash_tag == attempt->hash_tag;
+}
+
+static void
+enter_proof(const Attempt *attempt, const ScryptAnswer *answer)
+{
+	AmtProof	proof = {0};
+
+	if (!attempt->shared || !amt_entry_may_prove() ||
+		!amt_entry_mac(&attempt->ref, answer->hash, answer->hash_len,
+					   attempt->token->secret, attempt->token->secret_len, proof.mac))
+		return;
+	proof.hash_tag = attempt->hash_tag;
+	proof.hint = attempt->proof.hint;
+	amt_entry_prove(&attempt->ref, &proof);
+}
+
+/*
+ * In our place in the queue: run scrypt, unless another process has proved the
+ * secret since we looked.  A proof is entered before the place is left, so that
+ * those who wait find it.
+ */
+static pg_noinline void
+ask_scrypt(Attempt *attempt, ScryptAnswer *answer)
+{
+	if (!attempt->no_mac && find_proof(attempt))
+		return;
+	answer->hash_len = attempt->hash_len;
+	answer->hash = pnstrdup(attempt->hash, attempt->hash_len);
+	answer->result = run_scrypt(attempt->token, answer->hash, answer->hash_len);
+	answer->known = true;
+	if (answer->result == AMT_SCRYPT_MATCH)
+		enter_proof(attempt, answer);
+	if (answer->result == AMT_SCRYPT_FAILED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not run scrypt"),
+				 errdetail("OpenSSL did not get the memory that the key's parameters need, or its provider has no scrypt.")));
+}
+
+/* Wait for our turn, then ask; false if we waited and should look again. */
+static bool
+ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
+{
+	if (!amt_scrypt_enter(attempt->hash_tag))
+		return false;
+	PG_TRY();
+	{
+		ask_scrypt(attempt, answer);
+	}
+	PG_FINALLY();
+	{
+		amt_scrypt_leave();
+	}
+	PG_END_TRY();
+	return true;
+}
+
+/* Compare the secret with the proof; false if that decides nothing. */
+static bool
+compare_proof(Attempt *attempt, AmtVerdict *verdict)
+{
+	uint8		mac[AMT_MAC_LEN];
+
+	attempt->no_mac = !amt_entry_mac(&attempt->ref, attempt->hash, attempt->hash_len,
+									 attempt->token->secret, attempt->token->secret_len, mac);
+	if (attempt->no_mac)
+		return false;
+	amt_stat_add(AMT_CACHE_HITS, 1);
+	*verdict = CRYPTO_memcmp(mac, attempt->proof.mac, sizeof(mac)) == 0 ?
+		AMT_GOOD : AMT_WRONG_SECRET;
+	return true;
+}
+
+/* Read the key's row, at the place where the entry has seen it last. */
+static bool
+read_key(Oid extension, Attempt *attempt)
+{
+	const AmtToken *token = attempt->token;
+	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	AmtRowHint	hint;
+	bool		found;
+
+	memset(&attempt->proof, 0, sizeof(attempt->proof));
+	if (attempt->shared)
+	{
+		attempt->ref = amt_entry_ref(RelationGetRelid(rel), token->id, token->id_len);
+		(void) amt_entry_find(&attempt->ref, &attempt->proof);
+	}
+	hint = attempt->proof.hint;
+	found = amt_key_by_hint(rel, token->id, token->id_len, &hint, attempt->key);
+
+	/* Given back at once: a login path must not stand in the way of DDL. */
+	table_close(rel, AccessShareLock);
+
+	if (attempt->proof.known && found && !AmtRowHintEquals(hint, attempt->proof.hint))
+		amt_entry_move(&attempt->ref, attempt->proof.hash_tag, &hint);
+	attempt->proof.hint = hint;
+	return found && !AmtKeyIsNull(attempt->key, scrypt_hash);
+}
+
+/* Look at row and entry; false if scrypt has to be asked. */
+static bool
+decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *verdict)
+{
+	attempt->shared = amt_entry_attach();
+	if (!read_key(extension, attempt))
+	{
+		*verdict = AMT_UNKNOWN;
+		return true;
+	}
+	attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
+	if (attempt->shared)
+		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len);
+	if (same_hash(answer, attempt))
+	{
+		*verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
+		return true;
+	}
+	return attempt->proof.known && amt_entry_may_prove() &&
+		attempt->proof.hash_tag == attempt->hash_tag && compare_proof(attempt, verdict);
+}
+
+static AmtVerdict
+verify_secret(Oid extension, Attempt *attempt)
+{
+	ScryptAnswer answer = {0};
+	AmtVerdict	verdict;
+	bool		waited = false;
+
+	while (!decide(extension, attempt, &answer, &verdict))
+	{
+		if (!ask_scrypt_in_turn(attempt, &answer) && !waited)
+		{
+			waited = true;
+			amt_stat_add(AMT_SCRYPT_WAITS, 1);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	return verdict;
+}
+
+AmtVerdict
+amt_verify_secret(Oid extension, const AmtToken *token, AmtKey *key)
+{
+	Attempt		attempt = {0};
+
+	attempt.token = token;
+	attempt.key = key;
+	return verify_secret(extension, &attempt);
+}
+
+/* Printable ASCII without space, and not too long? */
+static bool
+may_be_imported(const char *s, Size len)
+{
+	if (len < 1 || len > IMPORTED_TOKEN_MAX)
+		return false;
+	for (Size i = 0; i < len; i++)
+		if (s[i] <= ' ' || s[i] > '~')
+			return false;
+	return true;
+}
+
+/* Find an imported key, at the place where its entry has seen the row last. */
+static bool
+find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
+{
+	uint8		digest[AMT_SHA256_LEN];
+	AmtRowHint	hint = {0};
+	bool		has_entry = false;
+	Relation	rel;
+	bool		found;
+	Size		id_len;
+
+	if (!may_be_imported(s, len) || !amt_sha256(s, len, digest))
+		return false;
+	attempt->shared = amt_entry_attach();
+	rel = amt_open(extension, AMT_KEY, AccessShareLock);
+	if (attempt->shared)
+	{
+		attempt->ref = amt_entry_ref_imported(RelationGetRelid(rel), digest);
+		attempt->hash_tag = amt_entry_hash(digest, sizeof(digest));
+		has_entry = amt_entry_find(&attempt->ref, &attempt->proof);
+		if (has_entry)
+			hint = attempt->proof.hint;
+	}
+	found = amt_key_by_sha256(rel, digest, &hint, attempt->key);
+	table_close(rel, AccessShareLock);
+	OPENSSL_cleanse(digest, sizeof(digest));
+
+	if (found && attempt->shared)
+	{
+		attempt->ref.id = amt_key_id_of(attempt->key, &id_len);
+		attempt->ref.id_len = id_len;
+		if (has_entry && !AmtRowHintEquals(hint, attempt->proof.hint))
+			amt_entry_move(&attempt->ref, attempt->hash_tag, &hint);
+	}
+	return found;
+}
+
+bool
+amt_find_imported(Oid extension, const char *s, Size len, AmtKey *key)
+{
+	Attempt		attempt = {0};
+
+	attempt.key = key;
+	return find_imported(extension, s, len, &attempt);
+}
+
+static AmtVerdict
+verify_text(Oid extension, const char *s, Size len, AmtKey *key)
+{
+	Attempt		attempt = {0};
+	AmtToken	token;
+	AmtVerdict	verdict = AMT_MALFORMED;
+	TimestampTz now;
+
+	attempt.token = &token;
+	attempt.key = key;
+	amt_header_skip_bearer(&s, &len);
+	if (amt_token_parse(amt_prefixes(), s, len, &token))
+		verdict = verify_secret(extension, &attempt);
+	if ((verdict == AMT_MALFORMED || verdict == AMT_UNKNOWN) &&
+		find_imported(extension, s, len, &attempt))
+		verdict = AMT_GOOD;
+	if (verdict != AMT_GOOD)
+		return verdict;
+
+	now = GetCurrentTimestamp();
+	if (!AmtKeyIsNull(key, suspended_at))
+		return AMT_SUSPENDED;
+	if (!AmtKeyIsNull(key, expires_at) &&
+		DatumGetTimestampTz(AmtKeyValue(key, expires_at)) <= now)
+		return AMT_EXPIRED;
+	amt_usage_count(extension, &attempt.ref, attempt.hash_tag, now);
+	return AMT_GOOD;
+}
+
+/*
+ * The counters are in the verdicts' order.  A session may see nothing but bad
+ * tokens, and must not take these counts with it.
+ */
+void
+amt_count_verdict(AmtVerdict verdict)
+{
+	(void) amt_shmem_attach();
+	amt_stat_add((AmtCounter) verdict, 1);
+}
+
+AmtVerdict
+amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key)
+{
+	AmtVerdict	verdict;
+
+	/* A parallel operation has no newer snapshot than its own. */
+	if (IsInParallelMode())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot verify a key during a parallel operation")));
+	verdict = verify_text(extension, s, len, key);
+	amt_count_verdict(verdict);
+	return verdict;
+}
+
+StaticAssertDecl((int) AMT_MALFORMED == (int) AMT_REJECTED_MALFORMED &&
+				 (int) AMT_UNKNOWN == (int) AMT_REJECTED_UNKNOWN &&
+				 (int) AMT_WRONG_SECRET == (int) AMT_REJECTED_WRONG_SECRET &&
+				 (int) AMT_SUSPENDED == (int) AMT_REJECTED_SUSPENDED &&
+				 (int) AMT_EXPIRED == (int) AMT_REJECTED_EXPIRED &&
+				 (int) AMT_GOOD == (int) AMT_VERIFIED,
+				 "the counters are in the verdicts' order");
