@@ -385,10 +385,11 @@ authenticate_by_key(Oid extension, const char *s, Size len)
 {
 	AmtKey		key;
 
+	/* Whose database role would it be?  Ask first: to verify counts a call. */
+	if (*db_role == '\0' && is_a_persons())
+		unauthenticated();
 	if (amt_verify_text(extension, s, len, &key) != AMT_GOOD)
 		unauthenticated();
-	if (*db_role == '\0' && is_a_persons())
-		unauthenticated();		/* whose database role would it be? */
 	amt_identify(&key);
 	if (has_claims())
 		set_local("request.jwt.claims", "");
