@@ -20,7 +20,6 @@ let server, token, directory;
 before(async () => {
 	server = await startServer({ extension: 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt;' });
 	directory = mkdtempSync(join(here, '.readme-')); // here, so that Node finds pg
-	await server.psql(`ALTER DATABASE "${server.database}" SET search_path = public, amt`);
 	await server.psql(block('sql'));
 	token = (await server.psql("SELECT token FROM amt.amt_create_key('Bot', 'acme', 'editor')")).trim();
 	assert.match(token, /^amt_\w+$/);
@@ -37,7 +36,7 @@ async function answer(program, file, authorization) {
 	const { host, port, database } = server;
 	const { stdout } = await run(program, [file], {
 		cwd: directory,
-		env: { ...process.env, PGHOST: host, PGPORT: String(port), PGDATABASE: database, PGUSER: 'app', PGPASSWORD: 'change-me', AUTHORIZATION: authorization },
+		env: { ...process.env, PGHOST: host, PGPORT: String(port), PGDATABASE: database, PGUSER: 'backend', PGPASSWORD: 'change-me', AUTHORIZATION: authorization },
 	});
 	return stdout.replace(/\s+/g, ' ').trim();
 }
