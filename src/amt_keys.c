@@ -20,6 +20,7 @@
 #include "prefixes.h"
 #include "redact.h"
 #include "relations.h"
+#include "request.h"
 #include "roles.h"
 #include "scrypt_queue.h"
 #include "session.h"
@@ -47,6 +48,7 @@ define_all(void)
 	amt_identity_init();
 	amt_checks_init();
 	amt_kdf_init();
+	amt_request_init();
 	amt_authenticate_init();
 	amt_redact_init();
 	MarkGUCPrefixReserved("amt_keys");

@@ -8,7 +8,9 @@
 
 #include "access/parallel.h"
 #include "catalog/dependency.h"
+#include "common/jsonapi.h"
 #include "executor/executor.h"
+#include "mb/pg_wchar.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_relation.h"
 #include "storage/bufmgr.h"
@@ -214,6 +216,26 @@ amt_read_recent_buffer(Relation rel, BlockNumber block, Buffer buffer)
 	return ReadRecentBuffer(rel->rd_locator, MAIN_FORKNUM, block, buffer);
 #else
 	return ReadRecentBuffer(rel->rd_node, MAIN_FORKNUM, block, buffer);
+#endif
+}
+
+/* What the server's JSON parser expects of the functions that it calls. */
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType AmtJsonResult;
+#define AMT_JSON_DONE	return JSON_SUCCESS
+#else
+typedef void AmtJsonResult;
+#define AMT_JSON_DONE	return
+#endif
+
+/* A lexer for a text, which has to stay as it is. */
+static inline JsonLexContext *
+amt_json_lexer(const char *text)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, text, strlen(text), GetDatabaseEncoding(), true);
+#else
+	return makeJsonLexContextCstringLen(unconstify(char *, text), strlen(text), GetDatabaseEncoding(), true);
 #endif
 }
 

@@ -115,62 +115,53 @@ settings_hold(void)
 	return holds;
 }
 
-/* Give the seal to parallel workers that start from now on. */
+/*
+ * Give the seal to parallel workers that start from now on: the number of the
+ * transaction and the digests, in hexadecimal digits.
+ */
 static void
 publish_seal(void)
 {
-	StringInfoData text;
+	char text[	2 * sizeof(seal.transaction) + 2 * sizeof(seal.digest) + 1] = REFUSED;
+	char	   *end = text;
 
-	initStringInfo(&text);
-	if (amt_session_is_refused())
-		appendStringInfoString(&text, REFUSED);
-	else
+	if (!amt_session_is_refused())
 	{
-		appendStringInfo(&text, "%u ", seal.transaction);
-		for (int i = 0; i < seal.n; i++)
-		{
-			enlargeStringInfo(&text, 2 * DIGEST_LEN);
-			text.		len += hex_encode((const char *) seal.digest[i], DIGEST_LEN, text.data + text.len);
-			text.		data[text.len] = '\0';
-		}
+		end += hex_encode((char *) &seal.transaction, sizeof(seal.transaction), end);
+		end += hex_encode((char *) seal.digest, seal.n * DIGEST_LEN, end);
+		*end = '\0';
 	}
 	setting = true;
 	PG_TRY();
 	{
-		SetConfigOption("amt_keys.seal", text.data, PGC_SUSET, PGC_S_OVERRIDE);
+		SetConfigOption("amt_keys.seal", text, PGC_SUSET, PGC_S_OVERRIDE);
 	}
 	PG_FINALLY();
 	{
 		setting = false;
 	}
 	PG_END_TRY();
-	pfree(text.data);
 }
 
 /* In a parallel worker: take over what the leader has published. */
 static void
 assign_seal(const char *newval, void *extra)
 {
-	unsigned int transaction;
-	int			at;
+	Size		head = 2 * sizeof(seal.transaction);
+	Size		len = newval != NULL ? strlen(newval) : 0;
 
-	if (!IsParallelWorker() || newval == NULL)
+	if (!IsParallelWorker() || len == 0)
 		return;
 	if (strcmp(newval, REFUSED) == 0)
+	{
 		amt_session_refuse(AMT_REFUSED_OPTION);
-	if (sscanf(newval, "%u %n", &transaction, &at) != 1)
 		return;
-	seal.transaction = transaction;
-	seal.n = 0;
+	}
+	Assert(len >= head && len - head <= 2 * sizeof(seal.digest));
+	seal.n = (len - head) / (2 * DIGEST_LEN);
+	(void) hex_decode(newval, head, (char *) &seal.transaction);
+	(void) hex_decode(newval + head, seal.n * 2 * DIGEST_LEN, (char *) seal.digest);
 	holds_known = false;
-	for (const char *hex = newval + at; seal.n < MAX_SEALED && strlen(hex) >= 2 * DIGEST_LEN; seal.n++)
-		for (int i = 0; i < DIGEST_LEN; i++, hex += 2)
-		{
-			unsigned int byte = 0;
-
-			(void) sscanf(hex, "%2x", &byte);
-			seal.digest[seal.n][i] = byte;
-		}
 }
 
 /* From now on the settings as they are hold under the seal. */

@@ -28,7 +28,7 @@
  * must look again with a snapshot that it takes afterwards.
  */
 static HeapTuple
-find_newest(Relation rel, Oid index, AmtIdText * text_id, SnapshotData *dirty, SysScanDesc *scan)
+find_newest(Relation rel, Oid index, AmtIdText *text_id, SnapshotData *dirty, SysScanDesc *scan)
 {
 	ScanKeyData key;
 
@@ -85,7 +85,7 @@ amt_event_exists(Relation rel, int64 event_id)
 
 /* Does a snapshot that is taken now see a row with this key id? */
 static bool
-row_exists(Relation rel, Oid index, AmtIdText * text_id)
+row_exists(Relation rel, Oid index, AmtIdText *text_id)
 {
 	Snapshot	snapshot = amt_newest_snapshot();
 	SysScanDesc scan;

@@ -392,7 +392,7 @@ amt_index(Relation rel, AmtIndexId index)
  * nothing but a function of the table's owner.
  */
 static bool
-may_fire(Relation rel, const Trigger * trigger)
+may_fire(Relation rel, const Trigger *trigger)
 {
 	HeapTuple	tuple;
 	Form_pg_proc function;
@@ -426,7 +426,7 @@ amt_check_triggers(Relation rel)
 		return;
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
-		const		Trigger *trigger = &triggers->triggers[i];
+		const Trigger *trigger = &triggers->triggers[i];
 
 		if (trigger->tgenabled != TRIGGER_DISABLED && !may_fire(rel, trigger))
 			ereport(ERROR,

@@ -156,7 +156,7 @@ find_rows(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal,
 }
 
 bool
-amt_make_id_text(AmtIdText * text_id, const char *id, Size id_len)
+amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len)
 {
 	if (id_len > AMT_ID_MAX)
 		return false;

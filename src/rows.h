@@ -82,10 +82,10 @@ typedef union AmtIdText
 {
 	struct varlena header;
 	char		buffer[VARHDRSZ + AMT_ID_MAX];
-}			AmtIdText;
+} AmtIdText;
 
 /* False if it is too long for an id, which its owner must have forced in. */
-extern bool amt_make_id_text(AmtIdText * text_id, const char *id, Size id_len);
+extern bool amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len);
 
 /*
  * Take and register the newest snapshot.  Parallel mode has none newer than the

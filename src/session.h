@@ -15,7 +15,7 @@ typedef enum AmtRefusal
 	AMT_REFUSED_OPTION,			/* an option names a setting that the user may
 								 * not set */
 	AMT_REFUSED_VALUE			/* a value of the identity is not valid */
-}			AmtRefusal;
+} AmtRefusal;
 
 /* Refuse this session from now on; in a parallel worker, like its leader. */
 extern void amt_session_refuse(AmtRefusal why);

@@ -89,6 +89,9 @@ SELECT request('') AS empty, request('{}') AS no_headers, request('null') AS "nu
        request('{"x-api-key":') AS broken, request('{"x-api-key": {}}') AS object, request('{"x-api-key": ["x"]}') AS list, request('{"x-api-key": 1}') AS number,
        request('{"x-api-key": "amt_\u0000"}') AS nul, request('{"authorization": 1}') AS other_number, request(repeat('[', 100000)) AS deep \gx
 
+-- so deep that a parser would run out of stack
+SELECT request(repeat('{"x":', 100000)) AS deep_headers, request(json_build_object('x-api-key', :'token')::text, repeat('[', 100000)) AS deep_claims;
+
 -- claims, when no key is presented; each in a transaction of its own
 \pset tuples_only on
 \pset format unaligned
@@ -312,6 +315,9 @@ SELECT request('{}', '{"app":{"org":{"id":"acme"},"role":"admin"},"email":"ann@a
 SELECT request('{}', '{"app":{"org":{"id":7},"role":"admin"},"email":8}') AS nested_numbers;
 SELECT request('{}', '{"app.org.id":"acme","app.role":"admin"}') AS flat;
 SELECT request('{}', '{"app":"org","role":"admin"}') AS no_object;
+SELECT request('{}', '{"app":{"org":{"id":"acme"},"role":"admin"},"app":{"role":"admin"}}') AS last_has_no_organization;
+SELECT request('{}', '{"app":[{"org":{"id":"acme"},"role":"admin"}]}') AS in_a_list;
+SELECT request('{}', '{"app":{"org":{"id":"acme","of":{"id":"globex"}},"role":"admin","x":{"role":"owner"}}}') AS beside_others;
 -- no request without an identity
 RESET SESSION AUTHORIZATION;
 SET amt_keys.require_authentication = on;
