@@ -27,6 +27,7 @@
 #include "shmem.h"
 #include "stat.h"
 #include "writer.h"
+#include "writer_slot.h"
 
 PG_MODULE_MAGIC;
 
@@ -39,9 +40,10 @@ define_all(void)
 	amt_stat_init();
 	amt_scrypt_queue_init();
 	amt_entry_init();
-	amt_writer_init();
+	amt_slot_init();
 	amt_shmem_init();
 
+	amt_writer_init();
 	amt_relations_init();
 	amt_prefixes_init();
 	amt_roles_init();

@@ -239,7 +239,7 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 		{
 			expires_at = TimestampTzGetDatum(old->grace_end);
 			isnull = false;
-			amt_write_update(&write, 1, &column, &expires_at, &isnull);
+			amt_change_key(&write, 1, &column, &expires_at, &isnull);
 		}
 	}
 	amt_write_end(&write);

@@ -118,9 +118,25 @@ amt_entry_may_prove(void)
 }
 
 uint64
-amt_entry_hash(const void *stored, Size len)
+amt_entry_hash(const void *stored, Size len, const void *id, Size id_len)
 {
-	return hash_bytes_extended(stored, len, amt_entries->seed[0]);
+	uint64		hash = hash_bytes_extended(stored, len, amt_entries->seed[0]);
+
+	return id_len == 0 ? hash : hash_bytes_extended(id, id_len, hash);
+}
+
+uint64
+amt_entry_tag_of(const AmtKey *key)
+{
+	Size		len;
+	const char *stored = amt_key_stored_hash(key, &len);
+	Size		id_len;
+	const char *id;
+
+	if (!AmtKeyIsNull(key, scrypt_hash))
+		return amt_entry_hash(stored, len, NULL, 0);
+	id = amt_key_id_of(key, &id_len);
+	return amt_entry_hash(stored, len, id, id_len);
 }
 
 /* The tag of a key of that table in this database. */
@@ -184,8 +200,8 @@ reset_entry(Entry *entry, const AmtKeyRef *ref, uint64 hash_tag, bool added)
 	HAS_BASE(entry) = false;
 	entry->hash_tag = hash_tag;
 	memset(&entry->hint, 0, sizeof(entry->hint));
-	pg_atomic_init_u64(&entry->counted, 0);
-	pg_atomic_init_u64(&entry->used_at, (uint64) DT_NOBEGIN);
+	pg_atomic_write_u64(&entry->counted, 0);
+	pg_atomic_write_u64(&entry->used_at, (uint64) DT_NOBEGIN);
 	entry->serial = pg_atomic_add_fetch_u64(&amt_entries->serials, 1);
 	entry->base = 0;
 	entry->written = 0;
@@ -221,24 +237,19 @@ make_room(uint32 nslots)
 	return false;
 }
 
-typedef enum Replace
-{
-	NEVER,						/* an entry about another stored hash */
-	IF_WRITTEN,
-	ALWAYS
-} Replace;
-
 /*
  * Find or make the entry of the key with that stored hash, locked exclusively.
- * Returns NULL without a lock if there is no memory, or if the entry is about
- * another stored hash and may not be replaced (then *other is true).
+ * An entry about another stored hash is replaced if its calls are all written, or
+ * if its serial is *other.  Returns NULL without a lock if there is no memory
+ * (*other is 0), or if there is another entry (*other is its serial).
  */
 static Entry *
-add_entry(const AmtKeyRef *ref, uint64 hash_tag, Replace replace, bool *other)
+add_entry(const AmtKeyRef *ref, uint64 hash_tag, uint64 *other)
 {
 	uint32		limit = Max(amt_cache_size, 1);
+	uint64		replaceable = *other;
 
-	*other = false;
+	*other = 0;
 	for (int tries = 0; tries < MAX_TRIES; tries++)
 	{
 		bool		added;
@@ -248,15 +259,16 @@ add_entry(const AmtKeyRef *ref, uint64 hash_tag, Replace replace, bool *other)
 
 		if (entry != NULL)
 		{
-			*other = !added && entry->hash_tag != hash_tag;
-			if (added || (*other && (replace == ALWAYS ||
-									 (replace == IF_WRITTEN && unwritten(entry) == 0))))
+			bool		is_ours = !added && entry->hash_tag == hash_tag;
+
+			if (!is_ours && (added || entry->serial == replaceable || unwritten(entry) == 0))
 			{
 				reset_entry(entry, ref, hash_tag, added);
-				*other = false;
+				is_ours = true;
 			}
-			if (!*other)
+			if (is_ours)
 				return entry;
+			*other = entry->serial;
 			unlock_entry(ref->tag);
 			return NULL;
 		}
@@ -293,8 +305,8 @@ amt_entry_find(const AmtKeyRef *ref, AmtProof *proof)
 void
 amt_entry_prove(const AmtKeyRef *ref, const AmtProof *proof)
 {
-	bool		other;
-	Entry	   *entry = add_entry(ref, proof->hash_tag, IF_WRITTEN, &other);
+	uint64		other = 0;
+	Entry	   *entry = add_entry(ref, proof->hash_tag, &other);
 
 	if (entry == NULL)
 		return;
@@ -325,20 +337,20 @@ advance(pg_atomic_uint64 *used_at, TimestampTz at)
 		;
 }
 
+/* The time first: who sees the call must see its time. */
 static void
 add_call(Entry *entry, TimestampTz at)
 {
-	pg_atomic_fetch_add_u64(&entry->counted, 1);
 	advance(&entry->used_at, at);
+	pg_atomic_fetch_add_u64(&entry->counted, 1);
 }
 
 /* [C] */
 AmtCounted
-amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at, bool replace)
+amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at, uint64 *other)
 {
 	Entry	   *entry = lock_entry(ref->tag, LW_SHARED);
 	bool		counted = entry != NULL && entry->hash_tag == hash_tag;
-	bool		other;
 
 	if (likely(counted))
 		add_call(entry, at);
@@ -346,9 +358,9 @@ amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at, bool repl
 	if (likely(counted))
 		return AMT_COUNTED;
 
-	entry = add_entry(ref, hash_tag, replace ? ALWAYS : NEVER, &other);
+	entry = add_entry(ref, hash_tag, other);
 	if (entry == NULL)
-		return other ? AMT_OTHER_HASH : AMT_NO_ROOM;
+		return *other != 0 ? AMT_OTHER_HASH : AMT_NO_ROOM;
 	add_call(entry, at);
 	unlock_entry(ref->tag);
 	return AMT_COUNTED;
@@ -368,6 +380,7 @@ amt_entry_read(const AmtKeyRef *ref, uint64 hash_tag, AmtCount *count)
 		count->base_known = HAS_BASE(entry);
 		count->base = entry->base;
 		count->counted = pg_atomic_read_u64(&entry->counted);
+		pg_read_barrier();		/* see add_call() */
 		count->used_at = (TimestampTz) pg_atomic_read_u64(&entry->used_at);
 	}
 	unlock_entry(ref->tag);

@@ -9,6 +9,7 @@
 
 #include "hashtable.h"
 #include "rowhint.h"
+#include "rows.h"
 #include "sha256.h"
 #include "token.h"
 
@@ -59,8 +60,15 @@ extern AmtKeyRef amt_entry_ref(Oid table, const char *id, Size id_len);
  */
 extern AmtKeyRef amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256_LEN]);
 
-/* A seeded hash of a stored hash: tells it from another one. */
-extern uint64 amt_entry_hash(const void *stored, Size len);
+/* A seeded hash of a stored hash, and of the key's id if that is given. */
+extern uint64 amt_entry_hash(const void *stored, Size len, const void *id, Size id_len);
+
+/*
+ * What tells the entry of a key from that of an earlier key: a hash of what its
+ * row stores of the token.  An imported key's entry is found by the token, so the
+ * key's id is in the hash too.
+ */
+extern uint64 amt_entry_tag_of(const AmtKey *key);
 
 /* The MAC of a secret that was presented; false if OpenSSL fails. */
 extern bool amt_entry_mac(const AmtKeyRef *ref, const char *stored, Size stored_len,
@@ -80,11 +88,14 @@ typedef enum AmtCounted
 } AmtCounted;
 
 /*
- * Count one call of the key with that stored hash.  An entry about another hash
- * is replaced if "replace" is true.
+ * Count one call of the key with that stored hash.  If the entry is about another
+ * hash and has unwritten calls, the call is not counted, and *other is set to the
+ * entry's serial.  The caller must look whether the key's row still stores the
+ * hash, and may then call again: an entry with the serial *other is replaced.
+ * *other must be 0 at first.
  */
 extern AmtCounted amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
-								  bool replace);
+								  uint64 *other);
 
 /* Read the calls that an entry with that stored hash knows of. */
 extern void amt_entry_read(const AmtKeyRef *ref, uint64 hash_tag, AmtCount *count);

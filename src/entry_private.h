@@ -64,7 +64,10 @@ unlock_entry(AmtTag tag)
 static inline uint64
 unwritten(const Entry *entry)
 {
-	return pg_atomic_read_u64((pg_atomic_uint64 *) &entry->counted) - entry->written;
+	uint64		counted = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->counted);
+
+	/* Without the lock, an entry may be seen while it is made anew. */
+	return counted > entry->written ? counted - entry->written : 0;
 }
 
 /* [evict] Only an entry whose calls are all written may go. */

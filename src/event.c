@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
@@ -33,6 +34,15 @@ next_event_id(Relation rel)
 
 	event_id = nextval_internal(sequence, false);
 	if (likely(!amt_event_exists(rel, event_id)))
+		return event_id;
+
+	/*
+	 * The sequence is behind the table.  One transaction at a time puts it
+	 * right, and keeps the lock until its event is committed.
+	 */
+	LockRelationOid(sequence, ShareUpdateExclusiveLock);
+	event_id = nextval_internal(sequence, false);
+	if (!amt_event_exists(rel, event_id))
 		return event_id;
 	(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence),
 							   Int64GetDatum(amt_event_last_id(rel)));

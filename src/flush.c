@@ -17,7 +17,7 @@
 #include "pending.h"
 #include "rows.h"
 #include "session.h"
-#include "writer.h"
+#include "writer_slot.h"
 
 /* Every entry of this database with unwritten calls. */
 static AmtDue *

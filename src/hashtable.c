@@ -17,7 +17,7 @@
  *
  * Under these locks nothing is allocated or waited for.  dsa_get_address() may
  * map a segment that another process made, and fail.  The rollback of the
- * transaction then releases our locks.
+ * transaction then releases our locks, so the caller must be in a transaction.
  */
 #include "postgres.h"
 
@@ -27,6 +27,8 @@
 
 #define FIRST_SLOTS		((uint32) 1024)
 #define MAX_PROBES		128
+#define SCAN_SLICE		4096	/* slots that are looked at under one hold of
+								 * the lock */
 
 #define PARTITION_LOCK(table, tag) \
 	(&(table)->partition[(tag).lo % AMT_TABLE_PARTITIONS].lock)
@@ -387,19 +389,26 @@ amt_table_scan(AmtTable *table, dsa_area *area, uint32 *place,
 			   bool (*visit) (AmtSlot *slot, void *arg), void *arg)
 {
 	bool		goes_on = true;
+	bool		at_end = false;
 
-	LWLockAcquire(&table->control, LW_SHARED);
-	if (table->nused > 0)
+	/* In slices, so that nobody waits for the lock for long. */
+	while (goes_on && !at_end)
 	{
-		TableView	view = view_table(table, area);
-
-		while (goes_on && *place < table->nfresh)
+		LWLockAcquire(&table->control, LW_SHARED);
+		if (table->nused > 0)
 		{
-			AmtSlot    *slot = view_slot(&view, (*place)++);
+			TableView	view = view_table(table, area);
+			uint32		slice_end = Min(*place + SCAN_SLICE, table->nfresh);
 
-			goes_on = !slot->used || visit(slot, arg);
+			while (goes_on && *place < slice_end)
+			{
+				AmtSlot    *slot = view_slot(&view, (*place)++);
+
+				goes_on = !slot->used || visit(slot, arg);
+			}
 		}
+		at_end = table->nused == 0 || *place >= table->nfresh;
+		LWLockRelease(&table->control);
 	}
-	LWLockRelease(&table->control);
 	return !goes_on;
 }

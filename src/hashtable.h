@@ -87,9 +87,9 @@ extern bool amt_table_remove(AmtTable *table, dsa_area *area, AmtTag tag, AmtSlo
 /*
  * Call visit(slot, arg) for each slot until it returns false, from *place on,
  * which is 0 at first and is advanced.  Returns true if there may be more.
- * The control lock is held shared meanwhile: no slot comes or goes, but the
- * payload of one may change, and that of a new one may still be empty.  If the
- * table grows between two calls, a slot may be visited twice or not at all.
+ * During a visit no slot comes or goes, since the control lock is held shared.
+ * The payload of a slot may change, and that of a new one may still be empty.
+ * If the table grows before the end, a slot may be visited twice or not at all.
  */
 extern bool amt_table_scan(AmtTable *table, dsa_area *area, uint32 *place,
 						   bool (*visit) (AmtSlot *slot, void *arg), void *arg);

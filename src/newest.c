@@ -83,6 +83,33 @@ amt_event_exists(Relation rel, int64 event_id)
 	return found;
 }
 
+int64
+amt_event_last_id(Relation rel)
+{
+	Relation	index = index_open(amt_index(rel, AMT_EVENT_BY_ID), AccessShareLock);
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int64		last = 0;
+
+	InitDirtySnapshot(dirty);
+	scan = systable_beginscan_ordered(rel, index, &dirty, 0, NULL);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_amt_key_event_event_id,
+										 RelationGetDescr(rel), &isnull);
+
+		if (!isnull)
+			last = DatumGetInt64(value);
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	return last;
+}
+
 /* Does a snapshot that is taken now see a row with this key id? */
 static bool
 row_exists(Relation rel, Oid index, AmtIdText *text_id)

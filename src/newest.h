@@ -12,14 +12,18 @@ typedef enum AmtPresence
 	AMT_ABSENT,					/* no row, and none is being inserted */
 	AMT_PRESENT,				/* a committed row that nobody is changing */
 	AMT_COMING,					/* inserted by a transaction in progress */
-	AMT_GOING					/* deleted, updated or locked by one */
+	AMT_GOING					/* deleted or updated by one */
 } AmtPresence;
 
-/* Is there a row of the key, as all transactions together see it? */
+/*
+ * Is there a row of the key, as all transactions together see it?  The caller
+ * must have an active snapshot, for values that are stored out of line.
+ */
 extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key);
 
-/* Is this event_id taken? */
+/* Is this event_id taken?  The highest one that is, or 0. */
 extern bool amt_event_exists(Relation rel, int64 event_id);
+extern int64 amt_event_last_id(Relation rel);
 
 /*
  * Find and lock the newest version of the row with that key id in a table with
@@ -32,7 +36,7 @@ extern bool amt_row_lock(Relation rel, Oid index, const char *id, Size id_len, b
 
 /*
  * Find that row without locking it.  The caller has locked the table against
- * other writers.  *busy is false.
+ * other writers.
  */
 extern bool amt_row_find(Relation rel, Oid index, const char *id, Size id_len,
 						 TupleTableSlot *slot);

@@ -20,7 +20,10 @@ typedef struct Collection
 	int			max;
 } Collection;
 
-/* [W1] Copy the entry; its lock keeps the copy consistent. */
+/*
+ * [W1] Copy the entry.  Calls may be added meanwhile: the number is read before
+ * the time, so the time is not older than the calls.
+ */
 static bool
 collect_entry(AmtSlot *slot, void *arg)
 {
@@ -34,10 +37,16 @@ collect_entry(AmtSlot *slot, void *arg)
 		return true;
 
 	LWLockAcquire(lock, LW_SHARED);
+	if (unwritten(entry) == 0)
+	{
+		LWLockRelease(lock);
+		return true;
+	}
 	due->tag = slot->tag;
 	due->serial = entry->serial;
 	due->hash_tag = entry->hash_tag;
 	due->counted = pg_atomic_read_u64(&entry->counted);
+	pg_read_barrier();
 	due->written = entry->written;
 	due->base_known = HAS_BASE(entry);
 	due->base = entry->base;

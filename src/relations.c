@@ -417,13 +417,14 @@ may_fire(Relation rel, const Trigger *trigger)
 void
 amt_check_triggers(Relation rel)
 {
-	TriggerDesc *triggers = rel->trigdesc;
+	TriggerDesc *triggers;
 	int			table = 0;
 
 	while (table < AMT_NTABLES && known.table[table] != RelationGetRelid(rel))
 		table++;
 	if (table < AMT_NTABLES && OidIsValid(known.extension) && known.triggers_checked[table])
 		return;
+	triggers = CopyTriggerDesc(rel->trigdesc);	/* look-ups may replace it */
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		const Trigger *trigger = &triggers->triggers[i];

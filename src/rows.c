@@ -361,26 +361,41 @@ amt_key_is_ours(Oid extension, const char *id, Size id_len)
 	return !found || TransactionIdIsCurrentTransactionId(xmin);
 }
 
-void
-amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg), void *arg)
+bool
+amt_usage_visit(Relation rel, const char *after, Size after_len, int max,
+				void (*visit) (const char *id, Size id_len, void *arg), void *arg)
 {
+	Relation	index = index_open(amt_index(rel, AMT_USAGE_BY_ID), AccessShareLock);
 	Snapshot	snapshot = amt_newest_snapshot();
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	Datum		place = PointerGetDatum(cstring_to_text_with_len(after, after_len));
+	ScanKeyData key;
+	SysScanDesc scan;
 	HeapTuple	tuple;
-	bool		goes_on = true;
+	int			n = 0;
 
-	while (goes_on && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	ScanKeyEntryInitialize(&key, 0, Anum_amt_key_usage_key_id, BTGreaterStrategyNumber, InvalidOid,
+						   index->rd_indcollation[0], F_TEXT_GT, place);
+	scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
+	while (n < max && HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
 		bool		isnull;
-		text	   *id = DatumGetTextPP(heap_getattr(tuple, Anum_amt_key_usage_key_id,
-													 RelationGetDescr(rel), &isnull));
+		Datum		value = heap_getattr(tuple, Anum_amt_key_usage_key_id,
+										 RelationGetDescr(rel), &isnull);
+		text	   *id;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!isnull)
-			goes_on = visit(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), arg);
+		if (isnull)
+			continue;
+		id = DatumGetTextPP(value);
+		visit(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), arg);
+		if ((Pointer) id != DatumGetPointer(value))
+			pfree(id);
+		n++;
 	}
-	systable_endscan(scan);
+	systable_endscan_ordered(scan);
 	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	return n == max;
 }
 
 typedef struct StoredUsage
@@ -423,28 +438,4 @@ amt_usage_get(Oid extension, const char *id, Size id_len, int64 *calls, Timestam
 	*calls = usage.calls;
 	*last_used_at = usage.last_used_at;
 	return found;
-}
-
-int64
-amt_event_last_id(Relation rel)
-{
-	Relation	index = index_open(amt_index(rel, AMT_EVENT_BY_ID), AccessShareLock);
-	Snapshot	snapshot = amt_newest_snapshot();
-	SysScanDesc scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
-	HeapTuple	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
-	int64		last = 0;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		bool		isnull;
-		Datum		value = heap_getattr(tuple, Anum_amt_key_event_event_id,
-										 RelationGetDescr(rel), &isnull);
-
-		if (!isnull)
-			last = DatumGetInt64(value);
-	}
-	systable_endscan_ordered(scan);
-	UnregisterSnapshot(snapshot);
-	index_close(index, AccessShareLock);
-	return last;
 }

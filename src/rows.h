@@ -66,16 +66,16 @@ extern bool amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *
 /* Has this transaction created, changed or deleted the key? */
 extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
 
-/* Call visit(id, id_len, arg) for each stored usage, until it returns false. */
-extern void amt_usage_visit(Relation rel, bool (*visit) (const char *id, Size id_len, void *arg),
-							void *arg);
+/*
+ * Call visit(id, id_len, arg) for up to max stored usages, in the order of their
+ * ids, from the first one after "after".  Returns true if there may be more.
+ */
+extern bool amt_usage_visit(Relation rel, const char *after, Size after_len, int max,
+							void (*visit) (const char *id, Size id_len, void *arg), void *arg);
 
 /* The stored usage of a key, with the newest snapshot; false if there is none. */
 extern bool amt_usage_get(Oid extension, const char *id, Size id_len,
 						  int64 *calls, TimestampTz *last_used_at);
-
-/* The highest event_id, or 0. */
-extern int64 amt_event_last_id(Relation rel);
 
 /* A key id as a text datum, in the caller's buffer. */
 typedef union AmtIdText

@@ -161,6 +161,17 @@ amt_revoke_id(Relation rel, const char *id, Size id_len)
 	return found;
 }
 
+void
+amt_change_key(AmtWrite *write, int ncolumns, const AttrNumber *columns,
+			   const Datum *values, const bool *nulls)
+{
+	if (!amt_write_update(write, ncolumns, columns, values, nulls))
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("key was not changed"),
+				 errdetail("A trigger of table \"amt_key\" has suppressed it.")));
+}
+
 PG_FUNCTION_INFO_V1(amt_may_manage);
 Datum
 amt_may_manage(PG_FUNCTION_ARGS)

@@ -6,6 +6,7 @@
 #define AMT_TARGET_H
 
 #include "rows.h"
+#include "write.h"
 #include "token.h"
 
 typedef struct AmtTarget
@@ -37,5 +38,9 @@ extern bool amt_may_revoke_key(const AmtKey *key);
 
 /* Revoke the key with that id; false if it is gone already.  Rights are checked. */
 extern bool amt_revoke_id(Relation rel, const char *id, Size id_len);
+
+/* Change these columns of the key that "write" has locked.  Rights are checked. */
+extern void amt_change_key(AmtWrite *write, int ncolumns, const AttrNumber *columns,
+						   const Datum *values, const bool *nulls);
 
 #endif							/* AMT_TARGET_H */

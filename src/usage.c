@@ -19,32 +19,31 @@
 #include "entry.h"
 #include "stat.h"
 #include "usage.h"
-#include "writer.h"
+#include "writer_slot.h"
 
 /* Does the key's row still store this hash?  A key of the same id may be new. */
 static bool
 is_still_stored(Oid extension, const AmtKeyRef *ref, uint64 hash_tag)
 {
 	AmtKey		key;
-	Size		len;
-	const char *stored;
 
 	if (!amt_key_get(extension, ref->id, ref->id_len, NULL, NULL, &key))
 		return false;
-	stored = amt_key_stored_hash(&key, &len);
-	return amt_entry_hash(stored, len) == hash_tag;
+	return amt_entry_tag_of(&key) == hash_tag;
 }
 
 void
 amt_usage_count(Oid extension, const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at)
 {
 	AmtCounted	counted = AMT_NO_ROOM;
+	uint64		other = 0;
 
 	if (ref->id != NULL && amt_entry_attach())
+		counted = amt_entry_count(ref, hash_tag, at, &other);	/* C */
+	while (counted == AMT_OTHER_HASH && is_still_stored(extension, ref, hash_tag))	/* C2 */
 	{
-		counted = amt_entry_count(ref, hash_tag, at, false);
-		if (counted == AMT_OTHER_HASH && is_still_stored(extension, ref, hash_tag))
-			counted = amt_entry_count(ref, hash_tag, at, true);
+		CHECK_FOR_INTERRUPTS();
+		counted = amt_entry_count(ref, hash_tag, at, &other);	/* C3 */
 	}
 	if (counted == AMT_COUNTED)
 		amt_writer_want(at);
@@ -73,7 +72,7 @@ amt_usage_read(Oid extension, Oid table, const AmtKey *key,
 		ref = amt_entry_ref_imported(table, (const uint8 *) stored);
 	else
 		ref = amt_entry_ref(table, id, id_len);
-	hash_tag = amt_entry_hash(stored, stored_len);
+	hash_tag = amt_entry_tag_of(key);
 	for (;;)
 	{
 		AmtCount	before;

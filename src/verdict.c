@@ -210,7 +210,7 @@ decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *
 	}
 	attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
 	if (attempt->shared)
-		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len);
+		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len, NULL, 0);
 	if (same_hash(answer, attempt))
 	{
 		*verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
@@ -270,6 +270,7 @@ find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 	bool		has_entry = false;
 	Relation	rel;
 	bool		found;
+	const char *id;
 	Size		id_len;
 
 	if (!may_be_imported(s, len) || !amt_sha256(s, len, digest))
@@ -279,7 +280,6 @@ find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 	if (attempt->shared)
 	{
 		attempt->ref = amt_entry_ref_imported(RelationGetRelid(rel), digest);
-		attempt->hash_tag = amt_entry_hash(digest, sizeof(digest));
 		has_entry = amt_entry_find(&attempt->ref, &attempt->proof);
 		if (has_entry)
 			hint = attempt->proof.hint;
@@ -288,10 +288,16 @@ find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 	table_close(rel, AccessShareLock);
 	OPENSSL_cleanse(digest, sizeof(digest));
 
-	if (found && attempt->shared)
+	if (!found)
+		return false;
+	id = amt_key_id_of(attempt->key, &id_len);
+	if (id_len > AMT_ID_MAX)
+		return false;			/* the owner of the table has forced it in */
+	if (attempt->shared)
 	{
-		attempt->ref.id = amt_key_id_of(attempt->key, &id_len);
+		attempt->ref.id = id;
 		attempt->ref.id_len = id_len;
+		attempt->hash_tag = amt_entry_tag_of(attempt->key);
 		if (has_entry && !AmtRowHintEquals(hint, attempt->proof.hint))
 			amt_entry_move(&attempt->ref, attempt->hash_tag, &hint);
 	}

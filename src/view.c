@@ -203,7 +203,7 @@ change_key(Relation rel, const AmtKey *key, const Changes *changes)
 	amt_write_begin(&write, rel);
 	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
 	if (found)
-		amt_write_update(&write, changes->n, changes->column, changes->value, changes->isnull);
+		amt_change_key(&write, changes->n, changes->column, changes->value, changes->isnull);
 	amt_write_end(&write);
 	return found;
 }

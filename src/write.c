@@ -156,7 +156,7 @@ amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len)
 	return amt_row_find(write->rel, index, id, id_len, write->old_row);
 }
 
-void
+bool
 amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 				 const Datum *values, const bool *nulls)
 {
@@ -176,8 +176,10 @@ amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 		slot->tts_isnull[columns[i] - 1] = nulls[i];
 	}
 	ExecStoreVirtualTuple(slot);
+	ItemPointerSetInvalid(&slot->tts_tid);
 	ExecSimpleRelationUpdate(write->target, write->estate, &write->epq, write->old_row, slot);
 	MemoryContextSwitchTo(oldcontext);
+	return ItemPointerIsValid(&slot->tts_tid);
 }
 
 void

@@ -43,8 +43,11 @@ extern bool amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_l
 /* The same for a table that is locked against other writers: see amt_row_find(). */
 extern bool amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len);
 
-/* Change these columns of the locked row, or delete it. */
-extern void amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
+/*
+ * Change these columns of the locked row, or delete it.  To change it returns
+ * false if a trigger has suppressed it.
+ */
+extern bool amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 							 const Datum *values, const bool *nulls);
 extern void amt_write_delete(AmtWrite *write);
 

@@ -8,21 +8,11 @@
  * and leaves after two idle seconds when all is written, so DROP DATABASE and
  * CREATE DATABASE ... TEMPLATE need not wait longer than they do anyway.
  *
- * A slot in shared memory says which databases have a worker.  To leave, the
- * worker clears its slot and then looks for unwritten calls once more; a process
- * that counts first counts and then looks at the slot.  One of them sees the
- * other.  A request to the postmaster may fail or be lost.  Then the calls wait in
- * memory, and a process that counts some seconds later asks again.
- *
  * On a standby nothing can be written.  The worker then only drops the entries
  * of keys that are gone, and begins to write when recovery has ended.
- *
- * Locks: the slots' lock, held with no other of ours.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -30,77 +20,37 @@
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lwlock.h"
-#include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "batch.h"
 #include "compat.h"
 #include "elapsed.h"
 #include "entry.h"
 #include "pending.h"
-#include "shmem.h"
 #include "stat.h"
+#include "sweep.h"
 #include "writer.h"
 #include "writer_batch.h"
-
-#define DATABASES		128		/* that can have a worker at once */
+#include "writer_slot.h"
 
 #define IDLE_MS			2000	/* without a call before the worker leaves */
 #define POLL_MS			500		/* between two looks for calls */
-#define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
-#define START_MS		100		/* that a caller waits for a worker's start */
+#define FAILED_MS		5000	/* from a failed write to the next */
 #define TRIM_MS			10000	/* between two looks for entries to drop */
+#define SWEEP_MS		50		/* that sweeping takes between two writes */
+#define GIVE_UP_MS		1500	/* that the last write goes on after an error */
 #define LAST_MS			1500	/* that the last write waits for others */
 #define LAST_POLL_MS	50
 
 PGDLLEXPORT void amt_writer_main(Datum arg);
 
-typedef struct WriterSlot
-{
-	Oid			database;		/* whose worker this is, or InvalidOid */
-	int			pid;			/* its process, or 0 */
-	bool		counted;		/* something was counted since the worker
-								 * looked; set without the lock */
-	bool		hurry;			/* a backend waits for the next write */
-	uint32		failures;		/* writes that failed, of this worker and its
-								 * predecessors */
-	TimestampTz asked_at;		/* when the postmaster was last asked for it */
-} WriterSlot;
-
-typedef struct Writers
-{
-	LWLock		lock;			/* guards the slots */
-	ConditionVariable written;	/* a worker has written something */
-	WriterSlot	slot[DATABASES];
-} Writers;
-
-static Writers *writers = NULL;
-static WriterSlot *my_slot = NULL;
 static int	usage_flush_interval = 1000;
-
-static void
-init_writers(void *part, const AmtShmemInit *init)
-{
-	Writers    *new = part;
-
-	LWLockInitialize(&new->lock, init->lock_tranche);
-	ConditionVariableInit(&new->written);
-}
-
-static void
-attach_writers(void *part)
-{
-	writers = part;
-}
 
 void
 amt_writer_init(void)
 {
-	static const AmtShmemPart part = {sizeof(Writers), init_writers, attach_writers};
-
-	amt_shmem_register(&part);
 	DefineCustomIntVariable("amt_keys.usage_flush_interval",
 							"Sets the time between two writes of counted calls.",
 							"Until then they are in shared memory, and a crash of the server loses them.",
@@ -109,187 +59,12 @@ amt_writer_init(void)
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
-/*
- * This database's slot; a new one if there is none and "create", or NULL.
- * With the lock held.
- */
-static WriterSlot *
-find_slot(bool create)
-{
-	WriterSlot *usable = NULL;
-	TimestampTz now = GetCurrentTimestamp();
-
-	for (int i = 0; i < DATABASES; i++)
-	{
-		WriterSlot *slot = &writers->slot[i];
-
-		if (slot->database == MyDatabaseId)
-			return slot;
-		if (usable == NULL && slot->pid == 0 && amt_elapsed(slot->asked_at, now, ASK_AGAIN_MS))
-			usable = slot;
-	}
-	if (!create || usable == NULL)
-		return NULL;
-	memset(usable, 0, sizeof(WriterSlot));
-	usable->database = MyDatabaseId;
-	return usable;
-}
-
-static bool
-is_running(volatile WriterSlot *slot)
-{
-	if (slot == NULL || slot->pid == 0)
-		return false;
-	pg_read_barrier();			/* it is given to a database first */
-	return slot->database == MyDatabaseId;
-}
-
-/* Note that the postmaster is asked now; false if that is not called for. */
-static bool
-note_request(TimestampTz now)
-{
-	bool		ask = false;
-
-	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
-	my_slot = find_slot(true);
-	if (my_slot != NULL && my_slot->pid == 0 &&
-		amt_elapsed(my_slot->asked_at, now, ASK_AGAIN_MS))
-	{
-		my_slot->asked_at = now;
-		ask = true;
-	}
-	LWLockRelease(&writers->lock);
-	return ask;
-}
-
-/*
- * Wait for a moment until the postmaster has started the process.  If the server
- * is stopped right after a call, a process that has started writes it, but one
- * that was only asked for is never started.
- */
-static void
-wait_for_start(BackgroundWorkerHandle *handle)
-{
-	TimestampTz since = GetCurrentTimestamp();
-	pid_t		pid;
-
-	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_NOT_YET_STARTED &&
-		   !amt_elapsed(since, GetCurrentTimestamp(), START_MS))
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-	SetLatch(MyLatch);			/* somebody else may wait for it */
-}
-
-static bool
-ask_postmaster(void)
-{
-	BackgroundWorker worker = {0};
-	BackgroundWorkerHandle *handle;
-
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_ConsistentState;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
-	worker.bgw_notify_pid = MyProcPid;
-	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "amt_keys");
-	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "amt_writer_main");
-	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "amt_keys usage writer");
-	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "amt_keys usage writer");
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-		return false;
-	wait_for_start(handle);
-	pfree(handle);
-	return true;
-}
-
-/* Ask for a worker unless there is one; false if there can be none now. */
-static bool
-request_worker(TimestampTz now)
-{
-	static bool reported = false;
-
-	if (!IsUnderPostmaster || !note_request(now) || ask_postmaster())
-		return true;
-	amt_stat_add(AMT_WORKER_FAILURES, 1);
-	if (!reported)
-		ereport(LOG,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("amt_keys could not start its background worker: counted calls wait in memory"),
-				 errhint("Increase \"max_worker_processes\".")));
-	reported = true;
-	return false;
-}
-
-void
-amt_writer_want(TimestampTz now)
-{
-	static TimestampTz asked_at = 0;
-
-	if (likely(is_running(my_slot)))
-	{
-		if (!my_slot->counted)
-			my_slot->counted = true;
-		return;
-	}
-	if (asked_at != 0 && !amt_elapsed(asked_at, now, 100))
-		return;					/* starting a worker takes a moment */
-	asked_at = now;
-	(void) request_worker(now);
-}
-
-/* Be this database's worker; false if there is one. */
-static bool
-claim_slot(void)
-{
-	bool		claimed = false;
-
-	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
-	my_slot = find_slot(true);
-	if (my_slot != NULL && my_slot->pid == 0)
-	{
-		pg_write_barrier();
-		my_slot->pid = MyProcPid;
-		claimed = true;
-	}
-	LWLockRelease(&writers->lock);
-	return claimed;
-}
-
-/* After a failure the next worker is not asked for at once. */
-static void
-release_slot(TimestampTz asked_at)
-{
-	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
-	if (my_slot != NULL && my_slot->pid == MyProcPid)
-	{
-		my_slot->pid = 0;
-		my_slot->asked_at = asked_at;
-	}
-	LWLockRelease(&writers->lock);
-	ConditionVariableBroadcast(&writers->written);
-}
-
 static void
 release_on_exit(int code, Datum arg)
 {
 	if (code != 0)
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
-	release_slot(code != 0 ? GetCurrentTimestamp() : 0);
-}
-
-static bool
-has_successor(void)
-{
-	bool		running;
-
-	LWLockAcquire(&writers->lock, LW_SHARED);
-	running = is_running(find_slot(false));
-	LWLockRelease(&writers->lock);
-	return running;
+	amt_slot_release(code != 0 ? GetCurrentTimestamp() : 0);
 }
 
 static void
@@ -315,28 +90,29 @@ unwritten_here(void)
 {
 	AmtEntrySums sums;
 
-	StartTransactionCommand();
-	if (!amt_entry_attach())
-		proc_exit(0);
-	CommitTransactionCommand();
+	amt_batch_begin();
+	amt_batch_attach();
 	amt_entry_sum(MyDatabaseId, &sums);
+	amt_batch_commit();
 	return sums.unwritten;
 }
 
 /* Write what can be written; see amt_write_pending(). */
 static bool
-write_now(bool *left)
+write_now(TimestampTz give_up_at, bool *left)
 {
 	bool		done;
 
-	my_slot->hurry = false;
+	if (amt_my_slot != NULL)
+		amt_my_slot->hurry = false;
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
-	done = amt_write_pending(left);
-	if (!done && my_slot->pid == MyProcPid) /* not given to another database */
-		my_slot->failures++;
+	done = amt_write_pending(give_up_at, left);
+	if (!done && amt_my_slot != NULL && amt_my_slot->pid == MyProcPid)	/* not given to another
+																		 * database */
+		amt_my_slot->failures++;
 	(void) pgstat_report_stat(true);	/* for autovacuum */
 	pgstat_report_activity(STATE_IDLE, NULL);
-	ConditionVariableBroadcast(&writers->written);
+	ConditionVariableBroadcast(amt_writer_written());
 	return done;
 }
 
@@ -347,9 +123,31 @@ write_now(bool *left)
 static bool
 try_to_leave(void)
 {
-	release_slot(0);
+	amt_slot_release(0);
 	pg_memory_barrier();
-	return unwritten_here() == 0 || !claim_slot();
+	return unwritten_here() == 0 || !amt_slot_claim();
+}
+
+/* Parts of the table may have to be mapped, so it is done in a transaction. */
+static void
+trim_entries(void)
+{
+	amt_batch_begin();
+	amt_batch_attach();
+	amt_entry_trim();
+	amt_batch_commit();
+}
+
+/* Sweep until the time is over, or all is done; true if there may be more. */
+static bool
+sweep_for_a_while(void)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	bool		more = true;
+
+	while (more && !amt_elapsed(since, GetCurrentTimestamp(), SWEEP_MS))
+		more = amt_sweep_usage();
+	return more;
 }
 
 /* Write every interval, until nothing was counted for two seconds. */
@@ -361,6 +159,7 @@ write_until_idle(void)
 	TimestampTz written_at = 0;
 	int			wait_ms = 0;	/* longer after a failure */
 	bool		left = true;	/* may there be something to write? */
+	bool		sweeping = true;
 
 	while (!ShutdownRequestPending)
 	{
@@ -369,9 +168,9 @@ write_until_idle(void)
 
 		wait_for_latch(Min(Max(usage_flush_interval / 2, 5), POLL_MS));
 		now = GetCurrentTimestamp();
-		if (my_slot->counted)
+		if (amt_my_slot->counted)
 		{
-			my_slot->counted = false;
+			amt_my_slot->counted = false;
 			counted_at = now;
 			left = true;
 		}
@@ -380,22 +179,26 @@ write_until_idle(void)
 		/* When nothing is counted any more, a long interval must not keep us. */
 		interval = amt_elapsed(counted_at, now, IDLE_MS) ?
 			Min(usage_flush_interval, IDLE_MS) : usage_flush_interval;
+		if (amt_my_slot->hurry)
+			left = true;
 		if (left &&
-			((my_slot->hurry && (wait_ms == 0 || amt_elapsed(written_at, now, usage_flush_interval))) ||
-			 amt_elapsed(written_at, now, Max(interval, wait_ms))))
+			amt_elapsed(written_at, now,
+						amt_my_slot->hurry ? Min(usage_flush_interval, wait_ms) : Max(interval, wait_ms)))
 		{
-			wait_ms = write_now(&left) ? 0 : ASK_AGAIN_MS;
+			wait_ms = write_now(DT_NOEND, &left) ? 0 : FAILED_MS;
 			written_at = GetCurrentTimestamp();
 		}
+		if (sweeping)
+			sweeping = sweep_for_a_while();
 		if (amt_elapsed(trimmed_at, now, TRIM_MS))
 		{
 			amt_sweep_databases();
-			amt_entry_trim();
+			trim_entries();
 			trimmed_at = now;
 		}
 		if (!left && amt_elapsed(counted_at, now, IDLE_MS))
 		{
-			amt_entry_trim();
+			trim_entries();
 			if (try_to_leave())
 				return;
 			left = true;
@@ -413,15 +216,15 @@ write_last(void)
 {
 	bool		left;
 
-	release_slot(0);
+	amt_slot_release(0);
 	for (int waited = 0; waited < LAST_MS; waited += LAST_POLL_MS)
 	{
-		if (CountDBBackends(MyDatabaseId) <= 1 || has_successor())
+		if (CountDBBackends(MyDatabaseId) <= 1 || amt_slot_is_taken())
 			break;
 		wait_for_latch(LAST_POLL_MS);
 	}
-	if (!has_successor() && unwritten_here() > 0)
-		(void) write_now(&left);
+	if (!amt_slot_is_taken() && unwritten_here() > 0)
+		(void) write_now(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVE_UP_MS), &left);
 }
 
 static void
@@ -449,47 +252,14 @@ amt_writer_main(Datum arg)
 
 	connect_to(DatumGetObjectId(arg));
 	(void) unwritten_here();	/* attach */
-	if (!claim_slot())
+	if (!amt_slot_claim())
 		proc_exit(0);
 	before_shmem_exit(release_on_exit, (Datum) 0);
 	amt_stat_add(AMT_WORKER_STARTS, 1);
 
 	amt_sweep_databases();
-	amt_sweep_usage();
 	write_until_idle();
 	if (ShutdownRequestPending)
 		write_last();
 	proc_exit(0);
-}
-
-uint32
-amt_writer_hurry(void)
-{
-	uint32		failures = 0;
-	int			pid = 0;
-	PGPROC	   *proc;
-
-	if (!request_worker(GetCurrentTimestamp()))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not start the background worker that writes counted calls"),
-				 errhint("Increase \"max_worker_processes\".")));
-	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
-	if (my_slot != NULL)
-	{
-		my_slot->hurry = true;
-		pid = my_slot->pid;
-		failures = my_slot->failures;
-	}
-	LWLockRelease(&writers->lock);
-	proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
-	if (proc != NULL)
-		SetLatch(&proc->procLatch);
-	return failures;
-}
-
-ConditionVariable *
-amt_writer_written(void)
-{
-	return &writers->written;
 }

@@ -10,28 +10,18 @@
  * for later: rows that somebody else has locked, and the calls of a key that a
  * transaction in progress creates, changes or deletes.
  *
- * A batch runs code of the tables' owner.  If it takes longer than a second, it
- * is cancelled, and if that does not end it, the worker is terminated.
- *
  * If nobody else is writing amt_key_usage, the worker takes all of it for the
  * batch, and need not lock each row.  A revocation then waits for one batch.
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "batch.h"
 #include "compat.h"
 #include "entry.h"
 #include "newest.h"
@@ -42,111 +32,31 @@
 #include "writer_batch.h"
 
 #define BATCH		1000
-#define BATCH_MS	1000		/* that a batch may take */
 
-static TimeoutId batch_timeout;
-static volatile sig_atomic_t timeouts = 0;
-
-/* In a signal handler: cancel the batch, and later terminate the worker. */
-static void
-handle_batch_timeout(void)
-{
-	if (timeouts++ == 0)
-		QueryCancelPending = true;
-	else
-		ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-static void
-set_batch_timeout(bool enable)
-{
-	disable_timeout(batch_timeout, false);
-	timeouts = 0;
-	QueryCancelPending = false;
-	if (enable)
-		enable_timeout_every(batch_timeout,
-							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BATCH_MS),
-							 BATCH_MS);
-}
-
-void
-amt_batch_init(void)
-{
-	batch_timeout = RegisterTimeout(USER_TIMEOUT, handle_batch_timeout);
-}
-
-/* The tables of a batch. */
-typedef struct Batch
-{
-	Relation	key;
-	Relation	usage;
-	bool		exclusive;		/* nobody else can write usage */
-	Oid			usage_index;
-} Batch;
-
-static bool
-open_tables(Batch *batch, Oid extension)
-{
-	batch->key = amt_open_nowait(extension, AMT_KEY, AccessShareLock);
-	if (batch->key == NULL)
-		return false;
-	batch->usage = NULL;
-	batch->exclusive = false;
-	if (RecoveryInProgress())
-		return true;
-	batch->usage = amt_open_nowait(extension, AMT_KEY_USAGE, ExclusiveLock);
-	batch->exclusive = batch->usage != NULL;
-	if (batch->usage == NULL)
-		batch->usage = amt_open_nowait(extension, AMT_KEY_USAGE, RowExclusiveLock);
-	if (batch->usage == NULL)
-	{
-		table_close(batch->key, AccessShareLock);
-		return false;
-	}
-	batch->usage_index = amt_index(batch->usage, AMT_USAGE_BY_ID);
-	return true;
-}
-
-static void
-close_tables(Batch *batch)
-{
-	if (batch->usage != NULL)
-		table_close(batch->usage, NoLock);
-	table_close(batch->key, NoLock);
-}
-
-/* K1: is the key of the entry there, and nobody changing it? */
+/* Is the key of the entry there, and nobody changing it? */
 static AmtPresence
-get_presence(Batch *batch, const AmtDue *due)
+get_presence(AmtBatch *batch, const AmtDue *due)
 {
 	AmtPresence presence;
 	AmtKey		key;
-	Size		len;
-	const char *stored;
 
 	if (due->table != RelationGetRelid(batch->key))
 		return AMT_ABSENT;
 	presence = amt_key_presence(batch->key, due->id, due->id_len, &key);
-	if (presence == AMT_PRESENT)
-	{
-		stored = amt_key_stored_hash(&key, &len);
-		if (amt_entry_hash(stored, len) != due->hash_tag)
-			return AMT_ABSENT;	/* another key has this id now */
-	}
+	if (presence == AMT_PRESENT && amt_entry_tag_of(&key) != due->hash_tag)
+		return AMT_ABSENT;		/* another key has this id now */
 	return presence;
 }
 
-/* Can the calls be written now?  Drops the entry of a key that is gone. */
+/* K1: can the calls be written now?  Drops the entry of a key that is gone. */
 static bool
-is_writable(Batch *batch, const AmtDue *due)
+is_writable(AmtBatch *batch, const AmtDue *due)
 {
 	AmtPresence presence = get_presence(batch, due);
 
 	if (presence == AMT_ABSENT)
 		(void) amt_entry_drop(due);
-	return presence == AMT_PRESENT && batch->usage != NULL;
+	return presence == AMT_PRESENT;
 }
 
 /* The stored row that is locked. */
@@ -163,7 +73,7 @@ get_stored(AmtWrite *write, uint64 *calls, TimestampTz *last_used_at)
 
 /* Write the total of one key; *inserted if that is its first row. */
 static bool
-write_total(Batch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
+write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 {
 	static const AttrNumber columns[2] = {
 		Anum_amt_key_usage_calls, Anum_amt_key_usage_last_used_at
@@ -175,16 +85,17 @@ write_total(Batch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	bool		found;
 	bool		busy = false;
 
+	/* W2: lock the row first, so that it is of the key that K1 finds. */
 	*inserted = false;
 	found = batch->exclusive ?
 		amt_write_find(write, batch->usage_index, due->id, due->id_len) :
 		amt_write_lock(write, batch->usage_index, due->id, due->id_len, true, &busy);
-	if (busy)
+	if (busy || !is_writable(batch, due))
 		return false;
 	if (found)
 		get_stored(write, &stored, &last_used_at);
 
-	/* W2: nothing of this entry's calls can be in the row yet. */
+	/* W2_base: nothing of this entry's calls can be in the row yet. */
 	if (!due->base_known)
 	{
 		due->base = stored;
@@ -211,7 +122,7 @@ write_total(Batch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
  * row was inserted.  Its revoker found no row then, so ours must go.
  */
 static void
-give_up_first_rows(Batch *batch, AmtDue *due, const bool *inserted, int n)
+give_up_first_rows(AmtBatch *batch, AmtDue *due, const bool *inserted, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
@@ -229,25 +140,33 @@ give_up_first_rows(Batch *batch, AmtDue *due, const bool *inserted, int n)
 }
 
 static void
-write_keys(Batch *batch, AmtDue *due, int n)
+write_keys(AmtBatch *batch, AmtDue *due, int n)
 {
 	bool		inserted[BATCH] = {false};
 	bool		any_inserted = false;
 	AmtWrite	write;
 
-	if (batch->usage != NULL)
-		amt_write_begin(&write, batch->usage);
+	amt_write_begin(&write, batch->usage);
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (is_writable(batch, &due[i]))
-			due[i].done = write_total(batch, &write, &due[i], &inserted[i]);
+		due[i].done = write_total(batch, &write, &due[i], &inserted[i]);
 		any_inserted = any_inserted || inserted[i];
 	}
-	if (batch->usage != NULL)
-		amt_write_end(&write);
+	amt_write_end(&write);
 	if (any_inserted)
 		give_up_first_rows(batch, due, inserted, n);
+}
+
+/* On a standby nothing is written, but entries of keys that are gone must go. */
+static void
+drop_orphans(AmtBatch *batch, const AmtDue *due, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) is_writable(batch, &due[i]);
+	}
 }
 
 /* One batch, in a transaction of its own; may raise an error. */
@@ -255,26 +174,30 @@ static void
 write_batch(AmtDue *due, int n)
 {
 	Oid			extension;
-	Batch		batch;
+	AmtBatch	batch;
 
 	for (int i = 0; i < n; i++)
 		due[i].done = false;
-	set_batch_timeout(true);
-	StartTransactionCommand();
+	amt_batch_timeout(true);
+	amt_batch_begin();
 	extension = amt_extension_here();
 	if (!OidIsValid(extension))
 	{
 		for (int i = 0; i < n; i++)
 			(void) amt_entry_drop(&due[i]);
 	}
-	else if (open_tables(&batch, extension))
+	else if (amt_batch_open(&batch, extension, ExclusiveLock))
 	{
-		write_keys(&batch, due, n);
-		close_tables(&batch);
+		if (batch.usage != NULL)
+			write_keys(&batch, due, n);
+		else
+			drop_orphans(&batch, due, n);
+		amt_batch_close(&batch);
 	}
-	CommitTransactionCommand(); /* W4 */
-	set_batch_timeout(false);
+	amt_batch_commit();			/* W4 */
+	amt_batch_timeout(false);
 
+	amt_batch_begin();
 	for (int i = 0; i < n; i++)
 	{
 		if (!due[i].done)
@@ -282,6 +205,7 @@ write_batch(AmtDue *due, int n)
 		amt_entry_set_written(&due[i]); /* W5 */
 		amt_stat_add(AMT_CALLS_FLUSHED, due[i].counted - due[i].written);
 	}
+	amt_batch_commit();
 }
 
 /* The same; on an error, log it once until a batch succeeds, and go on. */
@@ -303,14 +227,9 @@ try_batch(AmtDue *due, int n, bool *cancelled)
 	{
 		ErrorData  *error;
 
-		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(oldcontext);
 		error = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		set_batch_timeout(false);
-		RESUME_INTERRUPTS();
-		MemoryContextSwitchTo(oldcontext);
+		amt_batch_recover(oldcontext);
 		*cancelled = error->sqlerrcode == ERRCODE_QUERY_CANCELED;
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
 		if (!reported)
@@ -326,6 +245,19 @@ try_batch(AmtDue *due, int n, bool *cancelled)
 	return done;
 }
 
+/* W1, in a transaction, since a part of the table may have to be mapped. */
+static int
+collect(uint32 *place, AmtDue *due, bool *more)
+{
+	int			n;
+
+	amt_batch_begin();
+	amt_batch_attach();
+	n = amt_entry_collect(MyDatabaseId, place, due, BATCH, more);
+	amt_batch_commit();
+	return n;
+}
+
 /* Is there an entry of the batch whose calls were not written? */
 static bool
 any_left(const AmtDue *due, int n)
@@ -337,7 +269,7 @@ any_left(const AmtDue *due, int n)
 }
 
 bool
-amt_write_pending(bool *left)
+amt_write_pending(TimestampTz give_up_at, bool *left)
 {
 	AmtDue	   *due = MemoryContextAllocHuge(TopMemoryContext, sizeof(AmtDue) * BATCH);
 	uint32		place = 0;
@@ -345,10 +277,10 @@ amt_write_pending(bool *left)
 	bool		done = true;
 
 	*left = false;
-	while (more)
+	while (more && (done || GetCurrentTimestamp() < give_up_at))
 	{
 		bool		cancelled;
-		int			n = amt_entry_collect(MyDatabaseId, &place, due, BATCH, &more);
+		int			n = collect(&place, due, &more);
 
 		if (n == 0)
 			continue;
@@ -362,130 +294,10 @@ amt_write_pending(bool *left)
 		if (cancelled)
 			break;				/* do not try a thousand times a second */
 		/* One key's trouble must not stop the others. */
-		for (int i = 0; n > 1 && i < n && !cancelled; i++)
+		for (int i = 0; n > 1 && i < n && !cancelled && GetCurrentTimestamp() < give_up_at; i++)
 			(void) try_batch(&due[i], 1, &cancelled);
 		CHECK_FOR_INTERRUPTS();
 	}
 	pfree(due);
 	return done;
-}
-
-/* Stored usage of keys that are gone. */
-typedef struct Orphans
-{
-	Relation	key;
-	int			n;
-	struct
-	{
-		uint32		len;
-		char		id[AMT_ID_MAX];
-	}			id[BATCH];
-} Orphans;
-
-static bool
-note_orphan(const char *id, Size id_len, void *arg)
-{
-	Orphans    *orphans = arg;
-	AmtKey		key;
-
-	if (id_len <= AMT_ID_MAX && amt_key_presence(orphans->key, id, id_len, &key) == AMT_ABSENT)
-	{
-		orphans->id[orphans->n].len = id_len;
-		memcpy(orphans->id[orphans->n].id, id, id_len);
-		orphans->n++;
-	}
-	return orphans->n < BATCH;
-}
-
-static void
-sweep(Batch *batch)
-{
-	Orphans    *orphans = palloc(sizeof(Orphans));
-	AmtWrite	write;
-	bool		busy;
-
-	orphans->key = batch->key;
-	orphans->n = 0;
-	amt_usage_visit(batch->usage, note_orphan, orphans);
-	amt_write_begin(&write, batch->usage);
-	for (int i = 0; i < orphans->n; i++)
-		if (amt_write_lock(&write, batch->usage_index, orphans->id[i].id, orphans->id[i].len,
-						   true, &busy))
-			amt_write_delete(&write);
-	amt_write_end(&write);
-}
-
-/*
- * Logical replication and a crash may leave the usage of a key that is gone.
- * Nobody sees it, so one sweep of at most a batch is enough each time.
- */
-void
-amt_sweep_usage(void)
-{
-	MemoryContext oldcontext = CurrentMemoryContext;
-
-	if (RecoveryInProgress())
-		return;
-	PG_TRY();
-	{
-		Oid			extension;
-		Batch		batch;
-
-		set_batch_timeout(true);
-		StartTransactionCommand();
-		extension = amt_extension_here();
-		if (OidIsValid(extension) && open_tables(&batch, extension))
-		{
-			sweep(&batch);
-			close_tables(&batch);
-		}
-		CommitTransactionCommand();
-		set_batch_timeout(false);
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(oldcontext);
-		FlushErrorState();
-		AbortCurrentTransaction();
-		set_batch_timeout(false);
-		RESUME_INTERRUPTS();
-		MemoryContextSwitchTo(oldcontext);
-	}
-	PG_END_TRY();
-}
-
-static void
-drop_all(Oid database)
-{
-	AmtDue	   *due = palloc(sizeof(AmtDue) * BATCH);
-	uint32		place = 0;
-	bool		more = true;
-
-	while (more)
-	{
-		int			n = amt_entry_collect(database, &place, due, BATCH, &more);
-
-		for (int i = 0; i < n; i++)
-			(void) amt_entry_drop(&due[i]);
-	}
-	pfree(due);
-}
-
-/*
- * A database may be dropped before its last calls are written.  No worker comes
- * for them any more, so the workers of other databases drop them.
- */
-void
-amt_sweep_databases(void)
-{
-	Oid			database[64];
-	int			n = amt_entry_databases(database, lengthof(database));
-
-	StartTransactionCommand();
-	for (int i = 0; i < n; i++)
-		if (database[i] != MyDatabaseId &&
-			!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database[i])))
-			drop_all(database[i]);
-	CommitTransactionCommand();
 }

@@ -5,19 +5,13 @@
 #ifndef AMT_WRITER_BATCH_H
 #define AMT_WRITER_BATCH_H
 
-extern void amt_batch_init(void);
+#include "datatype/timestamp.h"
 
 /*
  * Write what can be written now, without waiting for anybody.  The caller is in
- * no transaction.  Returns false if a batch has failed; *left says whether calls
- * have to wait for a later write.
+ * no transaction.  Returns false if a batch has failed, and after "give_up_at" no
+ * other is tried then.  *left says whether calls have to wait for a later write.
  */
-extern bool amt_write_pending(bool *left);
-
-/* Delete stored usage of keys that no longer exist. */
-extern void amt_sweep_usage(void);
-
-/* Drop the calls of databases that no longer exist. */
-extern void amt_sweep_databases(void);
+extern bool amt_write_pending(TimestampTz give_up_at, bool *left);
 
 #endif							/* AMT_WRITER_BATCH_H */

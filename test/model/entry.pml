@@ -16,37 +16,27 @@
 byte	calls_left = CALLS;
 
 /*
- * A key id can be created again with another stored hash (RECREATE). The hash is
- * part of an entry's tag, so each of the two keys has its own entry and truth. h is
- * the hash by which a process knows the key.
+ * A key id can be created again with another stored hash (RECREATE). Both keys use
+ * one entry in turn, and each has its own truth. h is the hash by which a process
+ * knows the key.
  */
 #ifdef RECREATE
 #define HASHES	2
-#ifdef MUTANT_ENTRY_IS_REPLACED
-#define tag		0
-byte	entry_hash;		/* the hash that the entry was made for */
-#else
-#define tag		h
-#endif
+byte	entry_hash;		/* the hash that the entry is about */
+#define ours	(here && entry_hash == h)
 #else
 #define HASHES	1
 #define h		0
-#define tag		0
+#define ours	here
 #endif
 
 /* The entry. */
-bool	here_[HASHES];		/* is there an entry for the key */
-byte	serial_[HASHES];	/* tells it from a later one of the same key */
-byte	counted_[HASHES];	/* calls since the entry was made */
-byte	base_[HASHES] = UNKNOWN;	/* calls in the table when it was made */
-byte	written_[HASHES];	/* how many of counted are in the table */
-byte	last_serial;		/* the serial that was given last */
-
-#define here	here_[tag]
-#define serial	serial_[tag]
-#define counted	counted_[tag]
-#define base	base_[tag]
-#define written	written_[tag]
+bool	here;			/* is there an entry for the key */
+byte	serial;			/* tells it from a later one of the same key */
+byte	counted;		/* calls since the entry was made */
+byte	base = UNKNOWN;	/* calls in the table when it was made */
+byte	written;		/* how many of counted are in the table */
+byte	last_serial;	/* the serial that was given last */
 
 /* The table's row, as a fresh snapshot sees it; 0 if there is none. */
 byte	row;
@@ -69,7 +59,7 @@ inline add_entry()
 	serial = last_serial;
 	counted = 0;
 	base = UNKNOWN;
-#ifdef MUTANT_ENTRY_IS_REPLACED
+#ifdef RECREATE
 	entry_hash = h;
 #endif
 	written = 0
@@ -84,8 +74,11 @@ inline remove_entry()
 	written = 0
 }
 
-/* The entry is as the writer saw it: only the writer removes one with unwritten calls. */
-#ifdef MUTANT_ENTRY_IS_REPLACED
+/*
+ * Only the writer removes an entry with unwritten calls. But a call of a new key
+ * with the same id may replace it, and then the writer gives up.
+ */
+#ifdef RECREATE
 #define STILL_THERE	if :: here && serial == w_serial :: else -> roll_back_writer(); goto died fi
 #else
 #define STILL_THERE	assert(here && serial == w_serial)
@@ -96,9 +89,6 @@ inline count_call()
 {
 	if
 	:: !here -> add_entry()
-#ifdef MUTANT_ENTRY_IS_REPLACED
-	:: here && entry_hash != h -> remove_entry(); add_entry()
-#endif
 	:: else
 	fi;
 	counted++;
@@ -117,12 +107,12 @@ inline read_total(total, alive)
 R1:	atomic {
 		if
 		:: !alive -> goto crashed
-		:: alive && here && base != UNKNOWN ->
+		:: alive && ours && base != UNKNOWN ->
 			total = base + counted;
 			assert(gone || total <= kept);
 			goto answered
-		:: alive && here && base == UNKNOWN -> seen = serial
-		:: alive && !here -> seen = NONE
+		:: alive && ours && base == UNKNOWN -> seen = serial
+		:: alive && !ours -> seen = NONE
 		fi
 	}
 #endif
@@ -136,15 +126,15 @@ R3:	atomic {
 		if
 		:: !alive -> goto crashed
 #ifdef MUTANT_ROW_FIRST
-		:: alive && here && base != UNKNOWN -> total = base + counted
-		:: alive && here && base == UNKNOWN -> total = row_seen + counted
-		:: alive && !here -> total = row_seen
+		:: alive && ours && base != UNKNOWN -> total = base + counted
+		:: alive && ours && base == UNKNOWN -> total = row_seen + counted
+		:: alive && !ours -> total = row_seen
 #else
 		:: alive && seen == NONE -> total = row_seen
 #ifdef MUTANT_READER_IGNORES_SERIAL
-		:: alive && seen != NONE && here && base == UNKNOWN ->
+		:: alive && seen != NONE && ours && base == UNKNOWN ->
 #else
-		:: alive && seen != NONE && here && base == UNKNOWN && serial == seen ->
+		:: alive && seen != NONE && ours && base == UNKNOWN && serial == seen ->
 #endif
 			total = row_seen + counted
 		:: else ->
@@ -161,12 +151,8 @@ answered:
 
 /* Another key needs the room, at any time. */
 #ifndef NO_EVICTION
-active [HASHES] proctype evictor()
+active proctype evictor()
 {
-#ifdef RECREATE
-	byte	h = _pid;	/* these are the first processes */
-#endif
-
 end:
 	do
 	:: atomic {

@@ -72,17 +72,58 @@ inline roll_back_revoker()
 	usage_deleted = false
 }
 
+#ifdef RECREATE
+/*
+ * The entry may be about another hash, and have unwritten calls. Then the key's row
+ * decides whether this hash is still stored, and only the entry that was seen
+ * before is replaced.
+ */
+inline count_call_of_hash()
+{
+	other = 0
+C:	atomic {
+		if
+		:: ours -> counted++; kept++; goto end_verify
+		:: !here || (!ours && counted == written) ->
+			remove_entry(); add_entry(); counted++; kept++;
+			goto end_verify
+		:: else -> other = serial
+		fi
+	}
+#ifndef MUTANT_ROW_IS_NOT_ASKED
+C2:	atomic {
+		if
+		:: key_live && key_hash == h
+		:: else -> other = 0; goto end_verify	/* the key is gone */
+		fi
+	}
+#endif
+C3:	atomic {
+		if
+		:: here && !ours && serial == other ->
+			remove_entry(); add_entry(); counted++; kept++; other = 0;
+			goto end_verify
+		:: else -> other = 0; goto C
+		fi
+	}
+}
+#endif
+
 /* A verification reads the key's row, then counts the call. */
 active [2] proctype backend()
 {
 #ifdef RECREATE
-	byte	h;
+	byte	h, other;
 #endif
 
 end_verify:
 	do
 	:: atomic { calls_left > 0 && key_live -> calls_left--; LEARN_HASH }
+#ifdef RECREATE
+		count_call_of_hash()
+#else
 C:		atomic { true -> count_call() }
+#endif
 	od
 }
 
@@ -333,13 +374,10 @@ died:
 end_W1:
 	atomic {
 		if
-#ifdef MUTANT_ENTRY_IS_REPLACED
+#ifdef RECREATE
 		:: here && counted > written -> h = entry_hash
 #else
 		:: here && counted > written
-#endif
-#if defined(RECREATE) && !defined(MUTANT_ENTRY_IS_REPLACED)
-		:: here_[1 - h] && counted_[1 - h] > written_[1 - h] -> h = 1 - h
 #endif
 		fi;
 		writer_alive = true;
@@ -359,28 +397,16 @@ W2:	if
 	   }
 	OR_DIES
 	fi;
-W2_base:
+	/* K1: look for the key. */
+#ifdef MUTANT_ROW_MAY_BE_ANOTHERS
 	if
-	:: atomic {
-		writer_alive ->
-		STILL_THERE;
-		if
-		:: base == UNKNOWN -> base = w_base
-		:: else -> w_base = base
-		fi
-	   }
-	OR_DIES
-	fi;
-	/* K1: look for the key, unless the row is there and is surely this key's. */
-#if !defined(RECREATE) || defined(MUTANT_ROW_MAY_BE_ANOTHERS)
-	if
-	:: !none -> goto W3
+	:: !none -> goto W2_base
 	:: else
 	fi;
 #endif
 K1:	check_key();
 	if
-	:: found == FREE -> goto W3
+	:: found == FREE -> goto W2_base
 #ifdef MUTANT_BUSY_KEY_IS_GONE
 	:: found == BUSY -> goto drop
 #else
@@ -411,6 +437,18 @@ drop:
 		remove_entry();
 		roll_back_writer();
 		goto died
+	   }
+	OR_DIES
+	fi;
+W2_base:
+	if
+	:: atomic {
+		writer_alive ->
+		STILL_THERE;
+		if
+		:: base == UNKNOWN -> base = w_base
+		:: else -> w_base = base
+		fi
 	   }
 	OR_DIES
 	fi;

@@ -125,7 +125,7 @@ FROM unnest(array['scrypt_hash = repeat(''x'', 1000000)', 'scrypt_hash = ''''', 
 	'scopes = ''{{a,b},{c,d}}''', 'scopes = ''{NULL}''', 'scopes = array_fill(''x''::text, array[10000])', 'scopes = ''[-3:-2]={a,b}''', 'role = repeat(''r'', 100000)', 'role = ''''', 'org_id = repeat(''o'', 2000)',
 	'org_id = ''''', 'name = repeat(''n'', 100000)', 'created_at = ''-infinity''', 'created_at = ''infinity''', 'created_at = ''infinity'', expires_at = ''-infinity''', 'expires_at = ''294276-01-01'', created_at = ''4714-11-24 BC''',
 	'suspended_at = ''-infinity''', 'created_by = repeat(''c'', 100000)', 'replaces = repeat(''r'', 100000)', 'token_prefix = repeat(''p'', 2000)', 'key_id = repeat(''k'', 64) WHERE key_id = ''a''', 'key_id = repeat(''k'', 65) WHERE key_id = ''a''',
-	'key_id = repeat(''k'', 2000) WHERE key_id = ''a''', 'key_id = '''' WHERE key_id = ''a''']) AS v;
+	'key_id = repeat(''k'', 2000) WHERE key_id = ''a''', 'key_id = '''' WHERE key_id = ''a''', 'key_id = repeat(''k'', 65) WHERE token_sha256 IS NOT NULL', 'key_id = repeat(''k'', 2000) WHERE token_sha256 IS NOT NULL']) AS v;
 SELECT matches(tap.after('UPDATE amt_key_usage SET ' || v), '^[0-9A-Z ]+$', 'in amt_key_usage: ' || v)
 FROM unnest(array['calls = 9223372036854775807', 'calls = -9223372036854775808', 'last_used_at = ''infinity''', 'last_used_at = ''-infinity''', 'key_id = repeat(''k'', 2000) WHERE key_id = ''a''']) AS v;
 SELECT matches(tap.after(v), '^[0-9A-Z ]+$', v)
@@ -151,7 +151,7 @@ FROM unnest(array['amt_key_guard', 'amt_key_record', 'amt_key_no_truncate', 'amt
 -- A trigger of the owner's that suppresses the row: nothing is reported as done.
 CREATE FUNCTION tap.suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 SELECT is(tap.after(format('CREATE TRIGGER suppress BEFORE %s ON auth.amt_key FOR EACH ROW EXECUTE FUNCTION tap.suppress()', e)), '09000 0A000', format('%s that a trigger suppresses', e))
-FROM unnest(array['INSERT', 'DELETE']) AS e;
+FROM unnest(array['INSERT', 'UPDATE', 'DELETE']) AS e;
 
 -- 4. Row types: every attribute as another type, dropped, added, renamed
 CREATE TABLE tap.attributes AS

@@ -184,6 +184,10 @@ SELECT event, name, org_id, actor, calls FROM amt_key_event WHERE key_id IN (:'i
 -- then it can be imported again, as another key
 SELECT amt_import_key(sha256(:'token1'), 'first again', 'globex', 'editor', created_by => 'gus') AS id3 \gset
 SELECT name, org_id FROM amt_verify(:'token1');
+-- with calls of its own, in the view and in the table
+SELECT calls FROM amt_keys WHERE key_id = :'id3';
+SELECT amt_flush_usage() > 0 AS flushed;
+SELECT calls FROM amt_key_usage WHERE key_id = :'id3';
 
 -- rotated into a key of ours
 CALL become('globex', 'editor', 'gus');

@@ -1,0 +1,167 @@
+/*
+ * sweep.c
+ *	  What nobody will ask for any more: usage of keys and databases that are gone.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "batch.h"
+#include "compat.h"
+#include "newest.h"
+#include "pending.h"
+#include "sweep.h"
+#include "write.h"
+
+#define SLICE		1000		/* keys in one transaction */
+
+/* A part of the stored usage, and which of it is of keys that are gone. */
+typedef struct Slice
+{
+	Relation	key;
+	struct
+	{
+		uint32		len;
+		char		id[AMT_ID_MAX];
+	}			last,			/* where the slice ends */
+				orphan[SLICE];
+	int			norphans;
+} Slice;
+
+static void
+note_orphan(const char *id, Size id_len, void *arg)
+{
+	Slice	   *slice = arg;
+	AmtKey		key;
+
+	if (id_len > AMT_ID_MAX)
+		return;					/* the owner of the table has forced it in */
+	slice->last.len = id_len;
+	memcpy(slice->last.id, id, id_len);
+	if (amt_key_presence(slice->key, id, id_len, &key) == AMT_ABSENT)
+		slice->orphan[slice->norphans++] = slice->last;
+}
+
+/* Delete a slice's stored usage of keys that are gone; false at the end. */
+static bool
+sweep_slice(AmtBatch *batch, Slice *slice)
+{
+	AmtWrite	write;
+	bool		busy;
+	bool		more;
+
+	slice->key = batch->key;
+	slice->norphans = 0;
+	more = amt_usage_visit(batch->usage, slice->last.id, slice->last.len, SLICE, note_orphan, slice);
+	if (slice->norphans == 0)
+		return more;
+	amt_write_begin(&write, batch->usage);
+	for (int i = 0; i < slice->norphans; i++)
+		if (amt_write_lock(&write, batch->usage_index, slice->orphan[i].id, slice->orphan[i].len,
+						   true, &busy))
+			amt_write_delete(&write);
+	amt_write_end(&write);
+	return more;
+}
+
+static bool
+sweep_in_transaction(Slice *slice)
+{
+	Oid			extension;
+	AmtBatch	batch;
+	bool		more = false;
+
+	amt_batch_timeout(true);
+	amt_batch_begin();
+	extension = amt_extension_here();
+	if (OidIsValid(extension) && amt_batch_open(&batch, extension, RowExclusiveLock))
+	{
+		more = sweep_slice(&batch, slice);
+		amt_batch_close(&batch);
+	}
+	amt_batch_commit();
+	amt_batch_timeout(false);
+	return more;
+}
+
+/*
+ * Logical replication and a crash may leave the usage of a key that is gone.
+ * Nobody sees it, so it is enough that each worker sweeps a part, until it leaves:
+ * from a place in the order of ids that differs from worker to worker, to the end,
+ * and then from the beginning.
+ */
+bool
+amt_sweep_usage(void)
+{
+	static Slice *slice = NULL;
+	static bool wrapped = false;
+	MemoryContext oldcontext = CurrentMemoryContext;
+	volatile bool more = false;
+
+	if (RecoveryInProgress())
+		return false;
+	if (slice == NULL)
+	{
+		slice = MemoryContextAllocZero(TopMemoryContext, sizeof(Slice));
+		slice->last.len = 1;
+		slice->last.id[0] = '0' + (uint32) MyProcPid % ('z' - '0');
+	}
+	PG_TRY();
+	{
+		more = sweep_in_transaction(slice);
+	}
+	PG_CATCH();
+	{
+		amt_batch_recover(oldcontext);
+	}
+	PG_END_TRY();
+	if (!more && !wrapped)
+	{
+		wrapped = true;
+		slice->last.len = 0;
+		more = true;
+	}
+	return more;
+}
+
+static void
+drop_all(Oid database)
+{
+	AmtDue	   *due = palloc(sizeof(AmtDue) * SLICE);
+	uint32		place = 0;
+	bool		more = true;
+
+	while (more)
+	{
+		int			n = amt_entry_collect(database, &place, due, SLICE, &more);
+
+		for (int i = 0; i < n; i++)
+			(void) amt_entry_drop(&due[i]);
+	}
+	pfree(due);
+}
+
+/*
+ * A database may be dropped before its last calls are written.  No worker comes
+ * for them any more, so the workers of other databases drop them.
+ */
+void
+amt_sweep_databases(void)
+{
+	Oid			database[64];
+	int			n;
+
+	amt_batch_begin();
+	amt_batch_attach();
+	n = amt_entry_databases(database, lengthof(database));
+	for (int i = 0; i < n; i++)
+		if (database[i] != MyDatabaseId &&
+			!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database[i])))
+			drop_all(database[i]);
+	amt_batch_commit();
+}

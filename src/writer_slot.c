@@ -1,0 +1,287 @@
+/*
+ * writer_slot.c
+ *	  Which databases have a background worker, and how to get one.
+ *
+ * A slot in shared memory says that a database has a worker.  A backend that
+ * counts, and finds none, asks the postmaster for one.  To leave, the worker clears
+ * its slot and then looks for unwritten calls once more; a backend counts first and
+ * then looks at the slot.  So one of them sees the other.
+ *
+ * A request to the postmaster may fail or be lost.  Then the calls wait in memory,
+ * and a backend that counts some seconds later asks again.
+ *
+ * Locks: the slots' lock, held with no other of ours.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+
+#include "compat.h"
+#include "elapsed.h"
+#include "shmem.h"
+#include "stat.h"
+#include "writer_slot.h"
+
+#define DATABASES		128		/* that can have a worker at once */
+#define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
+#define START_MS		100		/* that a caller waits for a worker's start */
+
+typedef struct Writers
+{
+	LWLock		lock;			/* guards the slots */
+	ConditionVariable written;	/* a worker has written something */
+	AmtWriterSlot slot[DATABASES];
+} Writers;
+
+static Writers *writers = NULL;
+AmtWriterSlot *amt_my_slot = NULL;
+static void
+init_writers(void *part, const AmtShmemInit *init)
+{
+	Writers    *new = part;
+
+	LWLockInitialize(&new->lock, init->lock_tranche);
+	ConditionVariableInit(&new->written);
+}
+
+static void
+attach_writers(void *part)
+{
+	writers = part;
+}
+
+void
+amt_slot_init(void)
+{
+	static const AmtShmemPart part = {sizeof(Writers), init_writers, attach_writers};
+
+	amt_shmem_register(&part);
+}
+
+/*
+ * This database's slot; a new one if there is none and "create", or NULL.
+ * With the lock held.
+ */
+static AmtWriterSlot *
+find_slot(bool create)
+{
+	AmtWriterSlot *usable = NULL;
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < DATABASES; i++)
+	{
+		AmtWriterSlot *slot = &writers->slot[i];
+
+		if (slot->database == MyDatabaseId)
+			return slot;
+		if (usable == NULL && slot->pid == 0 && amt_elapsed(slot->asked_at, now, ASK_AGAIN_MS))
+			usable = slot;
+	}
+	if (!create || usable == NULL)
+		return NULL;
+	memset(usable, 0, sizeof(AmtWriterSlot));
+	usable->database = MyDatabaseId;
+	return usable;
+}
+
+static bool
+is_running(volatile AmtWriterSlot *slot)
+{
+	if (slot == NULL || slot->pid == 0)
+		return false;
+	pg_read_barrier();			/* it is given to a database first */
+	return slot->database == MyDatabaseId;
+}
+
+/*
+ * Note that the postmaster is asked now; false if that is not called for.  A
+ * worker that was asked for and has not come has failed to start.
+ */
+static bool
+note_request(TimestampTz now)
+{
+	bool		ask = false;
+
+	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
+	amt_my_slot = find_slot(true);
+	if (amt_my_slot != NULL && amt_my_slot->pid == 0 &&
+		amt_elapsed(amt_my_slot->asked_at, now, ASK_AGAIN_MS))
+	{
+		if (amt_my_slot->asked)
+		{
+			amt_my_slot->failures++;
+			amt_stat_add(AMT_WORKER_FAILURES, 1);
+		}
+		amt_my_slot->asked = true;
+		amt_my_slot->asked_at = now;
+		ask = true;
+	}
+	if (amt_my_slot != NULL)
+		amt_my_slot->counted = true;
+	LWLockRelease(&writers->lock);
+	return ask;
+}
+
+/*
+ * Wait for a moment until the postmaster has started the process.  If the server
+ * is stopped right after a call, a process that has started writes it, but one
+ * that was only asked for is never started.
+ */
+static void
+wait_for_start(BackgroundWorkerHandle *handle)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	pid_t		pid;
+
+	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_NOT_YET_STARTED &&
+		   !amt_elapsed(since, GetCurrentTimestamp(), START_MS))
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SetLatch(MyLatch);			/* somebody else may wait for it */
+}
+
+static bool
+ask_postmaster(void)
+{
+	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	worker.bgw_notify_pid = MyProcPid;
+	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "amt_keys");
+	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "amt_writer_main");
+	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "amt_keys usage writer");
+	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "amt_keys usage writer");
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		return false;
+	wait_for_start(handle);
+	pfree(handle);
+	return true;
+}
+
+/* Ask for a worker unless there is one; false if there can be none now. */
+static bool
+request_worker(TimestampTz now)
+{
+	static bool reported = false;
+
+	if (!IsUnderPostmaster)
+		return true;
+	if (!note_request(now) ? amt_my_slot != NULL : ask_postmaster())
+		return true;
+	if (amt_my_slot != NULL)
+		amt_my_slot->asked = false;
+	amt_stat_add(AMT_WORKER_FAILURES, 1);
+	if (!reported)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("amt_keys could not start its background worker: counted calls wait in memory"),
+				 errhint("Increase \"max_worker_processes\".")));
+	reported = true;
+	return false;
+}
+
+void
+amt_writer_want(TimestampTz now)
+{
+	static TimestampTz asked_at = 0;
+
+	if (likely(is_running(amt_my_slot)))
+	{
+		if (!amt_my_slot->counted)
+			amt_my_slot->counted = true;
+		return;
+	}
+	if (asked_at != 0 && !amt_elapsed(asked_at, now, 100))
+		return;					/* starting a worker takes a moment */
+	asked_at = now;
+	(void) request_worker(now);
+}
+
+bool
+amt_slot_claim(void)
+{
+	bool		claimed = false;
+
+	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
+	amt_my_slot = find_slot(true);
+	if (amt_my_slot != NULL && amt_my_slot->pid == 0)
+	{
+		amt_my_slot->asked = false;
+		pg_write_barrier();
+		amt_my_slot->pid = MyProcPid;
+		claimed = true;
+	}
+	LWLockRelease(&writers->lock);
+	return claimed;
+}
+
+void
+amt_slot_release(TimestampTz asked_at)
+{
+	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
+	if (amt_my_slot != NULL && amt_my_slot->pid == MyProcPid)
+	{
+		amt_my_slot->pid = 0;
+		amt_my_slot->asked = false;
+		amt_my_slot->asked_at = asked_at;
+	}
+	LWLockRelease(&writers->lock);
+	ConditionVariableBroadcast(&writers->written);
+}
+
+bool
+amt_slot_is_taken(void)
+{
+	bool		running;
+
+	LWLockAcquire(&writers->lock, LW_SHARED);
+	running = is_running(find_slot(false));
+	LWLockRelease(&writers->lock);
+	return running;
+}
+
+uint32
+amt_writer_hurry(void)
+{
+	uint32		failures = 0;
+	int			pid = 0;
+	PGPROC	   *proc;
+
+	if (!request_worker(GetCurrentTimestamp()))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start the background worker that writes counted calls"),
+				 errhint("Increase \"max_worker_processes\".")));
+	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
+	if (amt_my_slot != NULL)
+	{
+		amt_my_slot->hurry = true;
+		pid = amt_my_slot->pid;
+		failures = amt_my_slot->failures;
+	}
+	LWLockRelease(&writers->lock);
+	proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
+	if (proc != NULL)
+		SetLatch(&proc->procLatch);
+	return failures;
+}
+
+ConditionVariable *
+amt_writer_written(void)
+{
+	return &writers->written;
+}
