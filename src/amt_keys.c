@@ -26,6 +26,7 @@
 #include "session.h"
 #include "shmem.h"
 #include "stat.h"
+#include "table_code.h"
 #include "writer.h"
 #include "writer_slot.h"
 
@@ -45,6 +46,7 @@ define_all(void)
 
 	amt_writer_init();
 	amt_relations_init();
+	amt_table_code_init();
 	amt_prefixes_init();
 	amt_roles_init();
 	amt_identity_init();

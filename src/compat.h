@@ -171,14 +171,16 @@ amt_identity_sequence(Relation rel, AttrNumber attnum)
 #endif
 }
 
-/* Give the executor state a range table of one relation. */
-static inline void
+/*
+ * Give the executor state a range table of one relation.  Returns where the
+ * columns that are updated are kept.
+ */
+static inline Bitmapset **
 amt_init_range_table(EState *estate, RangeTblEntry *rte)
 {
 #if PG_VERSION_NUM >= 160000
 	List	   *perminfos = NIL;
-
-	addRTEPermissionInfo(&perminfos, rte);
+	RTEPermissionInfo *perminfo = addRTEPermissionInfo(&perminfos, rte);
 #endif
 #if PG_VERSION_NUM >= 180000
 	ExecInitRangeTable(estate, list_make1(rte), perminfos, bms_make_singleton(1));
@@ -186,6 +188,11 @@ amt_init_range_table(EState *estate, RangeTblEntry *rte)
 	ExecInitRangeTable(estate, list_make1(rte), perminfos);
 #else
 	ExecInitRangeTable(estate, list_make1(rte));
+#endif
+#if PG_VERSION_NUM >= 160000
+	return &perminfo->updatedCols;
+#else
+	return &rte->updatedCols;
 #endif
 }
 

@@ -24,12 +24,10 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_extension.h"
-#include "catalog/pg_language.h"
 #include "catalog/pg_opfamily.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
-#include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -102,7 +100,6 @@ static struct
 	Oid			table[AMT_NTABLES];
 	Oid			index[AMT_NINDEXES];	/* InvalidOid: not yet looked for */
 	Oid			sequence;		/* of event_id; InvalidOid: not yet looked for */
-	bool		triggers_checked[AMT_NTABLES];
 }			known;
 
 /* Extensions of the functions that were called. */
@@ -127,7 +124,6 @@ static void
 forget_functions(Datum arg, int cacheid, uint32 hashvalue)
 {
 	memset(called, 0, sizeof(called));
-	memset(known.triggers_checked, 0, sizeof(known.triggers_checked));
 }
 
 void
@@ -211,7 +207,6 @@ find_tables(Oid extension)
 	memcpy(known.table, found, sizeof(known.table));
 	memset(known.index, 0, sizeof(known.index));
 	known.sequence = InvalidOid;
-	memset(known.triggers_checked, 0, sizeof(known.triggers_checked));
 	known.extension = extension;
 }
 
@@ -381,64 +376,6 @@ amt_index(Relation rel, AmtIndexId index)
 	if (OidIsValid(known.extension) && known.table[shape->table] == RelationGetRelid(rel))
 		known.index[index] = found;
 	return found;
-}
-
-/*
- * May this trigger fire when the table is written as its owner?
- *
- * A trigger has no owner.  Anybody who was granted TRIGGER may have made it, with
- * any function, arguments and condition.  So besides those of constraints there
- * are our own, whose code only a superuser can change, and those that consist of
- * nothing but a function of the table's owner.
- */
-static bool
-may_fire(Relation rel, const Trigger *trigger)
-{
-	HeapTuple	tuple;
-	Form_pg_proc function;
-	bool		simple = trigger->tgnargs == 0 && trigger->tgqual == NULL;
-	bool		may = false;
-
-	if (trigger->tgisinternal)
-		return true;
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(trigger->tgfoid));
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	function = (Form_pg_proc) GETSTRUCT(tuple);
-	if (function->proowner == rel->rd_rel->relowner)
-		may = simple;
-	if (!may && function->prolang == ClanguageId && superuser_arg(function->proowner))
-		may = simple && known.extension != InvalidOid &&
-			getExtensionOfObject(ProcedureRelationId, trigger->tgfoid) == known.extension;
-	ReleaseSysCache(tuple);
-	return may;
-}
-
-void
-amt_check_triggers(Relation rel)
-{
-	TriggerDesc *triggers;
-	int			table = 0;
-
-	while (table < AMT_NTABLES && known.table[table] != RelationGetRelid(rel))
-		table++;
-	if (table < AMT_NTABLES && OidIsValid(known.extension) && known.triggers_checked[table])
-		return;
-	triggers = CopyTriggerDesc(rel->trigdesc);	/* look-ups may replace it */
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		const Trigger *trigger = &triggers->triggers[i];
-
-		if (trigger->tgenabled != TRIGGER_DISABLED && !may_fire(rel, trigger))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("trigger \"%s\" of table \"%s\" must not run with the rights of the table's owner",
-							trigger->tgname, RelationGetRelationName(rel)),
-					 errdetail("Its function does not belong to the table's owner, or it has arguments or a condition."),
-					 errhint("The table's owner must drop or disable it.")));
-	}
-	if (table < AMT_NTABLES && OidIsValid(known.extension))
-		known.triggers_checked[table] = true;
 }
 
 Oid

@@ -94,13 +94,6 @@ extern void amt_check_table(Relation rel, AmtTableId table);
 /* An index of a table that amt_open() has opened, by which rows are found. */
 extern Oid	amt_index(Relation rel, AmtIndexId index);
 
-/*
- * Raise 42501 if a trigger of the table would run code with the rights of the
- * table's owner that is not the owner's.  The table is locked for writing, so no
- * trigger can be added meanwhile.
- */
-extern void amt_check_triggers(Relation rel);
-
 /* The sequence of event_id, or 42P01 if its owner made it no identity column. */
 extern Oid	amt_event_sequence(Relation rel);
 

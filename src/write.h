@@ -16,8 +16,9 @@ typedef struct AmtWrite
 	EState	   *estate;
 	ResultRelInfo *target;
 	EPQState	epq;
-	TupleTableSlot *old_row;	/* that was locked */
+	TupleTableSlot *old_row;	/* that was found */
 	TupleTableSlot *new_row;
+	Bitmapset **updated_columns;	/* what "UPDATE OF" triggers look at */
 	Oid			save_userid;
 	int			save_sec_context;
 	int			save_nestlevel;

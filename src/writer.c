@@ -31,6 +31,7 @@
 #include "pending.h"
 #include "stat.h"
 #include "sweep.h"
+#include "table_code.h"
 #include "writer.h"
 #include "writer_batch.h"
 #include "writer_slot.h"
@@ -230,7 +231,8 @@ write_last(void)
 static void
 connect_to(Oid database)
 {
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	/* Sessions that are there may count where no new one is allowed. */
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, BGWORKER_BYPASS_ALLOWCONN);
 
 	/* What the server's configuration says of sessions must not stop it. */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
@@ -249,6 +251,7 @@ amt_writer_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
+	amt_is_writer = true;
 
 	connect_to(DatumGetObjectId(arg));
 	(void) unwritten_here();	/* attach */

@@ -1,7 +1,8 @@
 # Triggers that were made by somebody who does not own the table.
 #
 # A trigger has no owner.  TRIGGER on a table, which is part of GRANT ALL, is enough to make one, and the extension writes
-# its tables as their owner.  So it refuses to write a table with a trigger that could run somebody else's code.
+# its tables as their owner.  So it refuses to write a table with a trigger, or anything else, that could run somebody
+# else's code.
 
 use strict;
 use warnings FATAL => 'all';
@@ -78,5 +79,42 @@ for my $function (qw(amt_key_guard amt_key_record))
 		"CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
 }
 is($super->query($statement{amt_key}), 't', 'once that is undone keys are created again');
+
+# Other code of somebody else's that a superuser has attached, and foreign keys.
+$bob->query('CREATE FUNCTION bobs.region() RETURNS text LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN 1; END $$',
+	'CREATE FUNCTION bobs.norm(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN $1; EXCEPTION WHEN OTHERS THEN RETURN $1; END $$',
+	'CREATE DOMAIN bobs.word AS text CHECK (bobs.norm(value) IS NOT NULL)', 'CREATE TABLE bobs.refers (key_id text COLLATE "C")');
+for my $code (
+	[ 'a default', 'ALTER TABLE %s ADD c text; ALTER TABLE %1$s ALTER c SET DEFAULT bobs.region()', 'ALTER TABLE %s DROP c' ],
+	[ 'a default of a domain', q{ALTER TABLE %s ADD c bobs.word; ALTER TABLE %1$s ALTER c SET DEFAULT 'x'}, 'ALTER TABLE %s DROP c' ],
+	[ 'a generated column', 'ALTER TABLE %s ADD c text GENERATED ALWAYS AS (bobs.norm(key_id)) STORED', 'ALTER TABLE %s DROP c' ],
+	[ 'a constraint', 'ALTER TABLE %s ADD CONSTRAINT c CHECK (bobs.norm(key_id) IS NOT NULL)', 'ALTER TABLE %s DROP CONSTRAINT c' ],
+	[ 'a constraint on a cast to a domain', 'ALTER TABLE %s ADD CONSTRAINT c CHECK (key_id::bobs.word IS NOT NULL) NOT VALID', 'ALTER TABLE %s DROP CONSTRAINT c' ],
+	[ 'an index on an expression', 'CREATE INDEX c ON %s (bobs.norm(key_id))', 'DROP INDEX c' ],
+	[ 'an index with a condition', q{CREATE INDEX c ON %s (key_id) WHERE bobs.norm(key_id) = 'x'}, 'DROP INDEX c' ],
+	[ 'a foreign key that refers to it', 'ALTER TABLE bobs.refers ADD CONSTRAINT c FOREIGN KEY (key_id) REFERENCES %s ON DELETE CASCADE', 'ALTER TABLE bobs.refers DROP CONSTRAINT c' ])
+{
+	my ($what, $add, $remove) = @$code;
+	for my $table ($what =~ /foreign/ ? 'amt_key' : ('amt_key', 'amt_key_event'))
+	{
+		my $victim = create_key($node);
+		is($super->query(split /; /, sprintf $add, $table), '', "a superuser adds $what to $table");
+		$super->query('ALTER ROLE bob NOSUPERUSER');	# to add it may have run it, as the superuser
+		is($super->query($statement{$table}), 'ERROR:  42501', "$table is not written while it has $what that is not its owner's") unless $what =~ /foreign/;
+		is($super->query("SELECT amt_revoke('" . id_of($victim) . "')"), 'ERROR:  42501', "no key is revoked while $table has $what");
+		is_no_superuser("$what of $table");
+		is($super->query(sprintf $remove, $table), '', "the superuser removes $what from $table");
+		is($super->query("SELECT amt_revoke('" . id_of($victim) . "')"), 't', "without $what on $table the key is revoked");
+	}
+}
+
+# Code of the table's owner, a superuser, goes on running, and so do built-in functions.
+$super->query(q{CREATE FUNCTION own() RETURNS text LANGUAGE sql AS $$ SELECT 'own' $$});
+for my $default ('now()', q{'x'}, 'public.own()')
+{
+	is($super->query("ALTER TABLE amt_key ADD c text DEFAULT $default"), '', "a superuser adds a column whose default is $default");
+	is($super->query($statement{amt_key}), 't', "a table with a column whose default is $default is written");
+	$super->query('ALTER TABLE amt_key DROP c');
+}
 
 done_testing();

@@ -1,0 +1,319 @@
+/*
+ * table_code.c
+ *	  Whose code runs when one of our tables is written.
+ *
+ * We write a table as its owner, on behalf of anybody.  So code of a third person
+ * that is attached to the table would get the owner's rights by our doing, and the
+ * owner's code would run in sessions of other people, where even a restricted
+ * operation leaves it ways to their rights.  Therefore:
+ *
+ * - Our own triggers may run, and expressions of built-in functions that can run
+ *	 no SQL.
+ * - Other code may run only if it is the owner's: triggers that consist of nothing
+ *	 but a function of the owner, and expressions that call built-in functions and
+ *	 those of the owner.  And it may run only where it can harm nobody: if the owner
+ *	 is a superuser, or in our worker.
+ * - Anything else is an error: code of others, foreign keys that refer to the
+ *	 table, since the tables behind them have code of their own, domains, and
+ *	 operator classes that are not built in.
+ *
+ * The result is remembered until something changes that it depends on.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "table_code.h"
+
+bool		amt_is_writer = false;
+
+/* The tables that were checked last. */
+#define NCHECKED	3
+static struct
+{
+	Oid			relid;
+	bool		has_owners_code;
+}			checked[NCHECKED];
+
+/* A check that is under way. */
+typedef struct Check
+{
+	Relation	rel;
+	Oid			owner;
+	bool		has_owners_code;
+} Check;
+
+static void
+forget_relation(Datum arg, Oid relid)
+{
+	for (int i = 0; i < NCHECKED; i++)
+		if (!OidIsValid(relid) || checked[i].relid == relid)
+			checked[i].relid = InvalidOid;
+}
+
+static void
+forget_all(Datum arg, int cacheid, uint32 hashvalue)
+{
+	memset(checked, 0, sizeof(checked));
+}
+
+void
+amt_table_code_init(void)
+{
+	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, forget_all, (Datum) 0);
+	CacheRegisterSyscacheCallback(RELOID, forget_all, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, forget_all, (Datum) 0);
+}
+
+static void
+refuse(const Check *check, const char *detail, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("table \"%s\" has code that must not run with the rights of its owner",
+					RelationGetRelationName(check->rel)),
+			 errdetail(detail, name),
+			 errhint("The table's owner must remove it.")));
+}
+
+static bool
+is_built_in(Oid object)
+{
+	return object < FirstNormalObjectId;
+}
+
+/* Is what belongs to this role as good as the table's owner's? */
+static bool
+is_owners(const Check *check, Oid role)
+{
+	return role == check->owner || (superuser_arg(role) && superuser_arg(check->owner));
+}
+
+/* Note a function that an expression calls; true if it must not run. */
+static bool
+note_function(Oid function, void *arg)
+{
+	Check	   *check = arg;
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	bool		is_foreign;
+
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	is_foreign = !is_built_in(function) && !is_owners(check, proc->proowner);
+	if (!is_built_in(function) || proc->prolang != INTERNALlanguageId ||
+		proc->provolatile != PROVOLATILE_IMMUTABLE)
+		check->has_owners_code = true;
+	ReleaseSysCache(tuple);
+	return is_foreign;
+}
+
+/* Does the expression run code that must not run? */
+static bool
+is_foreign_code(Node *node, void *arg)
+{
+	if (node == NULL)
+		return false;
+	if (check_functions_in_node(node, note_function, arg))
+		return true;
+	if (IsA(node, CoerceToDomain) && !is_built_in(((CoerceToDomain *) node)->resulttype))
+		return true;
+	return expression_tree_walker(node, is_foreign_code, arg);
+}
+
+static void
+check_columns(Check *check)
+{
+	TupleDesc	tupdesc = RelationGetDescr(check->rel);
+
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+
+		if (!att->attisdropped && is_foreign_code(build_column_default(check->rel, i + 1), check))
+			refuse(check, "The default of column \"%s\" has a function of another role, or is of a domain.",
+				   NameStr(att->attname));
+	}
+}
+
+static void
+check_constraints(Check *check)
+{
+	TupleConstr *constr = RelationGetDescr(check->rel)->constr;
+
+	for (int i = 0; constr != NULL && i < constr->num_check; i++)
+		if (is_foreign_code(stringToNode(constr->check[i].ccbin), check))
+			refuse(check, "Constraint \"%s\" has a function of another role, or a domain.",
+				   constr->check[i].ccname);
+}
+
+static void
+check_index(Check *check, Oid relid)
+{
+	Relation	index = index_open(relid, AccessShareLock);
+	bool		is_foreign = !is_built_in(index->rd_rel->relam) ||
+	is_foreign_code((Node *) RelationGetIndexExpressions(index), check) ||
+	is_foreign_code((Node *) RelationGetIndexPredicate(index), check);
+
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		is_foreign = is_foreign || !is_built_in(index->rd_opfamily[i]);
+	if (is_foreign)
+		refuse(check, "Index \"%s\" has a function of another role, a domain, or an operator class that is not built in.",
+			   RelationGetRelationName(index));
+	index_close(index, NoLock);
+}
+
+static void
+check_indexes(Check *check)
+{
+	List	   *indexes = RelationGetIndexList(check->rel);
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+		check_index(check, lfirst_oid(cell));
+	list_free(indexes);
+}
+
+/* Does the function belong to the table's extension? */
+static bool
+is_our_function(const Check *check, Oid function)
+{
+	Oid			extension = getExtensionOfObject(ProcedureRelationId, function);
+
+	return OidIsValid(extension) &&
+		extension == getExtensionOfObject(RelationRelationId, RelationGetRelid(check->rel));
+}
+
+/* The trigger of a foreign key of the table's own, which reads the table referred to. */
+static bool
+is_own_reference(const Check *check, const Trigger *trigger)
+{
+	HeapTuple	tuple;
+	bool		is_own = false;
+
+	if (trigger->tgfoid != F_RI_FKEY_CHECK_INS && trigger->tgfoid != F_RI_FKEY_CHECK_UPD)
+		return false;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(trigger->tgconstrrelid));
+	if (HeapTupleIsValid(tuple))
+	{
+		is_own = is_owners(check, ((Form_pg_class) GETSTRUCT(tuple))->relowner);
+		ReleaseSysCache(tuple);
+	}
+	return is_own;
+}
+
+/*
+ * A trigger has no owner.  Anybody who was granted TRIGGER may have made it, with
+ * any function, arguments and condition.
+ */
+static bool
+is_foreign_trigger(Check *check, const Trigger *trigger)
+{
+	HeapTuple	tuple;
+	Form_pg_proc proc;
+	bool		is_own;
+
+	if (trigger->tgisinternal)
+	{
+		check->has_owners_code = true;
+		return OidIsValid(trigger->tgconstrrelid) && !is_own_reference(check, trigger);
+	}
+	if (trigger->tgnargs != 0 || trigger->tgqual != NULL)
+		return true;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(trigger->tgfoid));
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (proc->prolang == ClanguageId && superuser_arg(proc->proowner) &&
+		is_our_function(check, trigger->tgfoid))
+		is_own = true;
+	else
+	{
+		is_own = is_owners(check, proc->proowner) && !is_built_in(trigger->tgfoid);
+		check->has_owners_code = true;
+	}
+	ReleaseSysCache(tuple);
+	return !is_own;
+}
+
+static void
+check_triggers(Check *check)
+{
+	/* A copy, since looking things up may replace it. */
+	TriggerDesc *triggers = CopyTriggerDesc(check->rel->trigdesc);
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+
+		if (trigger->tgenabled != TRIGGER_DISABLED && is_foreign_trigger(check, trigger))
+			refuse(check, trigger->tgisinternal ?
+				   "A foreign key has the trigger \"%s\"." :
+				   "Trigger \"%s\" has arguments, a condition, or a function of another role.",
+				   trigger->tgname);
+	}
+}
+
+/* Has the table code of its owner?  Raises 42501 for code of others. */
+static bool
+has_owners_code(Relation rel)
+{
+	Check		check = {rel, rel->rd_rel->relowner, false};
+	int			i = 0;
+
+	while (i < NCHECKED && checked[i].relid != RelationGetRelid(rel))
+		i++;
+	if (i < NCHECKED)
+		return checked[i].has_owners_code;
+
+	for (i = 0; i < NCHECKED - 1 && OidIsValid(checked[i].relid); i++)
+		;
+	checked[i].relid = RelationGetRelid(rel);	/* unless it is forgotten
+												 * meanwhile */
+	PG_TRY();
+	{
+		check_columns(&check);
+		check_constraints(&check);
+		check_indexes(&check);
+		check_triggers(&check);
+	}
+	PG_CATCH();
+	{
+		checked[i].relid = InvalidOid;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	checked[i].has_owners_code = check.has_owners_code;
+	return check.has_owners_code;
+}
+
+void
+amt_check_code(Relation rel)
+{
+	Oid			owner = rel->rd_rel->relowner;
+
+	if (has_owners_code(rel) && !amt_is_writer && !superuser_arg(owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("table \"%s\" has code of its owner, which must not run in this session",
+						RelationGetRelationName(rel)),
+				 errdetail("The owner is no superuser, and has added a trigger, an expression or a foreign key."),
+				 errhint("The owner must remove it, or a superuser must own the table.")));
+}
