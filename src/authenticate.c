@@ -128,16 +128,19 @@ may_believe_claims(void)
 }
 
 static void
-authenticate_by_key(Oid extension, const char *s, Size len)
+authenticate_by_key(Oid extension, const char *s, Size len, bool beside_jwt)
 {
 	AmtKey		key;
 
 	/* Whose database role would it be?  Ask first: to verify counts a call. */
-	if (*db_role == '\0' && amt_request_is_a_persons())
+	if (*db_role == '\0' && (beside_jwt || amt_request_has_persons_claims()))
 		unauthenticated();
 	if (amt_verify_text(extension, s, len, &key) != AMT_GOOD)
 		unauthenticated();
 	amt_identify(&key);
+	/* The owner of the table may have forced in empty ones. */
+	if (amt_identity().org_id == NULL || amt_identity().role == NULL)
+		unauthenticated();
 	amt_request_empty_claims();
 	switch_role(amt_identity().role);
 }
@@ -148,14 +151,15 @@ authenticate(Oid extension, bool first)
 	AmtIdentity identity = {0};
 	const char *s;
 	Size		len;
+	bool		beside_jwt;
 
-	switch (amt_request_token(&s, &len))
+	switch (amt_request_token(&s, &len, &beside_jwt))
 	{
 		case AMT_FOUND_GARBAGE:
 			unauthenticated();
 			break;
 		case AMT_FOUND_VALUE:
-			authenticate_by_key(extension, s, len);
+			authenticate_by_key(extension, s, len, beside_jwt);
 			break;
 		case AMT_FOUND_NOTHING:
 			if (!first)
@@ -178,8 +182,9 @@ stand_aside(void)
 {
 	const char *s;
 	Size		len;
+	bool		beside_jwt;
 
-	if (!InSecurityRestrictedOperation() && amt_request_token(&s, &len) == AMT_FOUND_VALUE)
+	if (!InSecurityRestrictedOperation() && amt_request_token(&s, &len, &beside_jwt) == AMT_FOUND_VALUE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot authenticate a key within a function that has other rights"),

@@ -113,11 +113,14 @@ static int
 count_chars(const char *s, bool *visible)
 {
 	Size		len = strlen(s);
-	bool		utf8 = is_utf8(s, len);
+	bool		utf8;
 	bool		c1_bytes = has_c1_bytes();
 	int			n = 0;
 
 	*visible = false;
+	if (len > AMT_NAME_MAX_CHARS * MAX_MULTIBYTE_CHAR_LEN)
+		return INT_MAX;			/* too long, whatever it holds */
+	utf8 = is_utf8(s, len);
 	while (len > 0)
 	{
 		int			char_len = Min((int) len, utf8 ? pg_utf_mblen((const unsigned char *) s) : pg_mblen(s));
@@ -238,9 +241,9 @@ amt_check_token_prefix(const char *prefix)
 }
 
 TimestampTz
-amt_default_expiry(TimestampTz now)
+amt_default_expiry(TimestampTz created_at)
 {
-	return default_lifetime > 0 ? now + default_lifetime * USECS_PER_SEC : DT_NOEND;
+	return default_lifetime > 0 ? created_at + default_lifetime * USECS_PER_SEC : DT_NOEND;
 }
 
 void

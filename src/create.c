@@ -110,7 +110,11 @@ amt_create_key(PG_FUNCTION_ARGS)
 	key.created_by = amt_identity().actor;
 	key.created_at = GetCurrentTransactionStartTimestamp();
 	if (PG_ARGISNULL(4))
-		key.expires_at = amt_default_expiry(GetCurrentTimestamp());
+	{
+		key.expires_at = amt_default_expiry(key.created_at);
+		if (key.expires_at <= GetCurrentTimestamp())	/* in a long transaction */
+			key.expires_at = amt_default_expiry(GetCurrentTimestamp());
+	}
 	else
 	{
 		key.expires_at = PG_GETARG_TIMESTAMPTZ(4);
@@ -174,7 +178,7 @@ find_old_key(Oid extension, FunctionCallInfo fcinfo, OldKey *old)
 
 /* The new key's expiry, if none was asked for: it lives as long as the old one. */
 static TimestampTz
-same_lifetime(const AmtKey *old, TimestampTz now)
+same_lifetime(const AmtKey *old, TimestampTz since)
 {
 	TimestampTz created_at = DatumGetTimestampTz(AmtKeyValue(old, created_at));
 	TimestampTz expires_at = AmtKeyIsNull(old, expires_at) ? DT_NOEND :
@@ -184,7 +188,7 @@ same_lifetime(const AmtKey *old, TimestampTz now)
 	if (TIMESTAMP_NOT_FINITE(expires_at) || TIMESTAMP_NOT_FINITE(created_at))
 		return DT_NOEND;
 	if (pg_sub_s64_overflow(expires_at, created_at, &lifetime) ||
-		pg_add_s64_overflow(now, Max(lifetime, USECS_PER_SEC), &expires_at) ||
+		pg_add_s64_overflow(since, Max(lifetime, USECS_PER_SEC), &expires_at) ||
 		!IS_VALID_TIMESTAMP(expires_at))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
@@ -285,7 +289,7 @@ amt_rotate_key(PG_FUNCTION_ARGS)
 	key.created_at = GetCurrentTransactionStartTimestamp();
 	read_grace(fcinfo, &old);
 	if (PG_ARGISNULL(2))
-		key.expires_at = same_lifetime(&old.key, GetCurrentTimestamp());
+		key.expires_at = same_lifetime(&old.key, key.created_at);
 	else
 	{
 		key.expires_at = PG_GETARG_TIMESTAMPTZ(2);

@@ -43,6 +43,15 @@ typedef struct AmtCount
 	TimestampTz used_at;		/* DT_NOBEGIN if there was no call */
 } AmtCount;
 
+/* The total of two numbers of calls, in the range of a bigint. */
+static inline int64
+amt_total(uint64 base, uint64 counted)
+{
+	uint64		total = base + counted;
+
+	return total < base || total > PG_INT64_MAX ? PG_INT64_MAX : (int64) total;
+}
+
 extern void amt_entry_init(void);
 
 /* Is there shared memory for entries?  Every other function needs it. */

@@ -81,6 +81,7 @@ amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls
 	Relation	rel = amt_open(extension, AMT_KEY_EVENT, RowExclusiveLock);
 	Datum		values[Natts_amt_key_event] = {0};
 	bool		nulls[Natts_amt_key_event] = {false};
+	const char *session_user = GetUserNameFromId(GetSessionUserId(), false);
 	NameData	db_user;
 	AmtWrite	write;
 
@@ -92,7 +93,9 @@ amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls
 	values[Anum_amt_key_event_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	set_text(values, nulls, Anum_amt_key_event_event, event);
 	set_actor(values, nulls, key);
-	namestrcpy(&db_user, GetUserNameFromId(GetSessionUserId(), false));
+	/* A role's name may come from a database with another encoding. */
+	amt_check_encoding(session_user, strlen(session_user));
+	namestrcpy(&db_user, session_user);
 	values[Anum_amt_key_event_db_user - 1] = NameGetDatum(&db_user);
 	values[Anum_amt_key_event_calls - 1] = Int64GetDatum(calls);
 	nulls[Anum_amt_key_event_calls - 1] = calls == AMT_NO_CALLS;

@@ -96,6 +96,33 @@ find_secret(const char *prefix_end, const char *run_end, const char *text_end)
 	return NULL;
 }
 
+/* May this be what a cut has left of a secret? */
+static bool
+is_rest(const char *run, const char *run_end)
+{
+	return run_end - run >= 12 || (run_end - run >= 6 && looks_random(run, run_end));
+}
+
+/*
+ * Does the run begin a part of a text that the XML parser quotes?  It cuts without
+ * a sign, and puts a line below with nothing but a "^".
+ */
+static bool
+begins_window(const char *start, const char *run, const char *run_end, const char *text_end)
+{
+	const char *p;
+
+	if (run > start && run[-1] != '\n')
+		return false;
+	p = memchr(run_end, '\n', text_end - run_end);
+	if (p == NULL)
+		return false;
+	do
+		p++;
+	while (p < text_end && *p == ' ');
+	return p < text_end && *p == '^' && (p + 1 == text_end || p[1] == '\n');
+}
+
 /*
  * Where to start masking in a run: the first secret, since the rest of the run
  * goes with it.  The end of the run if there is nothing to mask.
@@ -113,7 +140,7 @@ find_masked(const AmtPrefixes *list, const char *start, const char *run, const c
 	const char *p;
 
 	/* Behind a cut all is secret, unless the cut spared the whole token. */
-	if (cut && run_end - run >= AMT_SECRET_MIN)
+	if (is_rest(run, run_end) && (cut || begins_window(start, run, run_end, text_end)))
 	{
 		p = memchr(run, '_', run_end - run);
 		if (p == NULL || !amt_token_has_prefix(list, run, run_end - run) ||

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -52,10 +53,14 @@ amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
 	tuple = find_newest(rel, amt_index(rel, AMT_KEY_BY_ID), &text_id, &dirty, &scan);
 	if (HeapTupleIsValid(tuple))
 	{
+		bool		is_new_version = (tuple->t_data->t_infomask & HEAP_UPDATED) != 0;
+		bool		has_new_version = !ItemPointerEquals(&tuple->t_self, &tuple->t_data->t_ctid);
+
 		if (TransactionIdIsValid(dirty.xmin))
-			presence = AMT_COMING;
+			presence = is_new_version && amt_key_by_id(rel, id, id_len, key) ?
+				AMT_CHANGING : AMT_COMING;
 		else if (TransactionIdIsValid(dirty.xmax))
-			presence = AMT_GOING;
+			presence = has_new_version ? AMT_CHANGING : AMT_GOING;
 		else
 			presence = AMT_PRESENT;
 		amt_key_copy(tuple, RelationGetDescr(rel), key);
@@ -110,18 +115,26 @@ amt_event_last_id(Relation rel)
 	return last;
 }
 
-/* Does a snapshot that is taken now see a row with this key id? */
+/*
+ * Does a snapshot that is taken now see a row with this key id?  One that this
+ * transaction has deleted or changed itself does not count: the command that did
+ * it may not have ended, and see it still.
+ */
 static bool
 row_exists(Relation rel, Oid index, AmtIdText *text_id)
 {
 	Snapshot	snapshot = amt_newest_snapshot();
 	SysScanDesc scan;
 	ScanKeyData key;
-	bool		found;
+	HeapTuple	tuple;
+	bool		found = false;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
 	scan = systable_beginscan(rel, index, true, snapshot, 1, &key);
-	found = HeapTupleIsValid(systable_getnext(scan));
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = (tuple->t_data->t_infomask & HEAP_XMAX_INVALID) != 0 ||
+			HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) ||
+			!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data));
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	return found;

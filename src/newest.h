@@ -11,8 +11,10 @@ typedef enum AmtPresence
 {
 	AMT_ABSENT,					/* no row, and none is being inserted */
 	AMT_PRESENT,				/* a committed row that nobody is changing */
+	AMT_CHANGING,				/* a committed row that one in progress
+								 * updates */
 	AMT_COMING,					/* inserted by a transaction in progress */
-	AMT_GOING					/* deleted or updated by one */
+	AMT_GOING					/* deleted by one, or just updated */
 } AmtPresence;
 
 /*

@@ -83,8 +83,6 @@ note_database(AmtSlot *slot, void *arg)
 	Databases  *found = arg;
 	Entry	   *entry = (Entry *) slot;
 
-	if (unwritten(entry) == 0)
-		return true;
 	for (int i = 0; i < found->n; i++)
 		if (found->database[i] == entry->database)
 			return true;
@@ -168,6 +166,19 @@ amt_entry_is_written(const AmtDue *due, bool *gone)
 	return written;
 }
 
+static Oid	database_to_drop;
+
+static bool
+is_of_database(const AmtSlot *slot)
+{
+	const Entry *entry = (const Entry *) slot;
+
+	if (entry->database != database_to_drop)
+		return false;
+	amt_stat_add(AMT_CALLS_DROPPED, unwritten(entry));
+	return true;
+}
+
 /* Tags of entries that may be removed. */
 typedef struct Surplus
 {
@@ -183,6 +194,34 @@ note_surplus(AmtSlot *slot, void *arg)
 	if (is_evictable(slot))
 		surplus->tag[surplus->n++] = slot->tag;
 	return surplus->n < (int) lengthof(surplus->tag);
+}
+
+static bool
+note_of_database(AmtSlot *slot, void *arg)
+{
+	Surplus    *surplus = arg;
+
+	if (((Entry *) slot)->database == database_to_drop)
+		surplus->tag[surplus->n++] = slot->tag;
+	return surplus->n < (int) lengthof(surplus->tag);
+}
+
+void
+amt_entry_drop_database(Oid database)
+{
+	uint32		place = 0;
+	bool		more = true;
+
+	database_to_drop = database;
+	while (more)
+	{
+		Surplus		surplus;
+
+		surplus.n = 0;
+		more = amt_table_scan(&amt_entries->table, amt_area, &place, note_of_database, &surplus);
+		for (int i = 0; i < surplus.n; i++)
+			(void) amt_table_remove(&amt_entries->table, amt_area, surplus.tag[i], is_of_database);
+	}
 }
 
 void

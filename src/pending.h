@@ -32,8 +32,11 @@ typedef struct AmtDue
  */
 extern int	amt_entry_collect(Oid database, uint32 *place, AmtDue *due, int max, bool *more);
 
-/* Up to max databases that have entries with unwritten calls; their number. */
+/* Up to max databases that have entries; their number. */
 extern int	amt_entry_databases(Oid *database, int max);
+
+/* Remove all entries of a database. */
+extern void amt_entry_drop_database(Oid database);
 
 /* Each is done only if the entry is still the one with that serial. */
 extern bool amt_entry_set_base(const AmtDue *due, uint64 base);

@@ -124,15 +124,33 @@ get_key(const AmtJsonMember *header, bool any, const char **s, Size *len)
 		AMT_FOUND_VALUE : AMT_FOUND_NOTHING;
 }
 
+/* Is it "Bearer" with something that is no key of ours? */
+static bool
+is_foreign_bearer(const AmtJsonMember *header)
+{
+	const char *s = header->value;
+	Size		len;
+
+	if (header->kind != AMT_JSON_STRING)
+		return false;
+	len = strlen(s);
+	if (amt_header_key(amt_prefixes(), &s, &len))
+		return false;
+	amt_header_skip_bearer(&s, &len);
+	return s != header->value;
+}
+
 AmtFound
-amt_request_token(const char **s, Size *len)
+amt_request_token(const char **s, Size *len, bool *beside_jwt)
 {
 	AmtJsonMember headers[] = {{.path = header_setting}, {.path = "authorization"}};
 	bool		others;
 	AmtFound	found = find_members(HEADERS, headers, lengthof(headers), &others);
 
+	*beside_jwt = false;
 	if (found == AMT_FOUND_VALUE)
 	{
+		*beside_jwt = is_foreign_bearer(&headers[1]);
 		found = get_key(&headers[0], any_token, s, len);
 		if (found == AMT_FOUND_NOTHING)
 			found = get_key(&headers[1], false, s, len);
@@ -141,7 +159,7 @@ amt_request_token(const char **s, Size *len)
 }
 
 bool
-amt_request_is_a_persons(void)
+amt_request_has_persons_claims(void)
 {
 	AmtJsonMember role = {.path = "role"};
 	bool		others;

@@ -31,14 +31,17 @@ extern void amt_request_init(void);
 extern void amt_request_open(AmtRequestMemory *memory);
 extern void amt_request_close(AmtRequestMemory *memory);
 
-/* The token that the headers carry. */
-extern AmtFound amt_request_token(const char **s, Size *len);
+/*
+ * The token that the headers carry.  *beside_jwt says whether a Bearer token that
+ * is not ours comes with it.
+ */
+extern AmtFound amt_request_token(const char **s, Size *len, bool *beside_jwt);
 
 /*
- * Has a person's JWT come with the request?  Without one PostgREST sets claims
- * that hold nothing but the anonymous role.
+ * Have a person's claims come with the request?  Without a JWT PostgREST sets
+ * claims that hold nothing but the anonymous role.
  */
-extern bool amt_request_is_a_persons(void);
+extern bool amt_request_has_persons_claims(void);
 
 /* The claims as an identity; false if they are none.  A DEBUG1 message says why. */
 extern bool amt_request_identity(AmtIdentity *identity);

@@ -190,14 +190,29 @@ amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
 }
 
 int
-amt_keys_by_prefix(Relation rel, const char *prefix, Size len, AmtKey *keys, int max)
+amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
+				   bool (*wanted) (const AmtKey *key), AmtKey *keys, int max)
 {
 	text	   *value = cstring_to_text_with_len(prefix, len);
 	Snapshot	snapshot = amt_newest_snapshot();
-	int			n;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	int			n = 0;
 
-	n = find_rows(rel, AMT_KEY_BY_PREFIX, Anum_amt_key_token_prefix, F_TEXTEQ,
-				  PointerGetDatum(value), snapshot, max, copy_key, &keys);
+	ScanKeyInit(&key, Anum_amt_key_token_prefix, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(value));
+	scan = systable_beginscan(rel, amt_index(rel, AMT_KEY_BY_PREFIX), true, SnapshotAny, 1, &key);
+	while (n < max && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!is_visible(scan, tuple, snapshot))
+			continue;
+		amt_key_deform(tuple, RelationGetDescr(rel), &keys[n]);
+		if (wanted(&keys[n]))
+			amt_key_copy(tuple, RelationGetDescr(rel), &keys[n++]);
+	}
+	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	pfree(value);
 	return n;

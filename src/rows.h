@@ -47,8 +47,12 @@ extern const char *amt_key_stored_hash(const AmtKey *key, Size *len);
  */
 extern bool amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key);
 
-/* Returns the number of keys with this displayed prefix, at most max. */
-extern int	amt_keys_by_prefix(Relation rel, const char *prefix, Size len, AmtKey *keys, int max);
+/*
+ * Find keys with this displayed prefix for which wanted(key) is true.  Returns
+ * their number, at most max.
+ */
+extern int	amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
+							   bool (*wanted) (const AmtKey *key), AmtKey *keys, int max);
 
 /*
  * The same by id or by the token's digest, at the place of the hint if the row

@@ -129,26 +129,10 @@ amt_sweep_usage(void)
 	return more;
 }
 
-static void
-drop_all(Oid database)
-{
-	AmtDue	   *due = palloc(sizeof(AmtDue) * SLICE);
-	uint32		place = 0;
-	bool		more = true;
-
-	while (more)
-	{
-		int			n = amt_entry_collect(database, &place, due, SLICE, &more);
-
-		for (int i = 0; i < n; i++)
-			(void) amt_entry_drop(&due[i]);
-	}
-	pfree(due);
-}
-
 /*
- * A database may be dropped before its last calls are written.  No worker comes
- * for them any more, so the workers of other databases drop them.
+ * A database may be dropped before its last calls are written, and a new one may
+ * get its OID.  No worker comes for the old entries any more, so the workers of
+ * other databases drop them.
  */
 void
 amt_sweep_databases(void)
@@ -162,6 +146,6 @@ amt_sweep_databases(void)
 	for (int i = 0; i < n; i++)
 		if (database[i] != MyDatabaseId &&
 			!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database[i])))
-			drop_all(database[i]);
+			amt_entry_drop_database(database[i]);
 	amt_batch_commit();
 }

@@ -23,7 +23,6 @@
 #include "verdict.h"
 #include "write.h"
 
-#define MAX_SAME_PREFIX	100
 
 static const char ellipsis[] = "...";
 
@@ -52,21 +51,21 @@ amt_target_in_reach(Datum org_id)
 		(identity.org_id != NULL && amt_text_is(org_id, identity.org_id));
 }
 
+static bool
+is_in_reach(const AmtKey *key)
+{
+	return amt_target_in_reach(AmtKeyValue(key, org_id));
+}
+
 /* The one key within reach that has this displayed prefix. */
 static bool
 find_by_prefix(Relation rel, const char *s, Size len, AmtKey *key)
 {
-	AmtKey	   *keys = palloc(sizeof(AmtKey) * MAX_SAME_PREFIX);
-	int			n = amt_keys_by_prefix(rel, s, len, keys, MAX_SAME_PREFIX);
-	int			found = 0;
+	AmtKey		keys[2];
+	int			found = amt_keys_by_prefix(rel, s, len, is_in_reach, keys, 2);
 
-	for (int i = 0; i < n; i++)
-		if (amt_target_in_reach(AmtKeyValue(&keys[i], org_id)))
-		{
-			*key = keys[i];
-			found++;
-		}
-	if (found > 1 || n == MAX_SAME_PREFIX)
+	*key = keys[0];
+	if (found > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
 				 errmsg("several keys have this displayed prefix"),

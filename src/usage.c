@@ -84,14 +84,14 @@ amt_usage_read(Oid extension, Oid table, const AmtKey *key,
 			return;
 		if (before.base_known)
 		{
-			*calls = before.base + before.counted;
+			*calls = amt_total(before.base, before.counted);
 			*last_used_at = Max(*last_used_at, before.used_at);
 			return;
 		}
 		amt_entry_read(&ref, hash_tag, &after); /* R3 */
 		if (after.serial == before.serial && !after.base_known)
 		{
-			*calls += after.counted;
+			*calls = amt_total(Max(*calls, 0), after.counted);
 			*last_used_at = Max(*last_used_at, after.used_at);
 			return;
 		}

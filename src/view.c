@@ -43,13 +43,14 @@ static const Oid view_types[Natts_view] = {
 };
 
 static TriggerData *
-check_caller(FunctionCallInfo fcinfo, Oid extension)
+check_caller(FunctionCallInfo fcinfo, Oid extension, TriggerEvent event)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 
 	amt_session_check();
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_INSTEAD(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		(trigdata->tg_event & TRIGGER_EVENT_OPMASK) != event ||
 		trigdata->tg_relation->rd_rel->relkind != RELKIND_VIEW ||
 		getExtensionOfObject(RelationRelationId, RelationGetRelid(trigdata->tg_relation)) != extension)
 		ereport(ERROR,
@@ -81,7 +82,7 @@ Datum
 amt_keys_delete(PG_FUNCTION_ARGS)
 {
 	Oid			extension = amt_extension(fcinfo);
-	TriggerData *trigdata = check_caller(fcinfo, extension);
+	TriggerData *trigdata = check_caller(fcinfo, extension, TRIGGER_EVENT_DELETE);
 	HeapTuple	row = trigdata->tg_trigtuple;
 	Relation	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
 	AmtKey		key;
@@ -155,21 +156,28 @@ add_change(Changes *changes, AttrNumber column, const ViewRow *new, int attnum)
 	changes->n++;
 }
 
-/* A caller that is not trusted may shorten a life, and prolong it within limits. */
+/*
+ * A caller that is not trusted may shorten a life, and prolong it within limits.
+ * The key is locked: somebody may have shortened its life since we read it.
+ */
 static void
-check_prolonging(const AmtKey *key, const ViewRow *new)
+check_prolonging(const AmtKey *key, AmtWrite *write, const Changes *changes)
 {
-	TimestampTz before = AmtKeyIsNull(key, expires_at) ? DT_NOEND :
-	DatumGetTimestampTz(AmtKeyValue(key, expires_at));
-	TimestampTz after = new->nulls[Anum_view_expires_at - 1] ? DT_NOEND :
-	DatumGetTimestampTz(new->values[Anum_view_expires_at - 1]);
+	bool		isnull;
+	Datum		stored = slot_getattr(write->old_row, Anum_amt_key_expires_at, &isnull);
+	TimestampTz before = isnull ? DT_NOEND : DatumGetTimestampTz(stored);
 
-	if (after > before && !amt_caller_is_trusted())
-		amt_check_lifetime(DatumGetTimestampTz(AmtKeyValue(key, created_at)), after);
+	for (int i = 0; i < changes->n; i++)
+	{
+		TimestampTz after = changes->isnull[i] ? DT_NOEND : DatumGetTimestampTz(changes->value[i]);
+
+		if (changes->column[i] == Anum_amt_key_expires_at && after > before)
+			amt_check_lifetime(DatumGetTimestampTz(AmtKeyValue(key, created_at)), after);
+	}
 }
 
 static void
-collect_changes(const AmtKey *key, const ViewRow *old, ViewRow *new, TupleDesc tupdesc,
+collect_changes(const ViewRow *old, ViewRow *new, TupleDesc tupdesc,
 				Changes *changes)
 {
 	if (differs(old, new, tupdesc, Anum_view_name))
@@ -182,10 +190,7 @@ collect_changes(const AmtKey *key, const ViewRow *old, ViewRow *new, TupleDesc t
 		add_change(changes, Anum_amt_key_name, new, Anum_view_name);
 	}
 	if (differs(old, new, tupdesc, Anum_view_expires_at))
-	{
-		check_prolonging(key, new);
 		add_change(changes, Anum_amt_key_expires_at, new, Anum_view_expires_at);
-	}
 	if (differs(old, new, tupdesc, Anum_view_suspended_at))
 		add_change(changes, Anum_amt_key_suspended_at, new, Anum_view_suspended_at);
 }
@@ -197,11 +202,14 @@ change_key(Relation rel, const AmtKey *key, const Changes *changes)
 	AmtWrite	write;
 	Size		id_len;
 	const char *id = amt_key_id_of(key, &id_len);
+	bool		trusted = amt_caller_is_trusted();
 	bool		busy;
 	bool		found;
 
 	amt_write_begin(&write, rel);
 	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
+	if (found && !trusted)
+		check_prolonging(key, &write, changes);
 	if (found)
 		amt_change_key(&write, changes->n, changes->column, changes->value, changes->isnull);
 	amt_write_end(&write);
@@ -214,7 +222,7 @@ Datum
 amt_keys_update(PG_FUNCTION_ARGS)
 {
 	Oid			extension = amt_extension(fcinfo);
-	TriggerData *trigdata = check_caller(fcinfo, extension);
+	TriggerData *trigdata = check_caller(fcinfo, extension, TRIGGER_EVENT_UPDATE);
 	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
 	Relation	rel;
 	AmtKey		key;
@@ -233,7 +241,7 @@ amt_keys_update(PG_FUNCTION_ARGS)
 						   AmtKeyValue(&key, created_by));
 	if (done)
 	{
-		collect_changes(&key, &old, &new, tupdesc, &changes);
+		collect_changes(&old, &new, tupdesc, &changes);
 		if (changes.n > 0)
 			done = change_key(rel, &key, &changes);
 	}

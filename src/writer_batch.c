@@ -43,20 +43,25 @@ get_presence(AmtBatch *batch, const AmtDue *due)
 	if (due->table != RelationGetRelid(batch->key))
 		return AMT_ABSENT;
 	presence = amt_key_presence(batch->key, due->id, due->id_len, &key);
-	if (presence == AMT_PRESENT && amt_entry_tag_of(&key) != due->hash_tag)
+	if ((presence == AMT_PRESENT || presence == AMT_CHANGING) &&
+		amt_entry_tag_of(&key) != due->hash_tag)
 		return AMT_ABSENT;		/* another key has this id now */
 	return presence;
 }
 
-/* K1: can the calls be written now?  Drops the entry of a key that is gone. */
+/*
+ * K1: can the calls be written now?  Drops the entry of a key that is gone.  A
+ * transaction that changes the key may delete it as well.  If there is a usage
+ * row, it would wait for us, but of a first row it would not know.
+ */
 static bool
-is_writable(AmtBatch *batch, const AmtDue *due)
+is_writable(AmtBatch *batch, const AmtDue *due, bool has_row)
 {
 	AmtPresence presence = get_presence(batch, due);
 
 	if (presence == AMT_ABSENT)
 		(void) amt_entry_drop(due);
-	return presence == AMT_PRESENT;
+	return presence == AMT_PRESENT || (presence == AMT_CHANGING && has_row);
 }
 
 /* The stored row that is locked. */
@@ -90,7 +95,7 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	found = batch->exclusive ?
 		amt_write_find(write, batch->usage_index, due->id, due->id_len) :
 		amt_write_lock(write, batch->usage_index, due->id, due->id_len, true, &busy);
-	if (busy || !is_writable(batch, due))
+	if (busy || !is_writable(batch, due, found))
 		return false;
 	if (found)
 		get_stored(write, &stored, &last_used_at);
@@ -104,7 +109,7 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	}
 
 	/* W3 */
-	values[Anum_amt_key_usage_calls - 1] = Int64GetDatum((int64) Max(stored, due->base + due->counted));
+	values[Anum_amt_key_usage_calls - 1] = Int64GetDatum(Max((int64) stored, amt_total(due->base, due->counted)));
 	values[Anum_amt_key_usage_last_used_at - 1] = TimestampTzGetDatum(Max(last_used_at, due->used_at));
 	if (found)
 		amt_write_update(write, 2, columns, values + 1, nulls + 1);
@@ -165,7 +170,7 @@ drop_orphans(AmtBatch *batch, const AmtDue *due, int n)
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) is_writable(batch, &due[i]);
+		(void) is_writable(batch, &due[i], false);
 	}
 }
 

@@ -238,6 +238,8 @@ amt_slot_release(TimestampTz asked_at)
 		amt_my_slot->pid = 0;
 		amt_my_slot->asked = false;
 		amt_my_slot->asked_at = asked_at;
+		if (asked_at != 0)
+			amt_my_slot->failures++;
 	}
 	LWLockRelease(&writers->lock);
 	ConditionVariableBroadcast(&writers->written);

@@ -56,7 +56,7 @@ bool	revoker_alive;
 
 #define NEXT(v)	(1 - v)	/* versions: two are enough, an old one is dead */
 
-mtype = { FREE, BUSY, ABSENT };	/* what the writer finds of the key */
+mtype = { FREE, CHANGING, BUSY, ABSENT };	/* what the writer finds of the key */
 
 inline roll_back_writer()
 {
@@ -342,12 +342,17 @@ inline check_key()
 		if
 		:: key_live && noted_key && noted_version == key_version ->
 			if
-			:: key_deleted || key_updated -> found = BUSY
-			:: !key_deleted && !key_updated && HASH_DIFFERS -> found = ABSENT
+			:: key_deleted -> found = BUSY
+			:: !key_deleted && HASH_DIFFERS -> found = ABSENT
+			:: key_updated && !HASH_DIFFERS -> found = CHANGING
 			:: else -> found = FREE
 			fi
 		:: !(key_live && noted_key && noted_version == key_version) &&
-		   noted_new && (key_new || key_updated) -> found = BUSY
+		   noted_new && (key_new || key_updated) ->
+			if
+			:: key_updated -> found = CHANGING
+			:: else -> found = BUSY
+			fi
 		:: !(key_live && noted_key && noted_version == key_version) &&
 		   !(noted_new && (key_new || key_updated)) -> found = ABSENT
 		fi;
@@ -406,7 +411,8 @@ W2:	if
 #endif
 K1:	check_key();
 	if
-	:: found == FREE -> goto W2_base
+	:: found == FREE || (found == CHANGING && !none) -> goto W2_base
+	:: found == CHANGING && none -> atomic { roll_back_writer(); goto died }
 #ifdef MUTANT_BUSY_KEY_IS_GONE
 	:: found == BUSY -> goto drop
 #else

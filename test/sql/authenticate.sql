@@ -84,6 +84,10 @@ SELECT request(json_build_object('x-api-key', :'token', 'authorization', 'Bearer
        request(json_build_object('x-api-key', :'token')::text, '{"role":"regress_amt_user","exp":1}') AS key_and_expiry,
        request(json_build_object('x-api-key', :'token')::text, '{}') AS key_and_no_claims,
        request(json_build_object('x-api-key', :'token')::text, 'broken') AS key_and_broken_claims \gx
+-- a Bearer token that is not ours is a person's, whatever its claims say
+SELECT request(json_build_object('x-api-key', :'token', 'authorization', 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x')::text, '{"role":"regress_amt_anon"}') AS key_and_jwt,
+       request(json_build_object('x-api-key', :'token', 'authorization', 'Basic eDp5')::text, '{"role":"regress_amt_anon"}') AS key_and_password,
+       request(json_build_object('x-api-key', :'token', 'authorization', 'Bearer ' || :'token')::text, '{"role":"regress_amt_anon"}') AS key_twice \gx
 -- headers that are none
 SELECT request('') AS empty, request('{}') AS no_headers, request('null') AS "null", request('[]') AS "array", request('"x-api-key"') AS string,
        request('{"x-api-key":') AS broken, request('{"x-api-key": {}}') AS object, request('{"x-api-key": ["x"]}') AS list, request('{"x-api-key": 1}') AS number,

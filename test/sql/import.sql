@@ -172,6 +172,17 @@ SELECT amt_revoke('ghx_Qm...');
 :sqlstate
 CALL become('acme', 'admin', 'zoe');
 SELECT revoked('ghx_Qm...') AS within_reach;
+-- however many keys of others have it
+RESET ROLE;
+SELECT count(amt_import_key(sha256(i::text::bytea), 'of others', 'globex', 'viewer', 'sk_live_...')) AS imported FROM generate_series(1, 150) AS i;
+SELECT amt_import_key(sha256('one'), 'one', 'acme', 'viewer', 'sk_live_...') IS NOT NULL AS imported;
+CALL become('acme', 'admin', 'zoe');
+SELECT revoked('sk_live_...') AS one_within_reach;
+CALL become('initech', 'admin', 'zoe');
+SELECT amt_revoke('sk_live_...') AS none_within_reach;
+RESET ROLE;
+DELETE FROM amt_keys WHERE token_prefix = 'sk_live_...';
+CALL become('acme', 'admin', 'zoe');
 -- gone
 SELECT amt_revoke('ghx_Qm...');
 RESET ROLE;

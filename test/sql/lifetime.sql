@@ -122,6 +122,21 @@ SET amt_keys.default_lifetime = 0;
 :sqlstate
 RESET ROLE;
 
+-- where the default is the maximum, a person rotates keys again and again
+SET amt_keys.max_lifetime = '1h';
+SET amt_keys.default_lifetime = '1h';
+CALL become('acme', 'owner', 'ann');
+SELECT key_id AS first FROM amt_create_key('default') \gset
+SELECT key_id AS second FROM amt_rotate_key(:'first') \gset
+SELECT expires_at - created_at AS lifetime FROM amt_rotate_key(:'second');
+RESET ROLE;
+-- a key that is created late in a transaction does not expire before
+SET amt_keys.default_lifetime = '1s';
+BEGIN;
+SELECT pg_sleep(1.1) IS NOT NULL AS slept;
+SELECT expires_at > clock_timestamp() AS lives FROM amt_create_key('late', 'acme', 'viewer');
+ROLLBACK;
+
 DROP TABLE old;
 DROP FUNCTION prolong, life, hint, days;
 DROP FUNCTION attempt;

@@ -154,6 +154,22 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	configure($node, 'amt_keys.usage_flush_interval' => '200ms');
 }
 
+# The calls of a key are written while a transaction changes it, once the key has a row.
+{
+	my $token = new_key($s);
+	my $id = id_of($token);
+	verify($s, $token);
+	ok(is_written($node, $id, 1), 'the first call of a key is written');
+	my $other = Session->new($node);
+	$other->query('BEGIN', "UPDATE amt_keys SET name = 'another' WHERE key_id = '$id'");
+	verify($s, $token);
+	ok(is_written($node, $id, 2), 'a call is written while a transaction changes the key');
+	$other->query("DELETE FROM amt_keys WHERE key_id = '$id'");
+	is(verify($s, $token), 1, 'the key works until the transaction ends');
+	is($other->query('COMMIT', "SELECT count(*) FROM amt_key_usage WHERE key_id = '$id'"), 0, 'no usage is left when the transaction has revoked the key as well');
+	$other->quit;
+}
+
 # Rows of usage that belong to no key are invisible, and a worker that starts sweeps them.
 {
 	wait_for_no_worker($node);

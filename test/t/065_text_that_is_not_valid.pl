@@ -75,6 +75,15 @@ $super->query('CREATE DATABASE restored');
 $node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', "$node->{_basedir}/dump", '-d', $node->connstr('restored') ], 'and restored');
 is(Session->new($node, dbname => 'restored')->query("SELECT org_id FROM amt_verify('$token')", 'SELECT event FROM amt_key_event'), "acme\ncreated", 'with its key and its event');
 
+# The name of a role that was made in a database with another encoding
+{
+	$super->query(q{CREATE DATABASE western ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'});
+	is(Session->new($node, dbname => 'western')->query('SET client_encoding = LATIN1', "CREATE ROLE \"jos\xe9\" SUPERUSER LOGIN"), '', 'a role has a name that is not valid in UTF-8');
+	is($super->query(q{SELECT format('SET SESSION AUTHORIZATION %L', rolname) FROM pg_roles WHERE rolname ~ '^jos' \gexec}, q{SELECT amt_create_key('x', 'acme', 'viewer')}), 'ERROR:  22021', 'the name of the role is not recorded in an event');
+	$super->query('RESET SESSION AUTHORIZATION');
+	is($super->query(q{SELECT count(*) FROM amt_key_event WHERE name = 'x'}), 0, 'no event has the name of the role');
+}
+
 # Characters that forge lines or hide a name, in every encoding
 $super->query(q{CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'}, q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'}, q{CREATE DATABASE eucjp ENCODING 'EUC_JP' TEMPLATE template0 LOCALE 'C'});
 for ([ 'postgres', 'utf8', 'zero width' => "\xe2\x80\x8b" ], [ 'postgres', 'utf8', 'a line separator' => "x\xe2\x80\xa8y" ], [ 'postgres', 'utf8', 'a paragraph separator' => "x\xe2\x80\xa9y" ], [ 'postgres', 'utf8', 'directions' => "\xe2\x80\xae\xe2\x80\xac" ],

@@ -240,7 +240,19 @@ test_cut(void)
 	MASKED(SIXTEEN "..." SIXTEEN, SIXTEEN "...[redacted]");
 	MASKED("...amt_" SIXTY "abcde_" SIXTEEN, "...[redacted]");
 	MASKED("...amt_" SIXTY "abcde_amt_a_" SIXTEEN, "...[redacted]");
-	alone("...xyz789abcdefghi\"");
+	MASKED("...xyz789abcdefghi\"", "...[redacted]\"");
+	MASKED("...9abcde\"", "...[redacted]\"");
+	MASKED("...abcdefghijkl\"", "...[redacted]\"");
+	alone("...9abcd\"");
+	alone("...abcdefghijk\"");
+	/* As the XML parser quotes: without a sign, and with a line below. */
+	MASKED("line 1: error\n" SIXTEEN "</a>\n   ^", "line 1: error\n[redacted]</a>\n   ^");
+	MASKED("9abcde<b>\n      ^\nmore", "[redacted]<b>\n      ^\nmore");
+	alone("line 1: error\n" SIXTEEN "</a>\n   x^");
+	alone("line 1: error\n" SIXTEEN "</a>\n   ^x");
+	alone("line 1: error\nx " SIXTEEN "</a>\n   ^");
+	alone(SIXTEEN "\n");
+	alone(SIXTEEN "\n   ");
 	alone(".." SIXTEEN);
 	alone("... " SIXTEEN);
 	alone(SIXTEEN "...");
