@@ -103,7 +103,7 @@ test('scopes that narrow a key arrive as a list, an empty one too', async () => 
 	}
 });
 
-test('a key may come as X-API-Key, and does not reach the back end either', async () => {
+test('a key may come as X-API-Key, and does not reach the back end', async () => {
 	for (const line of [`X-API-Key: ${keys.acme.token}`, `x-api-key: Bearer ${keys.acme.token}`, `Authorization: ApiKey ${keys.acme.token}`, `Authorization: ${keys.acme.token}`]) {
 		const answer = await get('/', line);
 		assert.deepEqual(identity(answer.json), acme(), line);
@@ -131,7 +131,7 @@ test('an imported key, made elsewhere, is found by its hash', async () => {
 	assert.deepEqual(sent((await get('/', `Authorization: Bearer ${token}`)).json, 'X-Amt-Key'), [id]);
 });
 
-test('without credentials: 401 and WWW-Authenticate, and the back end sees nothing', async () => {
+test('a request without credentials is 401 with WWW-Authenticate, and the back end does not see it', async () => {
 	const before = echo.requests;
 	const answer = await get('/');
 	assert.equal(answer.status, 401);
@@ -153,7 +153,7 @@ for (const [what, value] of [
 	['bytes that are not UTF-8', () => 'Bearer amt_\xff\xfe'],
 	['7 kB of noise', () => `Bearer amt_${'x'.repeat(7000)}`],
 ])
-	test(`${what}: 401 invalid_token, and the back end sees nothing`, async () => {
+	test(`a request with ${what} is 401 invalid_token, and the back end does not see it`, async () => {
 		const before = echo.requests;
 		const answer = await get('/', `Authorization: ${value()}`);
 		assert.equal(answer.status, 401);
@@ -243,7 +243,7 @@ test('each request counts one call of its key', async () => {
 	assert.equal(await calls(), before + 5);
 });
 
-test('a service that is down lets nobody in, and back it lets them in again', async () => {
+test('a verify service that is down lets nobody in, and one that is back lets keys in again', async () => {
 	await service.stop();
 	const before = echo.requests;
 	assert.equal((await get('/', bearer(keys.acme))).status, 500);

@@ -80,13 +80,13 @@ test("a client's own X-API-Key arrives as it is", async () => {
 	assert.deepEqual({ authorization, apiKey }, { authorization: [], apiKey: [key] });
 });
 
-test("a client's own X-API-Key next to a JWT: both arrive", async () => {
+test("a client's own X-API-Key and a JWT next to it both arrive", async () => {
 	const { authorization, apiKey } = await reaches(`Authorization: Bearer ${jwt}`, `X-API-Key: ${key}`);
 	assert.deepEqual({ authorization, apiKey }, { authorization: [`Bearer ${jwt}`], apiKey: [key] });
 });
 
 for (const order of ['before', 'after'])
-	test(`a client's own X-API-Key ${order} a key in Authorization: both arrive, and the database decides`, async () => {
+	test(`a client's own X-API-Key ${order} a key in Authorization arrives with it, and the database decides`, async () => {
 		const lines = [`X-API-Key: ${otherKey}`, `Authorization: Bearer ${key}`];
 		const { authorization, apiKey } = await reaches(...order === 'before' ? lines : lines.reverse());
 		assert.deepEqual({ authorization, apiKey }, { authorization: [`ApiKey ${key}`], apiKey: [otherKey] });
@@ -102,7 +102,7 @@ test('a key in a header of another name, as amt_keys.header may have it, arrives
 	assert.deepEqual({ authorization, apikey: sent(arrived, 'apikey') }, { authorization: [`ApiKey ${key}`], apikey: [otherKey] });
 });
 
-test('of several X-API-Key one header arrives', async () => {
+test('of several X-API-Key headers one arrives', async () => {
 	const { apiKey } = await reaches(`X-API-Key: ${key}`, `X-API-Key: ${otherKey}`);
 	assert.equal(apiKey.length, 1);
 	// nginx up to 1.22 takes the first; later ones join them, which is no token.

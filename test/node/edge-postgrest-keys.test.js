@@ -66,7 +66,7 @@ describe('EXECUTE is asked for at each call, in a session that served others bef
 		amt_revoke: { args: { key: 'no-such-key' }, allowed: everybody },
 	};
 
-	test('each function of the API is here', () => {
+	test('this test knows each function of the API', () => {
 		assert.deepEqual([...functions.keys()].sort(), Object.keys(functionsOf).sort());
 	});
 
@@ -84,7 +84,7 @@ describe('EXECUTE is asked for at each call, in a session that served others bef
 	for (const [name, { args, allowed }] of Object.entries(functionsOf))
 		for (const first of everybody)
 			for (const second of everybody.filter(who => who !== first))
-				test(`${name}: eight calls by ${first}, eight by ${second}`, () => session(async call => {
+				test(`${name} asks for EXECUTE in each of eight calls by ${first} and eight by ${second}`, () => session(async call => {
 					for (const who of [first, second])
 						for (let i = 0; i < 8; i++) {
 							const outcome = await call(name, args, who);
@@ -92,7 +92,7 @@ describe('EXECUTE is asked for at each call, in a session that served others bef
 						}
 				}));
 
-	test('a wrapper that can be inlined would be open to everybody after such calls', async () => {
+	test('a wrapper that can be inlined is open to everybody after eight calls by a person', async () => {
 		await admin.query(`CREATE FUNCTION api.inlinable() RETURNS text LANGUAGE sql STABLE BEGIN ATOMIC SELECT amt.amt_role(); END;
 			REVOKE EXECUTE ON FUNCTION api.inlinable() FROM PUBLIC; GRANT EXECUTE ON FUNCTION api.inlinable() TO web_user`);
 		functions.set('inlinable', (await routines(admin, 'api')).get('inlinable'));
@@ -141,7 +141,7 @@ describe('PATCH', () => {
 		assert.equal((await stored(key)).name, 'after');
 	});
 
-	test('an admin sets an expiry, suspends and resumes; each takes effect at the next call', async () => {
+	test('an admin sets an expiry, suspends and resumes a key, and each takes effect at the next call', async () => {
 		const key = await newKey({});
 		const patch = body => call('PATCH', one(key), { claims: alice, ...exactlyOne, body });
 		const expiry = '2100-01-01T00:00:00+00:00';
@@ -156,7 +156,7 @@ describe('PATCH', () => {
 		assert.ok(await verifies(key));
 	});
 
-	test('all three at once leave one event each of changed and suspended', async () => {
+	test('a change of name, expiry and suspension at once leaves one event each of changed and suspended', async () => {
 		const key = await newKey({});
 		assert.equal((await call('PATCH', one(key), { claims: alice, body: { name: 'new', expires_at: '2100-01-01', suspended_at: '2026-01-01' } })).status, 204);
 		const { rows } = await admin.query('SELECT event, actor FROM amt.amt_key_event WHERE key_id = $1 ORDER BY event_id', [key.key_id]);
@@ -164,13 +164,13 @@ describe('PATCH', () => {
 		assert.deepEqual(rows.slice(1).map(({ actor }) => actor), ['alice', 'alice']);
 	});
 
-	test('the creator may, whatever the role', async () => {
+	test('the creator may change a key, whatever the role', async () => {
 		const key = await newKey({ createdBy: 'vera' });
 		assert.equal((await call('PATCH', one(key), { claims: vera, ...exactlyOne, body: { name: 'mine' } })).body.name, 'mine');
 	});
 
 	for (const [who, options, visible] of [['a viewer who did not create it', { claims: vera }, true], ['an owner of another organization', { claims: bob }, false]])
-		test(`${who}: passed over, nothing changes, and one row was asked for is 406`, async () => {
+		test(`for ${who} a key is passed over and does not change, and asking for exactly one row is 406`, async () => {
 			const key = await newKey({ name: 'alien' });
 			assert.equal((await call('GET', one(key), options)).body.length, visible ? 1 : 0);
 			assert.deepEqual(await call('PATCH', one(key), { ...options, ...representation, body: { name: 'stolen' } }), { status: 200, body: [] });
@@ -179,7 +179,7 @@ describe('PATCH', () => {
 			assert.equal((await stored(key)).name, 'alien');
 		});
 
-	test('a key may not, not even its own row, and nobody without credentials may', async () => {
+	test('a key may change no row, not even its own, and nobody without credentials may', async () => {
 		const key = await newKey({ role: 'owner' });
 		for (const options of [{ key }, {}]) {
 			const { status, body } = await call('PATCH', one(key), { ...options, ...representation, body: { name: 'x' } });
@@ -202,7 +202,7 @@ describe('PATCH', () => {
 		assert.deepEqual((await call('GET', one(key), { claims: alice })).body, []);
 	});
 
-	test('a name that is no good is 400', async () => {
+	test('a name that is not valid is 400', async () => {
 		const key = await newKey({});
 		for (const body of [{ name: '' }, { name: 'x'.repeat(101) }, { name: key.token }, { name: null }]) {
 			const answer = await call('PATCH', one(key), { claims: alice, body });
@@ -211,7 +211,7 @@ describe('PATCH', () => {
 		assert.equal((await stored(key)).name, 'key');
 	});
 
-	test('without a filter, all keys that the caller may manage, and only these', async () => {
+	test('PATCH without a filter changes all keys that the caller may manage, and only these', async () => {
 		await admin.query("DELETE FROM amt.amt_key WHERE org_id = 'acme'");
 		const mine = await newKey({ name: 'mine', createdBy: 'vera' });
 		const other = await newKey({ name: 'other' });
@@ -235,14 +235,14 @@ describe('DELETE', () => {
 		assert.deepEqual(rows, [{ actor: 'alice', calls: '1' }]);
 	});
 
-	test('the creator may, whatever the role', async () => {
+	test('the creator may revoke a key, whatever the role', async () => {
 		const key = await newKey({ createdBy: 'vera' });
 		assert.deepEqual(await call('DELETE', one(key), { claims: vera }), { status: 204, body: '' });
 		assert.ok(!await verifies(key));
 	});
 
 	for (const [who, options] of [['a viewer who did not create it', { claims: vera }], ['an owner of another organization', { claims: bob }]])
-		test(`${who}: passed over, and the key works on`, async () => {
+		test(`for ${who} a key is passed over and works on`, async () => {
 			const key = await newKey({});
 			assert.deepEqual(await call('DELETE', one(key), { ...options, ...representation }), { status: 200, body: [] });
 			assert.deepEqual(await call('DELETE', one(key), options), { status: 204, body: '' });
@@ -260,7 +260,7 @@ describe('DELETE', () => {
 			assert.ok(!await verifies(key));
 	});
 
-	test('without a filter, all keys that the caller may revoke, and none of another organization', async () => {
+	test('DELETE without a filter revokes all keys that the caller may revoke, and none of another organization', async () => {
 		await admin.query("DELETE FROM amt.amt_key WHERE org_id = 'acme'");
 		const [mine, other, foreign] = [await newKey({ createdBy: 'vera' }), await newKey({}), await newKey({ organization: 'globex' })];
 		assert.deepEqual((await call('DELETE', '/amt_keys', { claims: vera, ...representation })).body.map(({ key_id }) => key_id), [mine.key_id]);
@@ -272,7 +272,7 @@ describe('DELETE', () => {
 		assert.ok(await verifies(foreign));
 	});
 
-	test('a key may not, and nobody without credentials may', async () => {
+	test('a key may revoke no key, and nobody without credentials may', async () => {
 		const key = await newKey({ role: 'owner' });
 		for (const options of [{ key }, {}])
 			assert.deepEqual(await call('DELETE', one(key), options).then(({ status, body }) => [status, body.code]), [401, '42501']);
@@ -281,7 +281,7 @@ describe('DELETE', () => {
 });
 
 describe('GET', () => {
-	test('shows nothing secret and not the organization; can_manage is what PATCH does', async () => {
+	test('GET shows nothing secret and not the organization, and can_manage agrees with PATCH', async () => {
 		await admin.query("DELETE FROM amt.amt_key WHERE org_id = 'acme'");
 		for (const name of ['others', 'veras'])
 			await newKey({ name, createdBy: name === 'veras' ? 'vera' : 'alice' });
@@ -293,7 +293,7 @@ describe('GET', () => {
 			assert.equal((await call('GET', `/amt_keys?select=${column}`, { claims: alice })).status, 400);
 	});
 
-	test('the extension itself is not there: none of its relations and functions', async () => {
+	test('none of the relations and functions of the extension itself is in the API', async () => {
 		const { rows } = await admin.query(`SELECT coalesce(c.relname, p.proname) AS name, p.oid IS NOT NULL AS is_function
 			FROM pg_depend d JOIN pg_extension e ON e.extname = 'amt_keys' AND d.refobjid = e.oid AND d.deptype = 'e'
 			LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('r', 'v')
@@ -307,7 +307,7 @@ describe('GET', () => {
 });
 
 describe('rotating', () => {
-	test('gives a key like the old one, and with a grace the old one works on until then', async () => {
+	test('rotating gives a key like the old one, which works on for the grace', async () => {
 		const key = await newKey({ name: 'ci', role: 'editor' });
 		const { status, body } = await call('POST', '/rpc/amt_rotate_key', { claims: alice, body: { key: key.key_id, grace: '1 hour' } });
 		assert.equal(status, 200);

@@ -70,19 +70,19 @@ describe('a second database', () => {
 	before(() => admin.query(`CREATE DATABASE ${second}`));
 	after(() => admin.query(`DROP DATABASE ${second} WITH (FORCE)`));
 
-	test('takes the set-up of PostgREST, too; without a password, the login keeps the one it has', async () => {
+	test('a second database takes the set-up of PostgREST, and without a password the login keeps the one it has', async () => {
 		const password = async () => (await admin.query("SELECT rolpassword FROM pg_authid WHERE rolname = 'authenticator'")).rows;
 		const before = await password();
 		assert.doesNotMatch(await psql(setup('postgrest')), /ERROR|WARNING/);
 		assert.deepEqual(await password(), before);
 	});
 
-	test('takes the set-up of nginx beside it, and so does the first', async () => {
+	test('both databases take the set-up of nginx beside that of PostgREST', async () => {
 		assert.doesNotMatch(await psql(withPassword('nginx', 'secret')), /ERROR|WARNING/);
 		await server.psql(setup('nginx'));
 	});
 
-	test('has its own keys and people; those of the first are unknown there', async () => {
+	test('a second database has its own keys and people, and those of the first are unknown there', async () => {
 		const { token, key_id } = await withClient(async client => {
 			await client.query('SET amt_keys.scrypt_ln = 4');
 			return (await client.query("SELECT * FROM amt.amt_create_key('there', 'acme', 'viewer')")).rows[0];
@@ -95,7 +95,7 @@ describe('a second database', () => {
 		assert.equal((await ask(withKey())).key, key.key_id);
 	});
 
-	test('its verify service knows its keys only', async () => {
+	test('the verify service of a database knows the keys of that database only', async () => {
 		const count = (connectionString, token) => withClient(async client => (await client.query('SELECT FROM amt.amt_verify($1)', [token])).rowCount, connectionString);
 		assert.equal(await count(server.connectionString('amt_gateway'), key.token), 1);
 		assert.equal(await count(inSecond('amt_gateway'), key.token), 0);
@@ -106,7 +106,7 @@ describe('timeouts', () => {
 	const timeout = { text: "SELECT current_user::text AS user, current_setting('statement_timeout') AS timeout" };
 	after(() => admin.query('ALTER ROLE web_agent RESET statement_timeout; ALTER ROLE anon RESET statement_timeout; ALTER ROLE web_user RESET statement_timeout'));
 
-	test('those of the role that a JWT names are applied; those of web_agent are not, those of anon are', async () => {
+	test('the timeout of the role that a JWT names is applied, and a key gets the timeout of anon and not that of web_agent', async () => {
 		await admin.query("ALTER ROLE web_user SET statement_timeout = '7s'; ALTER ROLE web_agent SET statement_timeout = '3s'");
 		assert.deepEqual(await ask({ claims: alice, main: timeout }), { user: 'web_user', timeout: '7s' });
 		assert.deepEqual(await ask({ ...withKey(), main: timeout }), { user: 'web_agent', timeout: '0' });
@@ -125,7 +125,7 @@ describe("the README's pre-request function", () => {
 		await admin.query(/^```sql\n(.*?)^```$/ms.exec(section)[1]);
 	});
 
-	test('makes a key’s statements end after its timeout, and nobody else’s', async () => {
+	test('the function ends a key’s statements after its timeout, and nobody else’s', async () => {
 		const timeout = { text: "SELECT current_user::text AS user, current_setting('statement_timeout') AS timeout" };
 		assert.deepEqual(await ask({ ...withKey(), main: timeout }, own), { user: 'web_agent', timeout: '5s' });
 		assert.deepEqual(await ask({ claims: alice, main: timeout }, own), { user: 'web_user', timeout: '0' });
@@ -135,14 +135,14 @@ describe("the README's pre-request function", () => {
 		await admin.query(text);
 	});
 
-	test('lets a person and a key in, and nobody without an identity', async () => {
+	test('the function lets a person and a key in, and nobody without an identity', async () => {
 		assert.deepEqual(await ask({ claims: alice, ...requestTo('/note') }, own), { user: 'web_user', organization: 'acme', actor: 'alice', key: null });
 		assert.deepEqual(await ask({ ...withKey(), ...requestTo('/note') }, own), { user: 'web_agent', organization: 'acme', actor: null, key: key.key_id });
 		for (const options of [{}, { claims: { role: 'web_user' } }, { headers: { 'x-api-key': strangeToken() } }])
 			await assert.rejects(ask({ ...options, ...requestTo('/note') }, own), unauthenticated);
 	});
 
-	test('lets a person without a login revoke a found key, which require_authentication does not', async () => {
+	test('the function lets a person without a login revoke a found key, and require_authentication does not', async () => {
 		assert.deepEqual(await ask(requestTo('/rpc/amt_revoke'), own), { user: 'anon', organization: null, actor: null, key: null });
 		await assert.rejects(ask({ headers: { 'x-api-key': strangeToken() }, ...requestTo('/rpc/amt_revoke') }, own), unauthenticated);
 		await admin.query(`ALTER ROLE authenticator IN DATABASE ${server.database} SET amt_keys.require_authentication = on`);
@@ -152,7 +152,7 @@ describe("the README's pre-request function", () => {
 });
 
 describe('settings of authenticator', () => {
-	test('reach sessions that begin later, and no others', async () => {
+	test('settings of authenticator reach sessions that begin later, and no others', async () => {
 		const change = what => admin.query(`ALTER ROLE authenticator IN DATABASE ${server.database} ${what}`);
 		await withClient(async client => {
 			const here = () => transaction(client, configuration, { main: whoIsIt, headers: { 'x-other': key.token } }).then(([row]) => row.key);
@@ -169,7 +169,7 @@ describe('a mistake in amt_keys.db_role', () => {
 	const change = what => admin.query(`ALTER ROLE authenticator IN DATABASE ${server.database} ${what}`);
 	after(() => change("SET amt_keys.db_role = 'web_agent'"));
 
-	test('is 500 for every key, tells the client nothing, and tells the log which role', async () => {
+	test('a role that cannot be taken on is 500 for every key, and only the log tells which role', async () => {
 		await admin.query('CREATE ROLE not_granted_editor');
 		for (const name of ['no_such_', 'not_granted_']) {
 			await change(`SET amt_keys.db_role = '${name}{role}'`);
@@ -187,7 +187,7 @@ describe('a mistake in amt_keys.db_role', () => {
 		}
 	});
 
-	test('and with none at all a key beside a JWT is 401, and either alone is good', async () => {
+	test('without amt_keys.db_role a key beside a JWT is 401, and either alone is good', async () => {
 		await change("SET amt_keys.db_role = ''");
 		await admin.query('GRANT SELECT ON api.note TO anon');
 		const postgrest = await startPostgrest({ connectionString: server.connectionString('authenticator'), configuration, jwtSecret: 'x'.repeat(32) });
@@ -221,14 +221,14 @@ describe('SQL that got into a request', () => {
 			END LOOP;
 		END $do$`;
 
-	test('with prepared statements, as PostgREST has them by default, decides who later requests are', () => withClient(async client => {
+	test('with prepared statements, as PostgREST has them by default, SQL in a request decides who later requests are', () => withClient(async client => {
 		const prepared = { ...configuration, 'db-prepared-statements': 'true' };
 		assert.deepEqual(await next(client, prepared), nobody);
 		await smuggle(client, replaceStatements, prepared);
 		assert.deepEqual(await next(client, prepared), { user: 'web_user', organization: 'globex', actor: 'bob', key: null });
 	}));
 
-	test('without them, as configured here, it does not', () => withClient(async client => {
+	test('without prepared statements, as configured here, SQL in a request does not decide who later requests are', () => withClient(async client => {
 		assert.equal(configuration['db-prepared-statements'], 'false');
 		assert.deepEqual(await next(client), nobody);
 		await smuggle(client, replaceStatements);
@@ -238,30 +238,30 @@ describe('SQL that got into a request', () => {
 		assert.deepEqual(await next(client), nobody);
 	}));
 
-	test('cannot change the settings that PostgREST reads from the database, such as pgrst.jwt_secret', () => withClient(async client => {
+	test('SQL in a request cannot change the settings that PostgREST reads from the database, such as pgrst.jwt_secret', () => withClient(async client => {
 		const alter = "ALTER ROLE authenticator SET pgrst.jwt_secret = 'known to the attacker, 32 bytes'";
 		for (const sql of [alter, `RESET ROLE; ${alter}`, `RESET ROLE; SET pgrst.jwt_secret = 'x'; ${alter}`])
 			await assert.rejects(smuggle(client, sql), { code: '42501' });
 	}));
 
-	test('leaves no temporary table for later requests to find', () => withClient(async client => {
+	test('SQL in a request leaves no temporary table for later requests to find', () => withClient(async client => {
 		for (const user of ['', 'RESET ROLE; '])
 			await assert.rejects(smuggle(client, `${user}CREATE TEMPORARY TABLE note (org_id text, author text, body text)`), { code: '42501' });
 	}));
 
-	test('cannot create anything that outlives the request in a schema that others look into', () => withClient(async client => {
+	test('SQL in a request cannot create anything that outlives the request in a schema that others look into', () => withClient(async client => {
 		for (const user of ['', 'RESET ROLE; '])
 			for (const schema of ['api', 'amt', 'public'])
 				await assert.rejects(smuggle(client, `${user}CREATE FUNCTION ${schema}.f() RETURNS text LANGUAGE sql AS 'SELECT 1::text'`), { code: '42501' });
 	}));
 
-	test('by SET for the rest of the session does not make anybody else of later requests', () => withClient(async client => {
+	test('SQL in a request that sets for the rest of the session does not make anybody else of later requests', () => withClient(async client => {
 		for (const sql of ["SET search_path = pg_temp", "SET role = web_user", `SET request.jwt.claims = '${JSON.stringify({ ...alice, org_id: 'globex' })}'`, `SET request.headers = '{"x-api-key": "${key.token}"}'`])
 			await smuggle(client, sql);
 		assert.deepEqual(await next(client), nobody);
 	}));
 
-	test('gives itself a password, which opens no door where authenticator logs in as the README says', async t => {
+	test('a password that SQL in a request gives itself opens no door where authenticator logs in as the README says', async t => {
 		if (!server.directory)
 			return t.skip('the server is somebody else’s');
 		const [, hba] = /In `pg_hba.conf`.*?^```text\n(.*?)^```$/ms.exec(readme);
@@ -304,7 +304,7 @@ describe('the log, with log_statement = all', () => {
 		await transaction(client, configuration, { main: whoIsIt, claims: alice, headers: { authorization: `Bearer ${jwt}`, 'x-mark': setting, 'x-api-key': key.token } });
 	});
 
-	test('masks keys, keeps JWTs, and without parameters keeps neither', async t => {
+	test('the log masks keys and keeps JWTs, and without parameters it keeps neither', async t => {
 		if (!server.log)
 			return t.skip('the server’s log is somebody else’s');
 		const alter = `ALTER ROLE authenticator IN DATABASE ${server.database}`;
@@ -353,7 +353,7 @@ describe('nginx asks by auth_request, and PostgREST behind it by amt_authenticat
 			rmSync(directory, { recursive: true });
 	});
 
-	test('each request counts two calls, and one without the other counts one', async () => {
+	test('a request through nginx counts two calls, and one to PostgREST alone counts one', async () => {
 		const calls = async () => Number((await admin.query('SELECT calls FROM amt.amt_keys WHERE key_id = $1', [key.key_id])).rows[0].calls);
 		const request = ['GET /note HTTP/1.1', `X-API-Key: ${key.token}`];
 		const before = await calls();

@@ -114,11 +114,11 @@ async function refusal(options, ...secrets) {
 
 for (const method of ['GET', 'POST'])
 	describe(`${method}, which is READ ${method === 'GET' ? 'ONLY' : 'WRITE'}`, () => {
-		test('anonymous: no identity', async () => {
+		test('an anonymous request has no identity', async () => {
 			assert.deepEqual(await identity({ method }), anonymous);
 		});
 
-		test('JWT: the identity is the one of its claims', async () => {
+		test('a request with a JWT has the identity of its claims', async () => {
 			assert.deepEqual(await identity({ method, claims: alice, headers: { authorization: `Bearer ${makeJwt(alice, 'x')}` } }), asAlice);
 		});
 
@@ -130,15 +130,15 @@ for (const method of ['GET', 'POST'])
 			['authorization: ApiKey', token => ({ authorization: `ApiKey ${token}` })],
 			['authorization alone', token => ({ authorization: token })],
 		])
-			test(`key in ${how}: the identity is the key's, and so is the database role`, async () => {
+			test(`a key in ${how} gives its identity and its database role`, async () => {
 				assert.deepEqual(await identity({ method, headers: headers(keys.acme.token) }), asKey(keys.acme));
 			});
 
-		test('key and JWT: the key decides, and nothing of the JWT remains', async () => {
+		test('a key beside a JWT decides, and nothing of the JWT remains', async () => {
 			assert.deepEqual(await identity({ method, claims: alice, headers: apiKey(keys.globex) }), asKey(keys.globex));
 		});
 
-		test('x-api-key and a key in authorization: x-api-key decides', async () => {
+		test('a key in x-api-key beside one in authorization decides', async () => {
 			const headers = { ...apiKey(keys.globex), authorization: `ApiKey ${keys.acme.token}` };
 			assert.deepEqual(await identity({ method, headers }), asKey(keys.globex));
 		});
@@ -154,13 +154,13 @@ for (const method of ['GET', 'POST'])
 			['100 kB', () => `amt_${'x'.repeat(100000)}`],
 		])
 			for (const [who, claims] of [['alone', null], ['next to a good JWT', alice]])
-				test(`${what}, ${who}: PT401 and not a word of the client's`, async () => {
+				test(`${what}, ${who}, is PT401 and not a word of the client's is repeated`, async () => {
 					const bad = token();
 					assert.deepEqual(await refusal({ method, claims, headers: { 'x-api-key': bad } }, bad.slice(17, 40), 'alice'), unauthenticated);
 				});
 
 		for (const value of ['another-gateways-key', 'sb_publishable_abc', 'hunter2\r\nSet-Cookie: owned=1', 'amt', 'AMT_abc', 'xamt_abc', '   ', 'Bearer ', 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x'])
-			test(`x-api-key that is no key of ours, ${JSON.stringify(value)}, is passed over`, async () => {
+			test(`an x-api-key that is no key of ours, ${JSON.stringify(value)}, is passed over`, async () => {
 				const headers = { 'x-api-key': value };
 				assert.deepEqual(await identity({ method, headers }), anonymous);
 				assert.deepEqual(await identity({ method, headers, claims: alice }), asAlice);
@@ -203,7 +203,7 @@ describe('headers and claims that are not what they should be', () => {
 
 	for (const [what, text] of Object.entries(unreadable))
 		for (const [who, claims] of [['alone', null], ['next to a JWT', alice]])
-			test(`headers, ${what}, ${who}: PT401`, async () => {
+			test(`headers that cannot be read are PT401: ${what}, ${who}`, async () => {
 				const { token } = keys.globex;
 				assert.deepEqual(await refusal({ rawHeaders: text.replace('TOKEN', token), claims }, token.slice(17)), unauthenticated);
 			});
@@ -220,7 +220,7 @@ describe('headers and claims that are not what they should be', () => {
 	};
 
 	for (const [what, text] of Object.entries(withoutKey))
-		test(`headers, ${what}: no key, so the claims decide`, async () => {
+		test(`headers without a key let the claims decide: ${what}`, async () => {
 			const rawHeaders = text?.replace('TOKEN', keys.globex.token) ?? null;
 			assert.deepEqual(await identity({ rawHeaders }), anonymous);
 			assert.deepEqual(await identity({ rawHeaders, claims: alice }), asAlice);
@@ -256,7 +256,7 @@ describe('headers and claims that are not what they should be', () => {
 
 	for (const [what, claims] of Object.entries(brokenClaims))
 		for (const method of ['GET', 'POST'])
-			test(`claims, ${what}, ${method}: no identity or PT401`, async () => {
+			test(`broken claims give no identity or PT401: ${what}, ${method}`, async () => {
 				const result = await identity({ method, claims, role: 'web_user' }).catch(error => error);
 				if (result instanceof Error)
 					assert.deepEqual({ code: result.code, message: result.message }, unauthenticated);
@@ -269,14 +269,14 @@ describe('headers and claims that are not what they should be', () => {
 			assert.deepEqual(await identity({ claims, role: 'web_user', headers: apiKey(keys.acme) }), asKey(keys.acme));
 	});
 
-	test('a number is taken as its text', async () => {
+	test('a number in a claim is taken as its text', async () => {
 		for (const [number, text] of [[42, '42'], ['9007199254740993', '9007199254740993'], [-1.5, '-1.5'], ['1e3', '1000']]) {
 			const claims = `{"role": "web_user", "org_id": ${number}, "org_role": "viewer", "sub": 7}`;
 			assert.deepEqual(await identity({ claims, role: 'web_user' }), { user: 'web_user', organization: text, role: 'viewer', actor: '7', key: null });
 		}
 	});
 
-	test('a DEBUG1 message says why claims give no identity, and nothing of what they hold', async () => {
+	test('a DEBUG1 message says why claims give no identity, and repeats nothing of them', async () => {
 		const client = await pool.connect();
 		const messages = [];
 		const listen = ({ severity, message, detail }) => messages.push([severity, message, detail].join(': '));
@@ -305,7 +305,7 @@ describe('headers and claims that are not what they should be', () => {
 		assert.match((await request({ claims: alice, main: claimsLeft }))[0].claims, /"alice"/);
 	});
 
-	test('a claim more does no harm, and an actor is not needed', async () => {
+	test('a claim that we do not know does no harm, and an actor is not needed', async () => {
 		const { sub: _, ...nobody } = alice;
 		assert.deepEqual(await identity({ claims: { ...nobody, aud: ['a', 'b'], nested: { org_id: 'globex' } } }), { ...asAlice, actor: null });
 	});
@@ -353,7 +353,7 @@ describe('settings', () => {
 			assert.rejects(identity({ headers: apiKey(keys.acme) }), { code: 'F0000' }));
 	});
 
-	test('any_token verifies whatever the header holds, for imported keys', async () => {
+	test('any_token verifies any text in the header, for imported keys', async () => {
 		const token = `sk_live_${strangeToken().slice(17)}`;
 		const { rows: [{ id }] } = await admin.query("SELECT amt.amt_import_key(sha256(convert_to($1, 'UTF8')), 'old', 'acme', 'viewer') AS id", [token]);
 		assert.deepEqual(await identity({ headers: apiKey(token) }), anonymous);
@@ -365,7 +365,7 @@ describe('settings', () => {
 		});
 	});
 
-	test('require_authentication refuses whoever has no identity', async () => {
+	test('require_authentication refuses every request without an identity', async () => {
 		await withSettings({ 'amt_keys.require_authentication': 'on' }, async identity => {
 			for (const options of [{}, { rawHeaders: null }, { rawHeaders: '{' }, { claims: { role: 'web_user' } }, { claims: { ...alice, org_role: 'root' } }, { headers: { authorization: 'Basic eDp5' } }])
 				await assert.rejects(identity(options), unauthenticated, JSON.stringify(options));
@@ -389,7 +389,7 @@ describe('settings', () => {
 });
 
 describe("a pre-request function of the application's own", () => {
-	test('may call amt_authenticate(): identity and role last until the end of the transaction', async () => {
+	test('a pre-request function may call amt_authenticate(), and identity and role last until the end of the transaction', async () => {
 		const own = { ...configuration, 'db-pre-request': 'api.before_request' };
 		for (const method of ['GET', 'POST']) {
 			assert.deepEqual(await identity({ method, configuration: own, headers: apiKey(keys.acme) }), asKey(keys.acme));
@@ -405,7 +405,7 @@ describe("a pre-request function of the application's own", () => {
 		assert.deepEqual(await identity({ claims: alice, main: again }), asKey(keys.globex));
 	});
 
-	test('cannot be SECURITY DEFINER where a key has to switch the role, and says so', async () => {
+	test('a pre-request function cannot be SECURITY DEFINER where a key has to switch the role, and says so', async () => {
 		const own = { ...configuration, 'db-pre-request': 'api.before_request_definer' };
 		await assert.rejects(identity({ configuration: own, headers: apiKey(keys.acme) }), { code: '42501' });
 	});
@@ -455,7 +455,7 @@ describe('the keys page', () => {
 		assert.equal((await refusal({ ...rpc('amt_create_key', { name: 'by GET' }), readOnly: true, claims: alice })).code, '25006');
 	});
 
-	test('revoking by rpc: own organization only, and the next request with the key is PT401', async () => {
+	test('a person revokes by rpc in the own organization only, and the next request with the key is PT401', async () => {
 		const { token, key_id } = await body({ ...rpc('amt_create_key', { name: 'doomed' }), claims: alice });
 		assert.equal(await body({ ...rpc('amt_revoke', { key: key_id }), claims: bob }), false);
 		assert.deepEqual(await identity({ headers: apiKey(token) }).then(({ key }) => key), key_id);
@@ -463,7 +463,7 @@ describe('the keys page', () => {
 		assert.deepEqual(await refusal({ headers: apiKey(token) }, token.slice(17)), unauthenticated);
 	});
 
-	test('whoever finds a key can revoke it, and nobody who guesses one', async () => {
+	test('an anonymous caller can revoke a key by its token, and not by a guess', async () => {
 		const { token, key_id } = await body({ ...rpc('amt_create_key', { name: 'leaked' }), claims: alice });
 		for (const guess of [key_id, `amt_${key_id}...`, token.slice(0, 17) + strangeToken().slice(17)]) {
 			const answer = await body(rpc('amt_revoke', { key: guess })).catch(error => error.code);
@@ -478,7 +478,7 @@ describe('the keys page', () => {
 describe("the application's own table", () => {
 	const note = { method: 'POST', path: '/note' };
 
-	test('shows each organization its own rows, to people and to keys', async () => {
+	test('the table shows each organization its own rows, to people and to keys', async () => {
 		const bodies = async options => (await body({ ...list('note'), ...options })).map(({ body }) => body);
 		assert.deepEqual(await bodies({ claims: alice }), ['road map']);
 		assert.deepEqual(await bodies({ claims: bob }), ['doomsday machine']);
@@ -488,7 +488,7 @@ describe("the application's own table", () => {
 		assert.equal((await refusal(list('note'))).code, '42501');
 	});
 
-	test('takes a note from an editor, with organization and author filled in, and none from a viewer', async () => {
+	test('the table takes a note from an editor, with organization and author filled in, and none from a viewer', async () => {
 		const insert = { ...note, main: mainQuery.insert('api', 'note', { body: 'hello' }), commit: false };
 		const [{ org_id, author }] = await body({ ...insert, headers: apiKey(keys.acme) });
 		assert.deepEqual({ org_id, author }, { org_id: 'acme', author: `key ${keys.acme.key_id}` });
@@ -583,14 +583,14 @@ describe('a web user whose statement an rpc function runs', () => {
 		'with a key': { options: () => ({ headers: apiKey(keys.acme) }), user: 'web_agent', organization: 'acme' },
 	};
 
-	test('every outcome is the one of an attempt', () => {
+	test('every outcome that is listed belongs to an attempt', () => {
 		assert.deepEqual(Object.keys(outcomes).filter(name => !(name in attempts('anon'))), []);
 	});
 
 	for (const [who, { options, user, organization }] of Object.entries(victims))
 		describe(who, () => {
 			for (const [name, sql] of Object.entries(attempts(user)))
-				test(`cannot take another identity by ${name}`, async () => {
+				test(`a web user cannot take another identity by ${name}`, async () => {
 					const own = await identity(options());
 					const client = await pool.connect();
 					let after;
@@ -609,7 +609,7 @@ describe('a web user whose statement an rpc function runs', () => {
 					assert.deepEqual(after instanceof Error ? after.code : identityOf(after[0]), wanted, after.stack);
 				});
 
-			test('cannot keep anything for the next request of the session', async () => {
+			test('a web user cannot keep anything for the next request of the session', async () => {
 				const client = await pool.connect();
 				try {
 					const kept = [];
@@ -626,7 +626,7 @@ describe('a web user whose statement an rpc function runs', () => {
 				}
 			});
 
-			test('cannot keep anything for other sessions', async () => {
+			test('a web user cannot keep anything for other sessions', async () => {
 				const { rows } = await admin.query("SELECT setrole::regrole::text, setconfig::text FROM pg_db_role_setting WHERE setconfig::text ~ 'org_id'");
 				for (const { setrole } of rows) // or everything after this would fail too
 					await admin.query(`ALTER ROLE ${setrole} RESET amt_keys.org_id; ALTER ROLE ${setrole} IN DATABASE ${server.database} RESET amt_keys.org_id`);
@@ -657,11 +657,11 @@ describe('a web user whose statement an rpc function runs', () => {
 				'flush the counts': 'SELECT amt.amt_flush_usage()',
 			};
 			for (const [what, sql] of Object.entries(refused))
-				test(`cannot ${what}`, async () => {
+				test(`a web user cannot ${what}`, async () => {
 					assert.equal((await refusal({ method: 'POST', ...options(), commit: false, main: { text: 'SELECT api.run($1)', values: [sql] } })).code, '42501');
 				});
 
-			test('cannot do so as the authenticator either', async () => {
+			test('a web user cannot do anything of this as the authenticator', async () => {
 				for (const sql of Object.values(refused)) {
 					const { code } = await refusal({ method: 'POST', ...options(), commit: false,
 						main: { text: 'SELECT api.run($1)', values: [`RESET ROLE; ${sql}`] } });
@@ -669,13 +669,13 @@ describe('a web user whose statement an rpc function runs', () => {
 				}
 			});
 
-			test('sees no hash in the statistics', async () => {
+			test('a web user sees no hash in the statistics', async () => {
 				await admin.query('ANALYZE amt.amt_key');
 				const rows = await request({ ...options(), main: { text: "SELECT attname FROM pg_stats WHERE schemaname = 'amt' AND tablename = 'amt_key' AND attname = 'scrypt_hash'" } });
 				assert.deepEqual(rows, []);
 			});
 
-			test('finds nothing of another organization by row-level security turned off or by a leaky function', async () => {
+			test('a web user finds nothing of another organization by row-level security turned off or by a leaky function', async () => {
 				const rows = await request({ ...options(), main: [
 					{ text: "CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS 'BEGIN RAISE NOTICE ''%'', $1; RETURN true; END'" },
 					{ text: 'SELECT org_id FROM amt.amt_keys WHERE pg_temp.leak(org_id)' },

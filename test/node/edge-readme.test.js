@@ -21,13 +21,13 @@ after(async () => {
 	await server?.stop();
 });
 
-/** Follows the sections of an example's README in one shell.  A test's name is the first command. */
+/** Follows the sections of an example's README in one shell.  A test's name ends with the first command. */
 function follow(example, listening, sections) {
 	let shell;
 	before(() => { shell = machine.shell(example); });
 	for (const section of sections)
 		for (const { commands, output } of steps(`${examples}${example}/README.md`, section))
-			test(`${section}: ${commands.trim().split('\n').find(line => !/^\w+\(\)|^[\t}]/.test(line)).slice(0, 100)}`, async () => {
+			test(`${section}: the step prints what the page shows: ${commands.trim().split('\n').find(line => !/^\w+\(\)|^[\t}]/.test(line)).slice(0, 100)}`, async () => {
 				const printed = await shell.run(commands);
 				if (output !== null)
 					assert.match(printed, pattern(output));
@@ -45,7 +45,7 @@ describe('examples/mcp-server, while both are still running', () => {
 	let shell;
 	before(() => { shell = machine.shell('mcp-server'); });
 
-	test('its set-up finds room on the same server, and its server on the same machine', async () => {
+	test('the set-up of the MCP server finds room on the same server, and its program on the same machine', async () => {
 		assert.doesNotMatch(await shell.run(`createdb mcp_notes
 			psql -d mcp_notes -qc 'CREATE SCHEMA IF NOT EXISTS amt' -c 'CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt' 2>&1 | grep -v NOTICE
 			psql -d mcp_notes -qf schema.sql`), /error|warning|fatal/i);
@@ -55,7 +55,7 @@ describe('examples/mcp-server, while both are still running', () => {
 		assert.equal(response.status, 401);
 	});
 
-	test('the others are still there', async () => {
+	test('the programs of the other examples still listen', async () => {
 		for (const port of [3001, 8081, 9180, 9000, 8080])
 			await machine.untilListening(port);
 	});
@@ -68,7 +68,7 @@ test('no key is in a log of nginx', () => {
 	assert.doesNotMatch(log, /amt_[0-9A-Za-z]+_[0-9A-Za-z]{8}/);
 });
 
-test('the examples name different ports and databases, and the READMEs say which', () => {
+test('the examples name different ports and databases, and their READMEs name them', () => {
 	const all = Object.values(documentedPorts).flat();
 	assert.equal(new Set(all).size, all.length);
 	const text = (example, ...files) => files.map(file => readFileSync(`${examples}${example}/${file}`, 'utf8')).join('\n');

@@ -50,7 +50,7 @@ describe('identify => true through psql', () => {
 	const psql = input => runProgram('psql', ['-XqAt', '-v', 'ON_ERROR_STOP=1', '-v', `token=${key.token}`, '-d', server.connectionString('app')], input);
 	const verifyHere = "SELECT key_id FROM amt_verify(:'token', identify => true)";
 
-	test('in autocommit: the key, a WARNING, and no rows afterwards', async () => {
+	test('a call in autocommit returns the key, warns, and is followed by no rows', async () => {
 		const { code, out, err } = await psql(`\\set VERBOSITY verbose\n${verifyHere};\n${list};\n`);
 		assert.deepEqual([code, out], [0, `${key.keyId}\n`]);
 		assert.match(err, new RegExp(`^WARNING:  25P01: ${warning}$`, 'm'));
@@ -62,23 +62,23 @@ describe('identify => true through psql', () => {
 		['in one message of two statements', `${verifyHere} \\; ${list};`],
 		['after BEGIN of a read-only transaction', `BEGIN READ ONLY; ${verifyHere}; ${list}; COMMIT;`],
 	])
-		test(`${how}: the key, its rows, and no WARNING`, async () => {
+		test(`a call ${how} returns the key, does not warn, and is followed by its rows`, async () => {
 			assert.deepEqual(await psql(input), { code: 0, out: `${key.keyId}\nanvil\n`, err: '' });
 		});
 
-	test('in a function of the application’s: no WARNING, since the function may use the identity', async () => {
+	test('a call in a function of the application’s does not warn, since the function may use the identity', async () => {
 		await server.psql(`CREATE FUNCTION items(token text) RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN
 			PERFORM FROM amt_verify(token, identify => true); RETURN QUERY SELECT item FROM orders; END $$`);
 		assert.deepEqual(await psql("SELECT items(:'token');"), { code: 0, out: 'anvil\n', err: '' });
 	});
 
-	test('a token that is no good warns as well, and the identity is nobody’s', async () => {
+	test('a call with a token that is not valid warns as well', async () => {
 		const { out, err } = await psql(`SELECT count(*) FROM amt_verify(:'token' || 'x', identify => true);\n`);
 		assert.equal(out, '0\n');
 		assert.match(err, new RegExp(`^WARNING:  ${warning}$`, 'm'));
 	});
 
-	test('without identify there is nothing to warn of', async () => {
+	test('a call without identify does not warn', async () => {
 		assert.deepEqual(await psql("SELECT key_id FROM amt_verify(:'token');"), { code: 0, out: `${key.keyId}\n`, err: '' });
 	});
 });
@@ -95,7 +95,7 @@ describe('identify => true through node-postgres', () => {
 		['extended protocol', (client, text, values) => client.query({ text, values, queryMode: 'extended' })],
 		['named statement', (client, text, values) => client.query({ name: text.slice(0, 12), text, values })],
 	])
-		test(`${protocol}: a WARNING in autocommit, none in a block`, async () => {
+		test(`a call by the ${protocol} warns in autocommit and does not warn in a block`, async () => {
 			const client = new pg.Client(server.connectionString('app'));
 			const warnings = warningsOf(client);
 			await client.connect();
@@ -115,7 +115,7 @@ describe('identify => true through node-postgres', () => {
 			}
 		});
 
-	test('a pool in autocommit: each connection warns, and no call of anybody sees rows', async () => {
+	test('each connection of a pool in autocommit warns, and no call of anybody sees rows', async () => {
 		const pool = new pg.Pool({ connectionString: server.connectionString('app'), max: 3 });
 		const warnings = [];
 		pool.on('connect', client => client.on('notice', ({ code }) => warnings.push(code)));
@@ -164,7 +164,7 @@ def block():
 print(json.dumps([run(True), run(False), block()]))
 `;
 
-	test('a WARNING with autocommit=True; none with psycopg’s default, and none in transaction()', async t => {
+	test('a call warns with autocommit=True, and does not warn with psycopg’s default or in transaction()', async t => {
 		// Debian's python has Debian's psycopg.
 		const python = '/usr/bin/python3';
 		const present = await runProgram(python, ['-c', 'import psycopg'], '').catch(() => ({ code: 1 }));
@@ -192,7 +192,7 @@ describe('a gateway that sets identity and role', () => {
 	const identity = "set_config('amt_keys.org_id', 'acme', true), set_config('amt_keys.role', 'viewer', true)";
 	const role = "set_config('role', 'tenant', true)";
 
-	test('sets the identity first, as the README of examples/nginx says, in one statement or several', async () => {
+	test('a gateway sets the identity first, as the README of examples/nginx says, in one statement or several', async () => {
 		assert.match(readFileSync(`${examples}nginx/README.md`, 'utf8'), /`SELECT set_config\('amt_keys.org_id', 'acme', true\), set_config\('amt_keys.role', 'viewer', true\), set_config\('role', 'app', true\)`/);
 		for (const statements of [[`SELECT ${identity}, ${role}`], [`SELECT ${identity}`, `SELECT ${role}`], ["SET LOCAL amt_keys.org_id = 'acme'", "SET LOCAL amt_keys.role = 'viewer'", 'SET LOCAL ROLE tenant']])
 			await asGateway(async client => {
@@ -204,7 +204,7 @@ describe('a gateway that sets identity and role', () => {
 
 	const roleFirst = [`SELECT ${role}, ${identity}`, `SELECT ${role}; SELECT ${identity}`, "SET LOCAL ROLE tenant; SET LOCAL amt_keys.org_id = 'acme'"];
 
-	test('after the role it cannot any more: 42501', async () => {
+	test('a gateway that has set the role first cannot set the identity: 42501', async () => {
 		for (const sql of roleFirst)
 			await assert.rejects(asGateway(async client => {
 				await client.query('SELECT amt_org_id()');
@@ -212,7 +212,7 @@ describe('a gateway that sets identity and role', () => {
 			}), { code: '42501', message: 'permission denied to set parameter "amt_keys.org_id"' });
 	});
 
-	test('and in a session that has not used the extension yet, a WARNING says so later, and there are no rows', async () => {
+	test('a gateway that sets the role first in a session new to the extension is warned later, and sees no rows', async () => {
 		for (const sql of roleFirst)
 			await asGateway(async client => {
 				const warnings = [];
@@ -236,7 +236,7 @@ describe('a header that is passed to amt_verify() as it came', () => {
 	};
 
 	for (const [what, text] of [['the token', token => token], ['Bearer', token => `Bearer ${token}`], ['bearer', token => `bearer ${token}`], ['two spaces', token => `BEARER  ${token}`]])
-		test(`${what}: one row`, async () => assert.equal(await count(text(key.token)), 1));
+		test(`a header with ${what} is one row`, async () => assert.equal(await count(text(key.token)), 1));
 
 	for (const [what, text] of [
 		['quotes', token => `Bearer "${token}"`], ['a tab', token => `Bearer\t${token}`], ['a line end behind it', token => `${token}\n`],
@@ -244,9 +244,9 @@ describe('a header that is passed to amt_verify() as it came', () => {
 		['Bearer twice', token => `Bearer Bearer ${token}`], ['ApiKey', token => `ApiKey ${token}`], ['a comma and another', token => `Bearer ${token}, Bearer ${token}`],
 		['a wrong end', () => broken],
 	])
-		test(`${what}: no row`, async () => assert.equal(await count(text(key.token)), 0));
+		test(`a header with ${what} is no row`, async () => assert.equal(await count(text(key.token)), 0));
 
-	test('amt_stat tells a text that is no token from an unknown and from a wrong one', async () => {
+	test('amt_stat tells a text that is no token from an unknown token and from a wrong one', async () => {
 		const rejected = async () => (await server.psql('SELECT rejected_malformed, rejected_unknown, rejected_wrong_secret FROM amt_stat')).split('|').map(Number);
 		const difference = async text => {
 			const before = await rejected();

@@ -85,7 +85,7 @@ for (const mode of ['legacy', 'auto']) {
 		await client.close();
 	});
 
-	test(`revoked_between_two_calls_the_second_is_401 (${mode})`, async () => {
+	test(`key_revoked_between_two_calls_is_401_at_the_second (${mode})`, async () => {
 		const token = await example.createKey('acme', 'editor', 'to be revoked');
 		const client = await connectClient(example.url, token, mode);
 		assert.equal((await callTool(client, 'whoami')).key, 'to be revoked');

@@ -103,7 +103,7 @@ after(async () => {
 const metered = key => key.i === 2;
 const usable = () => keys.filter(key => !key.disabled && !metered(key));
 
-test('the library accepts its own keys, and those that were stored in its manner', async () => {
+test('the library accepts its own keys, and those that the test has stored in its manner', async () => {
 	for (const key of [keys[0], keys[1], keys.at(-2), keys.at(-3)].filter(key => !key.disabled))
 		assert.equal(await libraryAccepts(key.key), true);
 	assert.equal(await libraryAccepts(keys[3].key), false);
@@ -137,7 +137,7 @@ test('organization, name, expiry, scopes and suspension are as they were', async
 	}
 });
 
-test('while both are in force, what the library does holds here at once', async () => {
+test('while both are in force, a change by the library holds in the extension at once', async () => {
 	const made = await auth.api.createApiKey({ body: { organizationId: organization.id, userId: user.id, name: 'late' } });
 	assert.equal((await verify(made.key)).name, 'late');
 	assert.equal(await libraryAccepts(made.key), true);
@@ -157,7 +157,7 @@ test('while both are in force, what the library does holds here at once', async 
 	assert.equal(await verify(gone.key), undefined);
 });
 
-test('on the way back the library refuses what was revoked or suspended here', async () => {
+test('on the way back the library refuses keys that were revoked or suspended in the extension', async () => {
 	const [revoked, suspended, kept] = keys.filter(key => [6, 8, 9].includes(key.i));
 	assert.equal(await value('SELECT amt.amt_revoke($1)', [revoked.key]), true);
 	await query('UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = $1', [suspended.id]);

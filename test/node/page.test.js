@@ -159,7 +159,7 @@ test('curl_line_and_client_configuration_work_as_copied', async () => {
 	await client.close();
 });
 
-test('other_organizations_person_sees_nothing_of_it', async () => {
+test('person_of_another_organization_sees_nothing_of_the_first', async () => {
 	const ada = await open('Ada');
 	const token = await create(ada, 'Acme only');
 	const olga = await open('Olga');
@@ -521,7 +521,7 @@ test('what_the_database_refuses_is_explained_at_the_field', async t => {
 	await create(page, 'short enough', { lifetime: 'in 7 days' });
 });
 
-test('everything_works_with_the_keyboard_alone', async () => {
+test('page_works_with_the_keyboard_alone', async () => {
 	const page = await open('Ada');
 	await page.getByLabel('Key name').focus();
 	await page.keyboard.type('typed');
@@ -645,7 +645,7 @@ test('axe_finds_no_fault_with_the_page_and_its_dialog', async () => {
 	}
 });
 
-test('picture_for_the_readme', async () => {
+test('picture_of_the_readme_can_be_taken', async () => {
 	for (const [person, name, calls, choices] of [
 		['Oscar', 'Nightly billing sync', 1204, { lifetime: 'never' }],
 		['Vera', 'Dashboard', 86, { lifetime: 'in 30 days', scopes: ['notes:read'] }],

@@ -240,7 +240,7 @@ sub run_blocks
 
 		my ($out, $state) = $block->{language} eq 'sh' ? run_shell($run, $dbname, decode_utf8($block->{text}))
 		  : run_sql($run, $role, $dbname, decode_utf8($block->{text}));
-		is($state // '', $fails, $fails ? "$where: fails as the page says" : "$where: the statements succeed")
+		is($state // '', $fails, $fails ? "$where: the statements fail as the page says" : "$where: the statements succeed")
 		  or diag("$block->{text}\nprinted:\n$out");
 		$block->{printed} = $last = $out;
 		push @printed, $out;

@@ -153,9 +153,9 @@ SELECT is_empty($$
 	  AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'amt_keys')
 	  AND p.proname NOT IN (SELECT function FROM tap.expected WHERE function IS NOT NULL)
 	  AND p.proname <> 'amt_authenticate'
-$$, 'every function is asked');
+$$, 'every function has an expected answer');
 
-SELECT is(tap.ask(c, e.statement), to_jsonb(e) ->> c.caller, c.caller || ': ' || e.statement)
+SELECT is(tap.ask(c, e.statement), to_jsonb(e) ->> c.caller, c.caller || ' gets the expected answer to ' || e.statement)
 FROM tap.expected AS e, tap.caller AS c
 ORDER BY e.n, c.n;
 
@@ -169,8 +169,8 @@ RESET amt_keys.org_id;
 RESET amt_keys.key_id;
 SET ROLE amt_test_web;
 SELECT lives_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_foreign_0123456789abcdef"}', true) $$, 'everybody may authenticate by a key');
-SELECT is(amt_key_id(), 'foreign', 'the identity is then that of the key');
-SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_foreign_0123456789abcdeX"}', true) $$, 'PT401', NULL, 'a wrong secret is refused');
+SELECT is(amt_key_id(), 'foreign', 'the identity is that of the key by which a caller has authenticated');
+SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_foreign_0123456789abcdeX"}', true) $$, 'PT401', NULL, 'a wrong secret does not authenticate');
 RESET ROLE;
 
 SELECT * FROM finish();

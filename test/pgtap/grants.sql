@@ -98,8 +98,8 @@ CREATE FUNCTION tap.sorted(a text[]) RETURNS text LANGUAGE sql AS $$ SELECT stri
 SELECT plan((SELECT count(*)::int FROM decided) + 9);
 
 SELECT is_empty('SELECT object FROM member EXCEPT SELECT object FROM decided', 'for every object there is a decision');
-SELECT is_empty('SELECT object FROM decided EXCEPT SELECT object FROM member', 'and an object for every decision');
-SELECT is(sorted(g.grants), sorted(d.grants), d.object)
+SELECT is_empty('SELECT object FROM decided EXCEPT SELECT object FROM member', 'for every decision there is an object');
+SELECT is(sorted(g.grants), sorted(d.grants), d.object || ' has exactly the privileges that were decided')
 FROM decided AS d LEFT JOIN granted AS g USING (object);
 
 -- nothing can be handed on
@@ -112,7 +112,7 @@ SELECT is_empty($$
 $$, 'no privilege comes with a grant option');
 
 -- everything belongs to the role that created the extension
-SELECT is_empty($$ SELECT object FROM granted WHERE owner <> current_user::regrole $$, 'one owner for all');
+SELECT is_empty($$ SELECT object FROM granted WHERE owner <> current_user::regrole $$, 'all objects belong to the role that created the extension');
 
 -- no function runs with its owner's rights
 SELECT is_empty($$
@@ -147,7 +147,7 @@ SELECT is_empty($$
 	FROM pg_depend AS d JOIN own USING (classid, objid)
 	WHERE d.deptype = 'n' AND NOT (d.refclassid, d.refobjid) IN (SELECT classid, objid FROM own)
 	  AND d.refobjid >= 16384 AND d.refclassid <> 'pg_namespace'::regclass
-$$, 'they depend on nothing of anybody else''s');
+$$, 'policies, views, constraints, defaults, triggers and indexes depend on nothing of anybody else''s');
 
 SELECT * FROM finish();
 ROLLBACK;

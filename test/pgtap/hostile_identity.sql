@@ -71,13 +71,13 @@ CREATE FUNCTION evil.trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFOR
 CREATE TRIGGER t BEFORE INSERT ON evil.t FOR EACH ROW EXECUTE FUNCTION evil.trigger();
 RESET ROLE;
 SET SESSION AUTHORIZATION amt_test_evil;
-SELECT throws_ok(format(w.statement, s), '42501', NULL, format('%s, of %s', w.what, s))
+SELECT throws_ok(format(w.statement, s), '42501', NULL, format('nobody sets an identity by %s, of %s', w.what, s))
 FROM unnest(array['amt_keys.org_id', 'amt_keys.key_id']) WITH ORDINALITY AS u (s, i), tap.way AS w
 ORDER BY i, n;
-SELECT throws_ok(format('SELECT set_config(%L, ''owner'', false)', s), '42501', NULL, s)
+SELECT throws_ok(format('SELECT set_config(%L, ''owner'', false)', s), '42501', NULL, 'nobody sets ' || s)
 FROM unnest(array['amt_keys.role', 'amt_keys.scopes', 'amt_keys.actor', 'amt_keys.seal', 'amt_keys.roles', 'amt_keys.token_prefixes', 'amt_keys.default_lifetime', 'amt_keys.max_lifetime', 'amt_keys.any_token', 'amt_keys.manager_role', 'amt_keys.header', 'amt_keys.org_claim', 'amt_keys.role_claim',
                   'amt_keys.actor_claim', 'amt_keys.db_role', 'amt_keys.require_authentication', 'amt_keys.redact_logs', 'amt_keys.scrypt_ln', 'amt_keys.scrypt_r', 'amt_keys.scrypt_p']) AS s;
-SELECT is(identity(), '-/-/-/-', 'no identity came of it');
+SELECT is(identity(), '-/-/-/-', 'no identity came of any attempt');
 RESET SESSION AUTHORIZATION;
 
 -- 2. With an identity: it can be lost, but not changed
@@ -85,9 +85,9 @@ SET amt_keys.org_id = 'acme';
 SET amt_keys.role = 'viewer';
 SET ROLE amt_test_evil;
 SELECT throws_ok('SET amt_keys.role = ''owner''', '42501', NULL, 'a viewer does not become an owner');
-SELECT throws_ok('SET amt_keys.org_id = ''globex''', '42501', NULL, 'nor move');
-SELECT throws_ok('SET amt_keys.actor = ''ann''', '42501', NULL, 'nor become somebody');
-SELECT is(identity(), 'acme/viewer/-/-', 'it stays');
+SELECT throws_ok('SET amt_keys.org_id = ''globex''', '42501', NULL, 'a viewer does not move to another organization');
+SELECT throws_ok('SET amt_keys.actor = ''ann''', '42501', NULL, 'a viewer does not become another person');
+SELECT is(identity(), 'acme/viewer/-/-', 'a viewer''s identity stays after refused changes');
 RESET ROLE;
 RESET amt_keys.org_id;
 RESET amt_keys.role;
@@ -97,8 +97,8 @@ SAVEPOINT s;
 SELECT count(*) FROM amt_verify(:'globex_token', true) \gset
 SELECT identity() AS within \gset
 ROLLBACK TO s;
-SELECT is(:'within'::text, 'globex/owner/-/' || (SELECT key_id FROM amt_verify(:'globex_token')), 'within a savepoint');
-SELECT is(identity(), '-/-/-/-', 'gone with the savepoint');
+SELECT is(:'within'::text, 'globex/owner/-/' || (SELECT key_id FROM amt_verify(:'globex_token')), 'a key gives its identity within a savepoint');
+SELECT is(identity(), '-/-/-/-', 'an identity is gone with its savepoint');
 SELECT count(*) FROM amt_verify(:'acme_token', true) \gset
 CREATE FUNCTION tap.fail_after(token text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -109,21 +109,21 @@ EXCEPTION WHEN division_by_zero THEN
 END
 $$;
 SELECT is(fail_after(:'globex_token'), 'acme/viewer/-/' || :'acme_key', 'in an exception''s handler the identity is that of before');
-SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'and behind it');
+SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'behind an exception''s handler the identity is that of before');
 DO $$ BEGIN PERFORM amt_verify((SELECT 'amt_x_0123456789abcdef'::text), true); EXCEPTION WHEN OTHERS THEN NULL; END $$;
-SELECT is(identity(), '-/-/-/-', 'a bad token in DO leaves none');
+SELECT is(identity(), '-/-/-/-', 'a bad token in DO leaves no identity');
 SELECT count(*) FROM amt_verify(:'acme_token', true) \gset
 SAVEPOINT s;
-SELECT throws_ok($$ DO $d$ BEGIN PERFORM amt_verify('amt_x_0123456789abcdef', true); RAISE division_by_zero; END $d$ $$, '22012', NULL, 'a block that fails after a bad token');
-SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'leaves what was before');
+SELECT throws_ok($$ DO $d$ BEGIN PERFORM amt_verify('amt_x_0123456789abcdef', true); RAISE division_by_zero; END $d$ $$, '22012', NULL, 'a block with a bad token fails by its own error');
+SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'a block that fails after a bad token leaves the identity of before');
 RELEASE s;
 -- a function's own setting ends with the function, and hides nothing of what is set within
 CREATE FUNCTION tap.with_clause(token text) RETURNS text LANGUAGE sql SET amt_keys.org_id = 'initech' AS $$ SELECT identity() $$;
-SELECT is(with_clause('x'), 'initech/viewer/-/' || :'acme_key', 'a superuser''s function with a clause');
-SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'ends with it');
+SELECT is(with_clause('x'), 'initech/viewer/-/' || :'acme_key', 'a superuser''s function has the organization of its clause');
+SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'the organization of a function''s clause ends with the function');
 CREATE FUNCTION tap.verify_with_clause(token text) RETURNS text LANGUAGE sql SET search_path = public, tap AS $$ SELECT amt_verify(token, true); SELECT identity() $$;
-SELECT ok(verify_with_clause(:'globex_token') ~ '^globex/owner/', 'identified in a function with another clause');
-SELECT ok(identity() ~ '^globex/owner/', 'the identity outlives the function');
+SELECT ok(verify_with_clause(:'globex_token') ~ '^globex/owner/', 'a key gives its identity in a function with another clause');
+SELECT ok(identity() ~ '^globex/owner/', 'the identity outlives a function with another clause');
 
 -- 4. The same statement, before and after
 SELECT count(*) FROM amt_verify(:'acme_token', true) \gset
@@ -136,18 +136,18 @@ GRANT EXECUTE ON FUNCTION amt_verify TO amt_test_web;
 SET ROLE amt_test_web;
 PREPARE notes AS SELECT coalesce(string_agg(DISTINCT org_id, ','), '-') FROM note;
 CREATE FUNCTION pg_temp.notes() RETURNS text LANGUAGE plpgsql AS 'DECLARE a text; BEGIN EXECUTE ''EXECUTE notes'' INTO a; RETURN a; END';
-SELECT is(pg_temp.notes(), 'acme', 'a prepared statement');
+SELECT is(pg_temp.notes(), 'acme', 'a prepared statement answers for the identity');
 SELECT count(*) FROM amt_verify(:'globex_token', true) \gset
-SELECT is(pg_temp.notes(), 'globex', 'answers for the identity of its execution');
+SELECT is(pg_temp.notes(), 'globex', 'a prepared statement answers for the identity of its execution');
 SELECT count(*) FROM amt_verify('x', true) \gset
-SELECT is(pg_temp.notes(), '-', 'nothing without one');
+SELECT is(pg_temp.notes(), '-', 'a prepared statement answers nothing without an identity');
 SELECT count(*) FROM amt_verify(:'acme_token', true) \gset
 DECLARE c CURSOR FOR SELECT org_id FROM note;
 SELECT count(*) FROM amt_verify(:'globex_token', true) \gset
 FETCH 1 FROM c \gset fetched_
 SELECT is(:'fetched_org_id'::text, 'globex', 'a cursor answers for the identity at the time of FETCH, where the policy asks row by row');
 SELECT throws_ok('INSERT INTO note VALUES (''acme'', ''x'')', '42501', NULL, 'nothing can be written for the identity of before');
-SELECT lives_ok('INSERT INTO note VALUES (''globex'', ''x'')', 'but for the new one');
+SELECT lives_ok('INSERT INTO note VALUES (''globex'', ''x'')', 'rows can be written for the new identity');
 CLOSE c;
 RESET ROLE;
 
@@ -160,15 +160,15 @@ SET LOCAL parallel_tuple_cost = 0;
 SET LOCAL min_parallel_table_scan_size = 0;
 SET LOCAL max_parallel_workers_per_gather = 2;
 SET ROLE amt_test_web;
-SELECT ok(plan_of('SELECT count(*) FROM note') ~ 'Workers Planned: 2', 'a plan with workers');
-SELECT is((SELECT count(*) FROM note), 10003::bigint, 'whose policies see the identity');
-SELECT ok(plan_of('SELECT count(*) FROM note WHERE org_id = (amt_whoami()).org_id AND (amt_whoami()).key_name = text') ~ 'Workers Planned: 2', 'a plan with amt_whoami() in the workers');
-SELECT is((SELECT count(*) FROM note WHERE org_id = (amt_whoami()).org_id AND (amt_whoami()).key_name <> text), 10003::bigint, 'which read the key''s name');
+SELECT ok(plan_of('SELECT count(*) FROM note') ~ 'Workers Planned: 2', 'the plan of a count has parallel workers');
+SELECT is((SELECT count(*) FROM note), 10003::bigint, 'the policies in parallel workers see the identity');
+SELECT ok(plan_of('SELECT count(*) FROM note WHERE org_id = (amt_whoami()).org_id AND (amt_whoami()).key_name = text') ~ 'Workers Planned: 2', 'the plan of a count with amt_whoami() has parallel workers');
+SELECT is((SELECT count(*) FROM note WHERE org_id = (amt_whoami()).org_id AND (amt_whoami()).key_name <> text), 10003::bigint, 'amt_whoami() in parallel workers reads the key''s name');
 CREATE FUNCTION pg_temp.is_own(token text, text) RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN (SELECT org_id = $2 FROM public.amt_verify(token)); END';
 SELECT throws_ok(format('SELECT count(*) FROM note WHERE text <> ''x'' AND pg_temp.is_own(%L, org_id)', :'acme_token'), '25000', NULL,
-                 'who says that verifying is parallel safe is told that it is not');
+                 'amt_verify() in a parallel worker is refused, although a function calls itself parallel safe');
 SET LOCAL max_parallel_workers_per_gather = 0;
-SELECT is((SELECT count(*) FROM note), 10003::bigint, 'and the same without workers');
+SELECT is((SELECT count(*) FROM note), 10003::bigint, 'the policies without parallel workers see the same rows');
 RESET ROLE;
 
 -- 6. After amt_authenticate(), in the hands of a web user who has SQL run in the
@@ -190,50 +190,50 @@ SET SESSION AUTHORIZATION amt_test_gateway;
 SELECT set_config('request.headers', '{}', true), set_config('request.jwt.claims', '{"org_id":"acme","org_role":"viewer","sub":"vic"}', true) \gset
 SET LOCAL ROLE amt_test_web;
 SELECT amt_authenticate() \gset
-SELECT is(identity(), 'acme/viewer/vic/-', 'authenticated by claims');
+SELECT is(identity(), 'acme/viewer/vic/-', 'claims authenticate a person');
 SELECT set_config('request.jwt.claims', '{"org_id":"globex","org_role":"owner","sub":"gus"}', true) \gset
-SELECT lives_ok('SELECT amt_authenticate()', 'other claims and a second call');
-SELECT is(identity(), 'acme/viewer/vic/-', 'change nothing');
-SELECT throws_ok(statement, '42501', NULL, what || ', as the web user') FROM tap.escape ORDER BY n;
+SELECT lives_ok('SELECT amt_authenticate()', 'a second call with other claims succeeds');
+SELECT is(identity(), 'acme/viewer/vic/-', 'a second call with other claims changes nothing');
+SELECT throws_ok(statement, '42501', NULL, 'the web user cannot escape by: ' || what) FROM tap.escape ORDER BY n;
 SET LOCAL ROLE NONE;
-SELECT is(current_user::text, 'amt_test_gateway', 'back in the trusted role');
-SELECT throws_ok(statement, '42501', NULL, what || ', as the trusted role') FROM tap.escape ORDER BY n;
-SELECT lives_ok('SELECT amt_authenticate()', 'the call once more');
-SELECT is(identity(), 'acme/viewer/vic/-', 'changes nothing');
+SELECT is(current_user::text, 'amt_test_gateway', 'the session is back in the trusted role');
+SELECT throws_ok(statement, '42501', NULL, 'the trusted role cannot escape after amt_authenticate() by: ' || what) FROM tap.escape ORDER BY n;
+SELECT lives_ok('SELECT amt_authenticate()', 'a call as the trusted role succeeds');
+SELECT is(identity(), 'acme/viewer/vic/-', 'a call as the trusted role changes nothing');
 SELECT is(amt_revoke(:'globex_key'), false, 'another organization''s key cannot be revoked');
-SELECT throws_ok(format('SELECT amt_revoke(%L)', :'acme_key'), '42501', NULL, 'nor the own organization''s, by a viewer');
+SELECT throws_ok(format('SELECT amt_revoke(%L)', :'acme_key'), '42501', NULL, 'a viewer cannot revoke a key of the own organization');
 SELECT is((SELECT string_agg(DISTINCT org_id, ',') FROM amt_keys), 'acme', 'the list is that of the web user');
 SAVEPOINT r;
 RESET amt_keys.actor;
 SELECT is(identity(), '-/-/-/-', 'RESET of one part leaves nothing of the others');
-SELECT throws_ok('SELECT amt_create_key(''k'')', '42501', NULL, 'with which a key without a creator could be made');
-SELECT is((SELECT count(*) FROM amt_keys), 0::bigint, 'or the list be seen');
+SELECT throws_ok('SELECT amt_create_key(''k'')', '42501', NULL, 'no key can be created after RESET of one part');
+SELECT is((SELECT count(*) FROM amt_keys), 0::bigint, 'no key is listed after RESET of one part');
 SET amt_keys.role TO DEFAULT;
-SELECT is(identity(), '-/-/-/-', 'nor does SET TO DEFAULT');
-SELECT lives_ok('SELECT amt_authenticate()', 'and the call once more');
-SELECT is(identity(), '-/-/-/-', 'finds no identity to leave alone');
+SELECT is(identity(), '-/-/-/-', 'SET TO DEFAULT of one part brings nothing back');
+SELECT lives_ok('SELECT amt_authenticate()', 'a call after RESET of one part succeeds');
+SELECT is(identity(), '-/-/-/-', 'a call after RESET of one part brings no identity back');
 ROLLBACK TO r;
-SELECT is(identity(), 'acme/viewer/vic/-', 'until a savepoint brings all parts back');
+SELECT is(identity(), 'acme/viewer/vic/-', 'a savepoint brings all parts of the identity back');
 SAVEPOINT s;
-SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_x_0123456789abcdef"}', true) $$, 'PT401', NULL, 'a bad key');
+SELECT throws_ok($$ SELECT amt_authenticate() FROM set_config('request.headers', '{"x-api-key":"amt_x_0123456789abcdef"}', true) $$, 'PT401', NULL, 'a bad key is refused after claims');
 SELECT set_config('request.headers', '{}', true) \gset
-SELECT lives_ok('SELECT amt_authenticate()', 'and claims after it');
-SELECT is(identity(), 'acme/viewer/vic/-', 'change nothing');
+SELECT lives_ok('SELECT amt_authenticate()', 'a call with claims after a bad key succeeds');
+SELECT is(identity(), 'acme/viewer/vic/-', 'a call with claims after a bad key changes nothing');
 ROLLBACK TO s;
-SELECT throws_ok('SET LOCAL amt_keys.org_id = ''globex''', '42501', NULL, 'a savepoint''s end breaks no seal');
+SELECT throws_ok('SET LOCAL amt_keys.org_id = ''globex''', '42501', NULL, 'the end of a savepoint breaks no seal');
 SELECT set_config('request.headers', json_build_object('x-api-key', :'globex_token')::text, true) \gset
 SAVEPOINT k;
-SELECT throws_ok('SELECT amt_authenticate()', 'PT401', NULL, 'a key beside a person''s JWT, without a database role for keys');
+SELECT throws_ok('SELECT amt_authenticate()', 'PT401', NULL, 'a key beside a person''s JWT is refused without a database role for keys');
 ROLLBACK TO k;
 SELECT set_config('request.jwt.claims', '{"role":"anon"}', true) \gset
-SELECT lives_ok('SELECT amt_authenticate()', 'another key that is good');
-SELECT ok(identity() ~ '^globex/owner/-/', 'proves itself');
+SELECT lives_ok('SELECT amt_authenticate()', 'a good key is accepted after claims');
+SELECT ok(identity() ~ '^globex/owner/-/', 'a good key after claims gives its own identity');
 RESET ALL;
 SET search_path = public, tap;
 SELECT is(identity(), '-/-/-/-', 'RESET ALL loses the identity');
 SELECT set_config('request.headers', '{}', true), set_config('request.jwt.claims', '{"org_id":"globex","org_role":"owner","sub":"gus"}', true) \gset
-SELECT lives_ok('SELECT amt_authenticate()', 'and claims after that');
-SELECT is(identity(), '-/-/-/-', 'do not bring another');
+SELECT lives_ok('SELECT amt_authenticate()', 'a call with claims after RESET ALL succeeds');
+SELECT is(identity(), '-/-/-/-', 'a call with claims after RESET ALL brings no identity back');
 
 RESET SESSION AUTHORIZATION;
 SELECT * FROM finish();

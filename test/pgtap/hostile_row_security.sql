@@ -47,29 +47,29 @@ SELECT is((SELECT count(*) FROM amt_key) || ' ' || (SELECT count(*) FROM amt_key
           '500 500 500 500', 'a member sees its own organization''s rows');
 
 -- 1. Functions and operators that look at every row that they are given
-SELECT lives_ok('SELECT count(*) FROM amt_key WHERE evil.leak(name)', 'a function that costs nothing');
-SELECT lives_ok('SELECT count(*) FROM amt_key WHERE org_id = ''globex'' AND evil.leak(name)', 'with a condition that only foreign rows meet');
-SELECT lives_ok('SELECT count(*) FROM amt_key WHERE name OPERATOR(evil.===) ''x''', 'an operator');
-SELECT lives_ok('SELECT count(*) FROM amt_key AS a JOIN amt_key AS b ON a.name OPERATOR(evil.===) b.name WHERE a.key_id = ''acme1'' AND b.key_id = ''acme2''', 'a join by it');
-SELECT lives_ok('SELECT count(*) FROM amt_keys WHERE evil.leak(name)', 'the view');
-SELECT lives_ok('SELECT count(*) FROM amt_key_event WHERE evil.leak(name)', 'the events');
-SELECT lives_ok('SELECT count(*) FROM amt_key_usage WHERE evil.leak(key_id)', 'the usage');
-SELECT lives_ok('SELECT count(*) FROM amt_key ORDER BY evil.leak(max(name))', 'in ORDER BY');
-SELECT lives_ok('SELECT name FROM amt_key GROUP BY name HAVING evil.leak(name)', 'in HAVING');
-SELECT lives_ok('SELECT CASE WHEN evil.leak(name) THEN 1 END FROM amt_key', 'in the select list');
-SELECT lives_ok('SELECT count(*) FROM amt_key TABLESAMPLE SYSTEM (100) WHERE evil.leak(name)', 'with TABLESAMPLE');
-SELECT lives_ok('DELETE FROM amt_keys WHERE evil.leak(name)', 'in DELETE');
-SELECT lives_ok('DELETE FROM amt_keys USING (SELECT 1) AS u WHERE evil.leak(amt_keys.name) RETURNING evil.leak(amt_keys.name)', 'in RETURNING');
-SELECT lives_ok('UPDATE amt_keys SET name = ''x'' WHERE evil.leak(name) RETURNING evil.leak(name)', 'in UPDATE');
-SELECT lives_ok('UPDATE amt_keys SET suspended_at = now() FROM (SELECT 1) AS u WHERE evil.leak(amt_keys.name)', 'in UPDATE with a join');
-SELECT is((SELECT count(*) FROM amt_key), 500::bigint, 'which deletes nothing for a viewer');
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE evil.leak(name)', 'a trap runs as a function that costs nothing');
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE org_id = ''globex'' AND evil.leak(name)', 'a trap runs with a condition that only foreign rows meet');
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE name OPERATOR(evil.===) ''x''', 'a trap runs as an operator');
+SELECT lives_ok('SELECT count(*) FROM amt_key AS a JOIN amt_key AS b ON a.name OPERATOR(evil.===) b.name WHERE a.key_id = ''acme1'' AND b.key_id = ''acme2''', 'a trap runs as the operator of a join');
+SELECT lives_ok('SELECT count(*) FROM amt_keys WHERE evil.leak(name)', 'a trap runs on the view');
+SELECT lives_ok('SELECT count(*) FROM amt_key_event WHERE evil.leak(name)', 'a trap runs on the events');
+SELECT lives_ok('SELECT count(*) FROM amt_key_usage WHERE evil.leak(key_id)', 'a trap runs on the usage');
+SELECT lives_ok('SELECT count(*) FROM amt_key ORDER BY evil.leak(max(name))', 'a trap runs in ORDER BY');
+SELECT lives_ok('SELECT name FROM amt_key GROUP BY name HAVING evil.leak(name)', 'a trap runs in HAVING');
+SELECT lives_ok('SELECT CASE WHEN evil.leak(name) THEN 1 END FROM amt_key', 'a trap runs in the select list');
+SELECT lives_ok('SELECT count(*) FROM amt_key TABLESAMPLE SYSTEM (100) WHERE evil.leak(name)', 'a trap runs with TABLESAMPLE');
+SELECT lives_ok('DELETE FROM amt_keys WHERE evil.leak(name)', 'a trap runs in DELETE');
+SELECT lives_ok('DELETE FROM amt_keys USING (SELECT 1) AS u WHERE evil.leak(amt_keys.name) RETURNING evil.leak(amt_keys.name)', 'a trap runs in RETURNING');
+SELECT lives_ok('UPDATE amt_keys SET name = ''x'' WHERE evil.leak(name) RETURNING evil.leak(name)', 'a trap runs in UPDATE');
+SELECT lives_ok('UPDATE amt_keys SET suspended_at = now() FROM (SELECT 1) AS u WHERE evil.leak(amt_keys.name)', 'a trap runs in UPDATE with a join');
+SELECT is((SELECT count(*) FROM amt_key), 500::bigint, 'a viewer deletes no key through the view');
 SET LOCAL enable_indexscan = off;
 SET LOCAL enable_bitmapscan = off;
-SELECT lives_ok('SELECT count(*) FROM amt_key WHERE evil.leak(name)', 'by a sequential scan');
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE evil.leak(name)', 'a trap runs in a sequential scan');
 SET LOCAL enable_indexscan = on;
 SET LOCAL enable_bitmapscan = on;
 SET LOCAL enable_seqscan = off;
-SELECT lives_ok('SELECT count(*) FROM amt_key WHERE key_id > '''' AND evil.leak(name)', 'by an index');
+SELECT lives_ok('SELECT count(*) FROM amt_key WHERE key_id > '''' AND evil.leak(name)', 'a trap runs in an index scan');
 SET LOCAL enable_seqscan = on;
 
 -- 2. Views, rules and functions of the attacker
@@ -81,82 +81,82 @@ CREATE MATERIALIZED VIEW evil.m AS SELECT name FROM public.amt_key;
 GRANT USAGE ON SCHEMA evil TO amt_test_accomplice;
 GRANT SELECT ON evil.v, evil.barrier TO amt_test_accomplice;
 SELECT is((SELECT count(*) FROM evil.v WHERE evil.leak(name)), 500::bigint, 'a view has its owner''s rights and the session''s identity');
-SELECT is((SELECT count(*) FROM evil.barrier), 500::bigint, 'with a barrier, too');
-SELECT is((SELECT count(*) FROM evil.definer() AS n WHERE evil.leak(n)), 500::bigint, 'a security definer function of one''s own, too');
+SELECT is((SELECT count(*) FROM evil.barrier), 500::bigint, 'a view with a barrier has its owner''s rights and the session''s identity');
+SELECT is((SELECT count(*) FROM evil.definer() AS n WHERE evil.leak(n)), 500::bigint, 'a security definer function of one''s own has the session''s identity');
 SELECT is((SELECT count(*) FROM evil.m), 0::bigint, 'a materialized view is filled without an identity, since it has no row security');
-SELECT throws_ok('CREATE VIEW evil.h AS SELECT scrypt_hash FROM amt_key; SELECT * FROM evil.h', '42501', NULL, 'a view of the hash');
-SELECT throws_ok('CREATE FUNCTION evil.h() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS ''SELECT scrypt_hash FROM public.amt_key''; SELECT evil.h()', '42501', NULL, 'a function of the hash');
+SELECT throws_ok('CREATE VIEW evil.h AS SELECT scrypt_hash FROM amt_key; SELECT * FROM evil.h', '42501', NULL, 'a view of the hash is refused');
+SELECT throws_ok('CREATE FUNCTION evil.h() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS ''SELECT scrypt_hash FROM public.amt_key''; SELECT evil.h()', '42501', NULL, 'a function that reads the hash is refused');
 -- a plan that was made for another identity, or another role
-SELECT is(evil.prepared(), 500::bigint, 'a plan is made');
+SELECT is(evil.prepared(), 500::bigint, 'a plan is made for an identity');
 RESET ROLE;
-SELECT is(evil.prepared(), 1000::bigint, 'and made anew for a superuser');
+SELECT is(evil.prepared(), 1000::bigint, 'a plan is made anew for a superuser');
 SET amt_keys.org_id = 'globex';
 SET ROLE amt_test_accomplice;
-SELECT throws_ok('DELETE FROM evil.v', '42501', NULL, 'through somebody''s view');
+SELECT throws_ok('DELETE FROM evil.v', '42501', NULL, 'a deletion through somebody''s view is refused');
 RESET ROLE;
 SET amt_keys.org_id = '';
 SET ROLE amt_test_evil;
-SELECT is(evil.prepared(), 0::bigint, 'without identity it finds nothing');
+SELECT is(evil.prepared(), 0::bigint, 'a plan finds nothing without an identity');
 RESET ROLE;
 SET amt_keys.org_id = 'acme';
 SET ROLE amt_test_evil;
 
 -- 3. The hash, by whatever names it
-SELECT throws_ok('SELECT scrypt_hash FROM amt_key', '42501', NULL, 'the column');
-SELECT throws_ok('SELECT * FROM amt_key', '42501', NULL, 'the star');
-SELECT throws_ok('TABLE amt_key', '42501', NULL, 'TABLE');
-SELECT throws_ok('SELECT k FROM amt_key AS k', '42501', NULL, 'the whole row');
-SELECT throws_ok('SELECT to_jsonb(k) FROM amt_key AS k', '42501', NULL, 'the whole row as JSON');
-SELECT throws_ok('SELECT (k).scrypt_hash FROM amt_key AS k', '42501', NULL, 'a field of the row');
-SELECT throws_ok('SELECT count(*) FROM amt_key WHERE scrypt_hash LIKE ''$scrypt%''', '42501', NULL, 'a condition');
-SELECT throws_ok('SELECT count(*) FROM amt_key GROUP BY scrypt_hash', '42501', NULL, 'a grouping');
-SELECT throws_ok('SELECT 1 FROM amt_key ORDER BY scrypt_hash', '42501', NULL, 'an order');
-SELECT throws_ok('SELECT 1 FROM amt_key AS a JOIN amt_key AS b USING (scrypt_hash)', '42501', NULL, 'a join');
-SELECT throws_ok('SELECT 1 FROM amt_key AS a NATURAL JOIN amt_key AS b', '42501', NULL, 'a natural join');
-SELECT throws_ok('DELETE FROM amt_keys USING amt_key AS k WHERE k.key_id = amt_keys.key_id RETURNING k.scrypt_hash', '42501', NULL, 'RETURNING');
-SELECT throws_ok('DELETE FROM amt_keys USING amt_key AS k WHERE k.key_id = amt_keys.key_id RETURNING k.*', '42501', NULL, 'RETURNING the star');
-SELECT throws_ok('SELECT token_sha256 FROM amt_key', '42501', NULL, 'the hash of imported keys');
-SELECT throws_ok('SELECT query_to_xml(''SELECT * FROM public.amt_key'', true, true, '''')', '42501', NULL, 'XML of a query');
-SELECT throws_ok('SELECT table_to_xml(''public.amt_key'', true, true, '''')', '42501', NULL, 'XML of the table');
-SELECT throws_ok('EXPLAIN SELECT scrypt_hash FROM amt_key', '42501', NULL, 'EXPLAIN');
-SELECT throws_ok('CREATE TABLE evil.copy AS SELECT * FROM amt_key', '42501', NULL, 'CREATE TABLE AS');
-SELECT throws_ok('CREATE TABLE evil.child (LIKE amt_key)', '42501', NULL, 'CREATE TABLE LIKE');
-SELECT is((SELECT count(*) FROM information_schema.columns WHERE table_name = 'amt_key' AND column_name = 'scrypt_hash'), 0::bigint, 'the information schema does not show it');
-SELECT ok(NOT has_column_privilege('amt_key', 'scrypt_hash', 'SELECT, INSERT, UPDATE, REFERENCES'), 'nothing is granted on it');
+SELECT throws_ok('SELECT scrypt_hash FROM amt_key', '42501', NULL, 'the hash cannot be read as a column');
+SELECT throws_ok('SELECT * FROM amt_key', '42501', NULL, 'the hash cannot be read by the star');
+SELECT throws_ok('TABLE amt_key', '42501', NULL, 'the hash cannot be read by TABLE');
+SELECT throws_ok('SELECT k FROM amt_key AS k', '42501', NULL, 'the hash cannot be read in the whole row');
+SELECT throws_ok('SELECT to_jsonb(k) FROM amt_key AS k', '42501', NULL, 'the hash cannot be read in the whole row as JSON');
+SELECT throws_ok('SELECT (k).scrypt_hash FROM amt_key AS k', '42501', NULL, 'the hash cannot be read as a field of the row');
+SELECT throws_ok('SELECT count(*) FROM amt_key WHERE scrypt_hash LIKE ''$scrypt%''', '42501', NULL, 'the hash cannot be used in a condition');
+SELECT throws_ok('SELECT count(*) FROM amt_key GROUP BY scrypt_hash', '42501', NULL, 'the hash cannot be used in a grouping');
+SELECT throws_ok('SELECT 1 FROM amt_key ORDER BY scrypt_hash', '42501', NULL, 'the hash cannot be used in an order');
+SELECT throws_ok('SELECT 1 FROM amt_key AS a JOIN amt_key AS b USING (scrypt_hash)', '42501', NULL, 'the hash cannot be used in a join');
+SELECT throws_ok('SELECT 1 FROM amt_key AS a NATURAL JOIN amt_key AS b', '42501', NULL, 'the hash cannot be used in a natural join');
+SELECT throws_ok('DELETE FROM amt_keys USING amt_key AS k WHERE k.key_id = amt_keys.key_id RETURNING k.scrypt_hash', '42501', NULL, 'the hash cannot be read by RETURNING');
+SELECT throws_ok('DELETE FROM amt_keys USING amt_key AS k WHERE k.key_id = amt_keys.key_id RETURNING k.*', '42501', NULL, 'the hash cannot be read by RETURNING the star');
+SELECT throws_ok('SELECT token_sha256 FROM amt_key', '42501', NULL, 'the hash of imported keys cannot be read');
+SELECT throws_ok('SELECT query_to_xml(''SELECT * FROM public.amt_key'', true, true, '''')', '42501', NULL, 'the hash cannot be read as XML of a query');
+SELECT throws_ok('SELECT table_to_xml(''public.amt_key'', true, true, '''')', '42501', NULL, 'the hash cannot be read as XML of the table');
+SELECT throws_ok('EXPLAIN SELECT scrypt_hash FROM amt_key', '42501', NULL, 'the hash cannot be named in EXPLAIN');
+SELECT throws_ok('CREATE TABLE evil.copy AS SELECT * FROM amt_key', '42501', NULL, 'the hash cannot be copied by CREATE TABLE AS');
+SELECT throws_ok('CREATE TABLE evil.child (LIKE amt_key)', '42501', NULL, 'the table cannot be copied by CREATE TABLE LIKE');
+SELECT is((SELECT count(*) FROM information_schema.columns WHERE table_name = 'amt_key' AND column_name = 'scrypt_hash'), 0::bigint, 'the information schema does not show the hash');
+SELECT ok(NOT has_column_privilege('amt_key', 'scrypt_hash', 'SELECT, INSERT, UPDATE, REFERENCES'), 'no privilege is granted on the hash');
 
 -- 4. COPY
-SELECT throws_ok('COPY amt_key TO ''/tmp/x''', '42501', NULL, 'COPY to a file');
-SELECT throws_ok('COPY (SELECT key_id FROM amt_key) TO PROGRAM ''cat''', '42501', NULL, 'COPY to a program');
-SELECT throws_ok('COPY amt_key FROM ''/etc/passwd''', '42501', NULL, 'COPY from a file');
+SELECT throws_ok('COPY amt_key TO ''/tmp/x''', '42501', NULL, 'COPY to a file is refused');
+SELECT throws_ok('COPY (SELECT key_id FROM amt_key) TO PROGRAM ''cat''', '42501', NULL, 'COPY to a program is refused');
+SELECT throws_ok('COPY amt_key FROM ''/etc/passwd''', '42501', NULL, 'COPY from a file is refused');
 
 -- 5. Statistics
 RESET ROLE;
 SELECT is_empty($$ SELECT * FROM pg_stats WHERE tablename = 'amt_key' AND attname = 'scrypt_hash' $$, 'no statistics are kept of the hash');
 SELECT is_empty($$ SELECT * FROM pg_statistic AS s JOIN pg_attribute AS a ON a.attrelid = s.starelid AND a.attnum = s.staattnum
-	WHERE s.starelid = 'amt_key'::regclass AND a.attname = 'scrypt_hash' $$, 'none at all');
-SELECT isnt_empty($$ SELECT * FROM pg_stats WHERE tablename = 'amt_key' AND attname = 'name' $$, 'of other columns they are');
+	WHERE s.starelid = 'amt_key'::regclass AND a.attname = 'scrypt_hash' $$, 'the catalog has no statistics of the hash');
+SELECT isnt_empty($$ SELECT * FROM pg_stats WHERE tablename = 'amt_key' AND attname = 'name' $$, 'statistics are kept of other columns');
 SET ROLE amt_test_evil;
-SELECT is_empty($$ SELECT * FROM pg_stats WHERE tablename LIKE 'amt\_key%' $$, 'which others do not see');
-SELECT throws_ok('SELECT * FROM pg_statistic', '42501', NULL, 'nor the catalog');
-SELECT throws_ok('CREATE STATISTICS evil.s ON org_id, name FROM amt_key', '42501', NULL, 'nor make their own');
+SELECT is_empty($$ SELECT * FROM pg_stats WHERE tablename LIKE 'amt\_key%' $$, 'other roles do not see the statistics');
+SELECT throws_ok('SELECT * FROM pg_statistic', '42501', NULL, 'other roles do not see the catalog of statistics');
+SELECT throws_ok('CREATE STATISTICS evil.s ON org_id, name FROM amt_key', '42501', NULL, 'other roles do not make statistics of their own');
 -- an operator that the planner asks with the most common values of a column
-SELECT lives_ok('EXPLAIN SELECT 1 FROM amt_key WHERE org_id OPERATOR(evil.===) ''x''', 'planning with an operator of one''s own');
+SELECT lives_ok('EXPLAIN SELECT 1 FROM amt_key WHERE org_id OPERATOR(evil.===) ''x''', 'a trap runs when an operator of one''s own is planned');
 
 -- 6. Foreign keys, inheritance, indexes, rules and other DDL
-SELECT throws_ok('CREATE TABLE evil.probe (key_id text REFERENCES amt_key)', '42501', NULL, 'a foreign key, which would tell what exists');
-SELECT throws_ok('CREATE TABLE evil.child () INHERITS (amt_key)', '42501', NULL, 'a child table');
-SELECT throws_ok('CREATE INDEX ON amt_key (evil.leak(name))', '42501', NULL, 'an index on an expression');
-SELECT throws_ok('CREATE RULE r AS ON DELETE TO amt_key DO ALSO INSERT INTO evil.seen VALUES (old.scrypt_hash)', '42501', NULL, 'a rule');
-SELECT throws_ok('CREATE RULE r AS ON INSERT TO amt_key DO ALSO INSERT INTO evil.seen VALUES (new.scrypt_hash)', '42501', NULL, 'a rule on INSERT');
-SELECT throws_ok('CREATE POLICY p ON amt_key USING (true)', '42501', NULL, 'a policy');
-SELECT throws_ok('ALTER POLICY amt_key_select ON amt_key USING (true)', '42501', NULL, 'another policy');
-SELECT throws_ok('ALTER TABLE amt_key DISABLE ROW LEVEL SECURITY', '42501', NULL, 'switching it off');
-SELECT throws_ok('ALTER TABLE amt_key DISABLE TRIGGER ALL', '42501', NULL, 'switching the triggers off');
-SELECT throws_ok('ALTER TABLE amt_key ADD COLUMN c text DEFAULT evil.leak(''x'')', '42501', NULL, 'a column');
-SELECT throws_ok('CREATE OR REPLACE VIEW public.amt_keys AS SELECT ''x''::text AS key_id', '42501', NULL, 'the view');
-SELECT throws_ok('CREATE PUBLICATION p FOR TABLE amt_key', '42501', NULL, 'a publication');
-SELECT throws_ok('GRANT ALL ON amt_key TO amt_test_accomplice', '42501', NULL, 'granting what one does not have');
-SELECT ok(NOT has_table_privilege('amt_test_accomplice', 'amt_key', 'SELECT, INSERT, UPDATE, TRUNCATE, REFERENCES, TRIGGER'), 'handing on what one has');
+SELECT throws_ok('CREATE TABLE evil.probe (key_id text REFERENCES amt_key)', '42501', NULL, 'a foreign key, which would tell whether a key exists, is refused');
+SELECT throws_ok('CREATE TABLE evil.child () INHERITS (amt_key)', '42501', NULL, 'a child table is refused');
+SELECT throws_ok('CREATE INDEX ON amt_key (evil.leak(name))', '42501', NULL, 'an index on an expression is refused');
+SELECT throws_ok('CREATE RULE r AS ON DELETE TO amt_key DO ALSO INSERT INTO evil.seen VALUES (old.scrypt_hash)', '42501', NULL, 'a rule on DELETE is refused');
+SELECT throws_ok('CREATE RULE r AS ON INSERT TO amt_key DO ALSO INSERT INTO evil.seen VALUES (new.scrypt_hash)', '42501', NULL, 'a rule on INSERT is refused');
+SELECT throws_ok('CREATE POLICY p ON amt_key USING (true)', '42501', NULL, 'another policy is refused');
+SELECT throws_ok('ALTER POLICY amt_key_select ON amt_key USING (true)', '42501', NULL, 'a change of the policy is refused');
+SELECT throws_ok('ALTER TABLE amt_key DISABLE ROW LEVEL SECURITY', '42501', NULL, 'switching row-level security off is refused');
+SELECT throws_ok('ALTER TABLE amt_key DISABLE TRIGGER ALL', '42501', NULL, 'switching the triggers off is refused');
+SELECT throws_ok('ALTER TABLE amt_key ADD COLUMN c text DEFAULT evil.leak(''x'')', '42501', NULL, 'another column is refused');
+SELECT throws_ok('CREATE OR REPLACE VIEW public.amt_keys AS SELECT ''x''::text AS key_id', '42501', NULL, 'replacing the view is refused');
+SELECT throws_ok('CREATE PUBLICATION p FOR TABLE amt_key', '42501', NULL, 'a publication is refused');
+SELECT throws_ok('GRANT ALL ON amt_key TO amt_test_accomplice', '42501', NULL, 'granting a privilege that one does not have is refused');
+SELECT ok(NOT has_table_privilege('amt_test_accomplice', 'amt_key', 'SELECT, INSERT, UPDATE, TRUNCATE, REFERENCES, TRIGGER'), 'an accomplice has no privilege on the table');
 
 -- 7. Writing and locking: nobody but the owner, by any statement that needs or takes a lock
 SELECT throws_ok(format('SELECT 1 FROM %s FOR %s', t, l), '42501', NULL, format('nobody locks rows of %s for %s', t, l))
@@ -177,16 +177,16 @@ FROM unnest(array['amt_key', 'amt_key_usage', 'amt_key_event']) AS t, unnest(arr
 
 -- 8. Session settings
 SET row_security = off;
-SELECT throws_ok('SELECT count(*) FROM amt_key', '42501', NULL, 'row_security = off makes an error of it');
-SELECT throws_ok('DELETE FROM amt_keys', '42501', NULL, 'of DELETE, too');
-SELECT throws_ok('SELECT count(*) FROM amt_keys', '42501', NULL, 'of the view, too');
-SELECT is((SELECT calls FROM amt_usage('globex1')), 0::bigint, 'and amt_usage() does not fall for it');
+SELECT throws_ok('SELECT count(*) FROM amt_key', '42501', NULL, 'row_security = off makes an error of SELECT');
+SELECT throws_ok('DELETE FROM amt_keys', '42501', NULL, 'row_security = off makes an error of DELETE');
+SELECT throws_ok('SELECT count(*) FROM amt_keys', '42501', NULL, 'row_security = off makes an error of SELECT from the view');
+SELECT is((SELECT calls FROM amt_usage('globex1')), 0::bigint, 'row_security = off does not make amt_usage() show another organization');
 SET row_security = on;
-SELECT throws_ok('SET session_replication_role = replica', '42501', NULL, 'switching triggers off for the session');
+SELECT throws_ok('SET session_replication_role = replica', '42501', NULL, 'switching triggers off for the session is refused');
 
 -- 9. The values that were seen meanwhile
 SELECT ok((SELECT count(*) FROM evil.seen) > 3000, 'the traps were run');
-SELECT is((SELECT count(*) FROM evil.seen WHERE what ~ 'secret|globex'), 0::bigint, 'with nothing of another organization');
+SELECT is((SELECT count(*) FROM evil.seen WHERE what ~ 'secret|globex'), 0::bigint, 'the traps have seen nothing of another organization');
 RESET ROLE;
 
 SELECT * FROM finish();

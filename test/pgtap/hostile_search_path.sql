@@ -98,13 +98,13 @@ SELECT plan(44);
 SET search_path = evil, public, pg_catalog;
 CREATE EXTENSION amt_keys SCHEMA public;
 SET search_path = tap;
-SELECT is_empty('TABLE caught', 'in a schema full of traps: nothing refers to one');
+SELECT is_empty('TABLE caught', 'in a schema full of traps nothing refers to one');
 DROP EXTENSION amt_keys;
 SET search_path = evil, public, pg_catalog;
 CREATE EXTENSION amt_keys SCHEMA auth;
 SET search_path = tap;
-SELECT is_empty('TABLE caught', 'elsewhere, with traps in the path: nothing refers to one');
-SELECT ok(NOT is_called, 'and none was run') FROM trapped;
+SELECT is_empty('TABLE caught', 'in another schema, with traps in the path, nothing refers to one');
+SELECT ok(NOT is_called, 'no trap was run while the extension was created') FROM trapped;
 
 -- 2. Every function, table and view, with each path, by a superuser and by a member
 SET amt_keys.scrypt_ln = 1;
@@ -155,40 +155,40 @@ SELECT count(*) FROM auth.amt_verify(:'shared') \gset
 SET search_path = evil, pg_catalog;
 SELECT tap.use_everything() AS answer \gset
 SET search_path = tap;
-SELECT is(:'answer'::text, 'done', 'a superuser, evil before pg_catalog');
+SELECT is(:'answer'::text, 'done', 'everything works for a superuser with evil before pg_catalog');
 SET search_path = evil, public;
 SELECT tap.use_everything() AS answer \gset
 SET search_path = tap;
-SELECT is(:'answer'::text, 'done', 'a superuser, pg_catalog implied');
+SELECT is(:'answer'::text, 'done', 'everything works for a superuser with pg_catalog implied');
 SET search_path = public, evil, pg_catalog, auth, pg_temp;
 SELECT tap.use_everything() AS answer \gset
 SET search_path = tap;
-SELECT is(:'answer'::text, 'done', 'a superuser, public first');
+SELECT is(:'answer'::text, 'done', 'everything works for a superuser with public first');
 SET search_path = '';
 SELECT tap.use_everything() AS answer \gset
 SET search_path = tap;
-SELECT is(:'answer'::text, 'done', 'a superuser, no path');
+SELECT is(:'answer'::text, 'done', 'everything works for a superuser without a path');
 SET ROLE amt_test_web;
 SET search_path = evil, pg_catalog;
 SELECT tap.use_everything() AS answer \gset
 SET search_path = tap;
-SELECT is(:'answer'::text, 'done', 'a member, evil before pg_catalog');
+SELECT is(:'answer'::text, 'done', 'everything works for a member with evil before pg_catalog');
 SET search_path = public, evil, pg_catalog, auth, pg_temp;
 SELECT tap.use_everything() AS answer \gset
 SET search_path = tap;
-SELECT is(:'answer'::text, 'done', 'a member, public first');
+SELECT is(:'answer'::text, 'done', 'everything works for a member with public first');
 SET search_path = '';
 SELECT tap.use_everything() AS answer \gset
 SET search_path = tap;
-SELECT is(:'answer'::text, 'done', 'a member, no path');
+SELECT is(:'answer'::text, 'done', 'everything works for a member without a path');
 RESET ROLE;
-SELECT ok(NOT is_called, 'no trap was run') FROM trapped;
+SELECT ok(NOT is_called, 'no trap was run by any function, table or view') FROM trapped;
 
 -- the traps are traps
 SET search_path = evil, pg_catalog;
 SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text AS answer \gset
 SET search_path = tap;
-SELECT ok(:'answer' AND is_called, 'they would have caught an unqualified operator') FROM trapped;
+SELECT ok(:'answer' AND is_called, 'the traps catch an unqualified operator') FROM trapped;
 SET search_path = evil, pg_catalog;
 SELECT auth.amt_check_token(ROW('x'::pg_catalog.text)::wrapped) AS answer \gset
 SET search_path = tap;
@@ -207,16 +207,16 @@ CREATE TEMP SEQUENCE amt_key_event_seq;
 INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('forged', 'globex', 'forged', 'owner', '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU', now());
 SET search_path = pg_temp, auth, tap;
 SELECT is_empty($$ SELECT * FROM amt_verify('amt_forged_0123456789abcdef') $$, 'a forged row in a temporary table is no key');
-SELECT is((SELECT count(*) FROM amt_verify(:'shared')), 1::bigint, 'the true one is found');
-SELECT is(amt_revoke('forged'), false, 'the forged one cannot be revoked');
+SELECT is((SELECT count(*) FROM amt_verify(:'shared')), 1::bigint, 'the key in the true table is found');
+SELECT is(amt_revoke('forged'), false, 'a forged row in a temporary table cannot be revoked');
 SELECT token, key_id FROM amt_create_key('beside temporary tables') \gset
 SELECT is((SELECT count(*) FROM amt_verify(:'token')), 1::bigint, 'keys are created in the true table');
-SELECT is(amt_revoke(:'key_id'), true, 'and deleted there');
-SELECT is((SELECT string_agg(event, ',' ORDER BY event_id) FROM auth.amt_key_event WHERE key_id = :'key_id'), 'created,revoked', 'with events in the true table');
+SELECT is(amt_revoke(:'key_id'), true, 'keys are deleted from the true table');
+SELECT is((SELECT string_agg(event, ',' ORDER BY event_id) FROM auth.amt_key_event WHERE key_id = :'key_id'), 'created,revoked', 'events are written into the true table');
 RESET ROLE;
-SELECT ok(amt_flush_usage() >= 0, 'calls are looked for, and');
+SELECT ok(amt_flush_usage() >= 0, 'amt_flush_usage() succeeds beside temporary tables');
 SELECT is((SELECT count(*) FROM pg_temp.amt_key) || ' ' || (SELECT count(*) FROM pg_temp.amt_key_event) || ' ' || (SELECT count(*) FROM pg_temp.amt_key_usage),
-          '1 0 0', 'nothing came into the temporary tables');
+          '1 0 0', 'nothing is written into the temporary tables');
 DROP TABLE pg_temp.amt_key, pg_temp.amt_key_usage, pg_temp.amt_key_event;
 DROP VIEW pg_temp.amt_keys;
 DROP SEQUENCE pg_temp.amt_key_event_seq;
@@ -226,28 +226,28 @@ SET search_path = tap, auth;
 SET ROLE amt_test_evil;
 CREATE TABLE evil.bait (key_id text, token_prefix text, org_id text, name text, role text, scopes text[], scrypt_hash text, token_sha256 bytea, created_at timestamptz, created_by text,
 	expires_at timestamptz, suspended_at timestamptz, replaces text);
-SELECT throws_ok('SELECT amt_key_record()', '42501', NULL, 'calling a trigger function');
-SELECT throws_ok('CREATE TRIGGER t AFTER INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_record()', '42501', NULL, 'attaching it to a table of one''s own');
-SELECT throws_ok('CREATE TRIGGER t BEFORE INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_guard()', '42501', NULL, 'the guard, too');
-SELECT throws_ok('CREATE TRIGGER t BEFORE TRUNCATE ON evil.bait EXECUTE FUNCTION amt_key_no_truncate()', '42501', NULL, 'the third, too');
-SELECT throws_ok('CREATE TRIGGER t AFTER DELETE ON amt_key FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()', '42501', NULL, 'attaching a trigger to our table');
-SELECT throws_ok('CREATE TRIGGER t INSTEAD OF DELETE ON amt_keys FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()', '42501', NULL, 'to our view');
-SELECT throws_ok($$ CREATE FUNCTION evil.verify(text, boolean) RETURNS SETOF record LANGUAGE c AS '$libdir/amt_keys', 'amt_verify' $$, '42501', NULL, 'declaring a C function anew');
-SELECT throws_ok($$ LOAD '$libdir/amt_keys' $$, '42501', NULL, 'loading the library by hand');
-SELECT throws_ok('CREATE OR REPLACE FUNCTION auth.amt_org_id() RETURNS text LANGUAGE sql AS $$ SELECT ''globex'' $$', '42501', NULL, 'replacing a function');
-SELECT throws_ok('ALTER FUNCTION amt_org_id() SET amt_keys.org_id = ''globex''', '42501', NULL, 'changing one');
-SELECT throws_ok('ALTER EXTENSION amt_keys ADD TABLE evil.bait', '42501', NULL, 'making something a part of the extension');
-SELECT throws_ok('ALTER EXTENSION amt_keys DROP FUNCTION amt_verify(text, boolean)', '42501', NULL, 'taking something out of it');
-SELECT throws_ok('DROP EXTENSION amt_keys', '42501', NULL, 'dropping it');
+SELECT throws_ok('SELECT amt_key_record()', '42501', NULL, 'calling a trigger function is refused');
+SELECT throws_ok('CREATE TRIGGER t AFTER INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_record()', '42501', NULL, 'attaching a trigger function to a table of one''s own is refused');
+SELECT throws_ok('CREATE TRIGGER t BEFORE INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_guard()', '42501', NULL, 'attaching the guard to a table of one''s own is refused');
+SELECT throws_ok('CREATE TRIGGER t BEFORE TRUNCATE ON evil.bait EXECUTE FUNCTION amt_key_no_truncate()', '42501', NULL, 'attaching the trigger against TRUNCATE to a table of one''s own is refused');
+SELECT throws_ok('CREATE TRIGGER t AFTER DELETE ON amt_key FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()', '42501', NULL, 'attaching a trigger to our table is refused');
+SELECT throws_ok('CREATE TRIGGER t INSTEAD OF DELETE ON amt_keys FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()', '42501', NULL, 'attaching a trigger to our view is refused');
+SELECT throws_ok($$ CREATE FUNCTION evil.verify(text, boolean) RETURNS SETOF record LANGUAGE c AS '$libdir/amt_keys', 'amt_verify' $$, '42501', NULL, 'declaring a C function anew is refused');
+SELECT throws_ok($$ LOAD '$libdir/amt_keys' $$, '42501', NULL, 'loading the library by hand is refused');
+SELECT throws_ok('CREATE OR REPLACE FUNCTION auth.amt_org_id() RETURNS text LANGUAGE sql AS $$ SELECT ''globex'' $$', '42501', NULL, 'replacing a function is refused');
+SELECT throws_ok('ALTER FUNCTION amt_org_id() SET amt_keys.org_id = ''globex''', '42501', NULL, 'changing a function is refused');
+SELECT throws_ok('ALTER EXTENSION amt_keys ADD TABLE evil.bait', '42501', NULL, 'making a table a part of the extension is refused');
+SELECT throws_ok('ALTER EXTENSION amt_keys DROP FUNCTION amt_verify(text, boolean)', '42501', NULL, 'taking a function out of the extension is refused');
+SELECT throws_ok('DROP EXTENSION amt_keys', '42501', NULL, 'dropping the extension is refused');
 RESET ROLE;
 -- a superuser may attach them, but they do not serve another table
 CREATE TRIGGER record AFTER INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_record();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON evil.bait EXECUTE FUNCTION amt_key_no_truncate();
 SELECT throws_ok('INSERT INTO evil.bait SELECT * FROM amt_key', '39P01', NULL, 'no event is written for another table');
-SELECT throws_ok('TRUNCATE evil.bait', '39P01', NULL, 'no TRUNCATE of another table refused');
+SELECT throws_ok('TRUNCATE evil.bait', '39P01', NULL, 'the trigger against TRUNCATE raises an error on another table');
 CREATE TRIGGER guard BEFORE INSERT ON evil.bait FOR EACH ROW EXECUTE FUNCTION amt_key_guard();
-SELECT throws_ok('INSERT INTO evil.bait SELECT * FROM amt_key', '39P01', NULL, 'no row of another table looked at');
-SELECT throws_ok('SELECT amt_key_guard()', '39P01', NULL, 'nor do they work as plain functions');
+SELECT throws_ok('INSERT INTO evil.bait SELECT * FROM amt_key', '39P01', NULL, 'the guard raises an error on another table');
+SELECT throws_ok('SELECT amt_key_guard()', '39P01', NULL, 'a trigger function raises an error as a plain function');
 
 -- 5. amt_authenticate(), which decides for the whole transaction, with each path
 SET ROLE amt_test_web;
@@ -262,9 +262,9 @@ SELECT set_config('request.headers', json_build_object('x-api-key', :'shared')::
 SET search_path = evil, public, pg_catalog;
 SELECT auth.amt_authenticate() \gset
 SET search_path = tap;
-SELECT is(auth.amt_org_id(), 'acme', 'the true key authenticates');
+SELECT is(auth.amt_org_id(), 'acme', 'the key in the true table authenticates');
 RESET ROLE;
-SELECT ok(NOT is_called, 'no trap was run') FROM trapped;
+SELECT ok(NOT is_called, 'amt_authenticate() runs no trap') FROM trapped;
 
 SELECT * FROM finish();
 ROLLBACK;

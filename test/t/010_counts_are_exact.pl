@@ -43,7 +43,7 @@ sub load
 	}
 	ok(finish_pgbench($run), 'the clients run without an error');
 	is($backwards, 0, 'neither calls nor last_used_at ever goes backwards');
-	cmp_ok($reads, '>', 10, 'the calls are read all the time');
+	cmp_ok($reads, '>', 10, 'the calls are read all the time while the clients run');
 	return;
 }
 
@@ -55,15 +55,15 @@ my $expected = $clients * $each;
 is(calls_of($node, $id), 0, 'a new key has no calls');
 load($node, $token, $each);
 my $ended_at = time;
-is(calls_of($node, $id), $expected, 'the view is exact at once');
-cmp_ok(stat_of($node, 'calls_flushed'), '>', 0, 'a part of the calls is written on the way');
+is(calls_of($node, $id), $expected, 'the view is exact as soon as the clients have ended');
+cmp_ok(stat_of($node, 'calls_flushed'), '>', 0, 'some of the calls are written while the clients run');
 my $session = Session->new($node);
 wait_until(sub { $session->query("SELECT calls FROM amt_key_usage WHERE key_id = '$id'") eq $expected }, 30);
 cmp_ok(time - $ended_at, '<', 2 * $interval, 'all calls are in the table within two intervals');
-is(stored_calls($node, $id), $expected, 'the table is exact');
-is(calls_of($node, $id), $expected, 'the view still is');
-is(stat_of($node, 'calls_pending'), 0, 'nothing is pending any more');
-is(stat_of($node, 'calls_flushed'), $expected, 'as many calls are written as were made');
+is(stored_calls($node, $id), $expected, 'the table is exact after two intervals');
+is(calls_of($node, $id), $expected, 'the view is exact after all calls are written');
+is(stat_of($node, 'calls_pending'), 0, 'no call is pending after all are written');
+is(stat_of($node, 'calls_flushed'), $expected, 'calls_flushed counts as many calls as were made');
 $session->quit;
 $node->restart;
 is(calls_of($node, $id), $expected, 'the view is exact after a clean restart');
@@ -84,12 +84,12 @@ for my $mode (qw(fast smart))
 	# The worker may have written the others, if the machine is slow.
 	my $caller = Session->new($node);
 	$caller->query('SELECT 1');
-	like($caller->query(verify_sql($token), 'SELECT calls_pending FROM amt_stat'), qr/\A1\n[1-9]/, "$mode: there are calls in memory only");
+	like($caller->query(verify_sql($token), 'SELECT calls_pending FROM amt_stat'), qr/\A1\n[1-9]/, "$mode: there are calls in memory only before the stop");
 	$caller->quit;
 	$node->stop($mode);
 	$node->start;
 	is(stored_calls($node, $id), $expected, "$mode: a clean restart loses no call");
-	is(calls_of($node, $id), $expected, "$mode: the view says the same");
+	is(calls_of($node, $id), $expected, "$mode: the view is exact after a clean restart");
 }
 
 # A shutdown in the middle of the load: each call that was answered is there, and none that was not made. The answers to

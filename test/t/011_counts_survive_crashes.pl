@@ -60,7 +60,7 @@ sub crash_under_load
 	cmp_ok($calls, '<=', $made + $clients, "$what: there are no more calls than were made");
 	cmp_ok($calls, '>=', $old[-1]{calls}, "$what: no call is lost that is older than the last interval");
 	cmp_ok($last_used_at, '>=', $old[-1]{last_used_at}, "$what: no last use is lost that is older than the last interval");
-	is(calls_of($node, $id), $calls, "$what: the view shows what is stored");
+	is(calls_of($node, $id), $calls, "$what: the view shows the calls that are stored");
 	return $lost;
 }
 

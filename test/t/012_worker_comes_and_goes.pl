@@ -33,10 +33,10 @@ sub set_interval
 	cmp_ok(time - $called_at, '<', 3, 'the call is written within the interval of one second');
 	is($node->safe_psql('postgres', q{SELECT state FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer'}), 'idle',
 		'pg_stat_activity shows the worker as idle while it waits');
-	ok(wait_for_no_worker($node), 'the worker leaves');
+	ok(wait_for_no_worker($node), 'the worker leaves when no call is left to be written');
 	my $stayed = time - $called_at;
-	cmp_ok($stayed, '>', 2, 'it does not leave before two idle seconds');
-	cmp_ok($stayed, '<', 7, 'it leaves soon after them');
+	cmp_ok($stayed, '>', 2, 'the worker does not leave before two idle seconds');
+	cmp_ok($stayed, '<', 7, 'the worker leaves soon after two idle seconds');
 	verify($node, $token);
 	ok(is_written($node, $id, 2), 'the next call is written by another worker');
 	is(stat_of($node, 'worker_starts'), 2, 'amt_stat counts both workers');
@@ -58,12 +58,12 @@ sub set_interval
 		$n += verify($session, $token);
 		sleep 0.05;
 	}
-	is(stored_calls($node, $id), 3, 'while more are counted, the worker waits for the interval');
-	is(calls_of($node, $id), 3 + $n, 'the view has all of them');
+	is(stored_calls($node, $id), 3, 'the worker waits for its interval while calls are counted');
+	is(calls_of($node, $id), 3 + $n, 'the view has the calls that the worker has not written yet');
 	ok(wait_for_no_worker($node), 'the worker leaves when nothing is counted any more');
-	is(stored_calls($node, $id), 3 + $n, 'it has written all calls before');
+	is(stored_calls($node, $id), 3 + $n, 'the worker has written all calls before it leaves');
 	verify($session, $token);
-	ok(is_written($node, $id, 4 + $n), 'the first call for another worker is written');
+	ok(is_written($node, $id, 4 + $n), 'the first call for another worker is written at once');
 	verify($session, $token);
 	set_interval('50ms');
 	ok(is_written($node, $id, 5 + $n), 'a shorter interval is followed at the next reload');
@@ -76,14 +76,14 @@ for (['1s', 'wal_log'], ['1h', 'file_copy'])
 	my ($interval, $strategy) = @$_;
 	set_interval($interval);
 	my $other = new_database($node, 'dropped');
-	is(verify($node, $other, 'dropped'), 1, 'a key of another database is called');
-	ok(wait_for_worker($node, 'dropped'), 'the worker of that database comes');
+	is(verify($node, $other, 'dropped'), 1, 'a key of another database works');
+	ok(wait_for_worker($node, 'dropped'), 'a call in another database starts a worker of that database');
 	my $took = seconds(sub { $node->safe_psql('postgres', "CREATE DATABASE copied TEMPLATE dropped STRATEGY $strategy") });
 	cmp_ok($took, '<', 5.5, "interval $interval: CREATE DATABASE ... TEMPLATE ... STRATEGY $strategy works just after a call");
-	is(calls_of($node, id_of($other), 'copied'), 1, 'the copy has the calls of the original');
-	is(verify($node, $other, 'copied'), 1, 'the copy knows the key');
-	is(calls_of($node, id_of($other), 'dropped'), 1, 'the copy counts for itself');
-	is(calls_of($node, id_of($other), 'copied'), 2, 'the copy counts on from there');
+	is(calls_of($node, id_of($other), 'copied'), 1, 'a copied database has the calls of the original');
+	is(verify($node, $other, 'copied'), 1, 'a copied database knows the key');
+	is(calls_of($node, id_of($other), 'dropped'), 1, 'a call in a copied database does not count in the original');
+	is(calls_of($node, id_of($other), 'copied'), 2, 'a copied database counts on from the calls of the original');
 	for my $dbname ('copied', 'dropped')
 	{
 		verify($node, $other, $dbname) for 1 .. 3;
@@ -99,14 +99,14 @@ set_interval('10ms');
 	my @sessions = map { Session->new($node, dbname => 'forced') } 1 .. 4;
 	my $loop = "DO \$\$ BEGIN FOR i IN 1 .. 1000000 LOOP PERFORM amt_verify('$other'); END LOOP; END \$\$";
 	$_->send($loop) for @sessions;
-	ok(wait_for_worker($node, 'forced'), 'a database under load has a worker');
+	ok(wait_for_worker($node, 'forced'), 'a database under load has a worker before DROP DATABASE ... WITH (FORCE)');
 	my $took = seconds(sub { $node->safe_psql('postgres', 'DROP DATABASE forced WITH (FORCE)') });
 	cmp_ok($took, '<', 5.5, 'DROP DATABASE ... WITH (FORCE) works under load');
-	ok(!defined $_->receive, 'a session of the database is gone') for @sessions;
-	is(scalar(() = worker_pids($node)), 0, 'the worker is gone');
+	ok(!defined $_->receive, 'DROP DATABASE ... WITH (FORCE) ends each session of the database') for @sessions;
+	is(scalar(() = worker_pids($node)), 0, 'DROP DATABASE ... WITH (FORCE) ends the worker of the database');
 	my $calls = calls_of($node, $id);
 	verify($node, $token);
-	ok(is_written($node, $id, $calls + 1), 'calls of another database are written');
+	ok(is_written($node, $id, $calls + 1), 'calls of another database are written after DROP DATABASE ... WITH (FORCE)');
 	is(stat_of($node, 'calls_pending'), 0, 'no call of the dropped database stays in memory');
 }
 
@@ -116,7 +116,7 @@ set_interval('10ms');
 	my $row = $node->safe_psql('extension', 'SELECT amt_key FROM amt_key');
 	my $run = start_pgbench($node, [ "SELECT count(*) FROM amt_verify(:token);\n" ], { dbname => 'extension' },
 		'-c', 4, '-T', 60, '-M', 'prepared', '-D', "token=$other");
-	ok(wait_for_worker($node, 'extension'), 'a database under load has a worker');
+	ok(wait_for_worker($node, 'extension'), 'a database under load has a worker before DROP EXTENSION');
 	cmp_ok(seconds(sub { $node->safe_psql('extension', 'DROP EXTENSION amt_keys') }), '<', 5, 'DROP EXTENSION works under load');
 	$node->safe_psql('extension', 'CREATE EXTENSION amt_keys');
 	$node->safe_psql('extension', "INSERT INTO amt_key SELECT (\$row\$$row\$row\$::amt_key).*");
@@ -124,8 +124,8 @@ set_interval('10ms');
 	$run->{harness}->finish;
 	is(join("\n", grep { /ERROR/ && !/(?:function amt_verify\(.*\)|relation with OID \d+|table "amt_key" of extension)/ } split /\n/, $run->{err}), '',
 		'the sessions only notice that the function, or its table, is gone');
-	is(verify($node, $other, 'extension'), 1, 'the key works');
-	ok(is_written($node, id_of($other), 1, 'extension'), 'its calls are written');
+	is(verify($node, $other, 'extension'), 1, 'the same key works in a new extension');
+	ok(is_written($node, id_of($other), 1, 'extension'), 'calls of the same key in a new extension are written');
 	verify($node, $other, 'extension');
 	$node->safe_psql('extension', 'DROP EXTENSION amt_keys');
 	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }, 30), 'calls of an extension that is gone are dropped');
@@ -150,10 +150,10 @@ set_interval('20ms');
 	}
 	ok(finish_pgbench($run), 'the clients run without an error while the worker is terminated again and again');
 	cmp_ok($terminated, '>', 3, 'the worker was terminated several times');
-	is(calls_of($node, $id), $before + 80_000, 'no call is lost or counted twice');
+	is(calls_of($node, $id), $before + 80_000, 'no call is lost or counted twice while the worker is terminated again and again');
 	ok(wait_until(sub { verify($session, $token) && stored_calls($node, $id) > $before + 80_000 }, 30), 'the next worker writes all calls');
 	flush($node);
-	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree after the worker was terminated again and again');
 }
 
 # What the configuration says of sessions does not stop the worker.
@@ -167,9 +167,9 @@ set_interval('20ms');
 		options => '-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0');
 	$session->query('SET ROLE NONE');
 	is($session->query("SELECT count(*) FROM public.amt_verify('$other')"), 1, 'a key is called in a database with unusual settings');
-	ok(wait_until(sub { $session->query('SELECT calls FROM public.amt_key_usage') eq '1' }, 20), 'the call is written');
+	ok(wait_until(sub { $session->query('SELECT calls FROM public.amt_key_usage') eq '1' }, 20), 'a call in a database with unusual settings is written');
 	$session->query('SET default_transaction_read_only = off', 'SET session_replication_role = origin');
-	is($session->query(qq{SELECT public.amt_revoke('} . id_of($other) . q{')}), 't', 'the key is revoked');
+	is($session->query(qq{SELECT public.amt_revoke('} . id_of($other) . q{')}), 't', 'a key is revoked in a database with unusual settings');
 	$session->quit;
 }
 
@@ -192,15 +192,15 @@ set_interval('20ms');
 		$n += verify($session, $token);
 		sleep 0.01;
 	}
-	is(verify($session, $second), 1, 'another key is called');
+	is(verify($session, $second), 1, 'another key works while the calls of one key cannot be written');
 	ok(is_written($node, id_of($second), 1), 'the calls of other keys are written although those of one key cannot be');
 	cmp_ok(stat_of($node, 'worker_starts') - $starts, '<=', 1, 'a worker that cannot write is not started at every call');
 	my $failed = stat_of($node, 'worker_failures') - $failures;
 	cmp_ok($failed, '>=', 1, 'failed writes are counted in worker_failures');
 	cmp_ok($failed, '<=', 8, 'a failed write is not tried at every interval');
 	my $log = slurp_file($node->logfile);
-	is(scalar(() = $log =~ /amt_keys could not write counted calls: the owner says no/g), 1, 'the log tells the reason once');
-	is(calls_of($node, $id), $before + $n, 'meanwhile the view is exact');
+	is(scalar(() = $log =~ /amt_keys could not write counted calls: the owner says no/g), 1, 'the log tells the reason of a failed write once');
+	is(calls_of($node, $id), $before + $n, 'the view is exact while calls cannot be written');
 	$node->safe_psql('postgres', 'DROP TRIGGER refuse ON amt_key_usage');
 	flush($node);
 	is(stored_calls($node, $id), $before + $n, 'no call is lost when it can be written again');
@@ -214,16 +214,16 @@ set_interval('20ms');
 	my $before = calls_of($node, $id);
 	my $session = Session->new($node, verbosity => 'verbose');
 	is(verify($session, $token), 1, 'without a place for a worker a key works');
-	is(calls_of($node, $id), $before + 1, 'the call is in the view');
+	is(calls_of($node, $id), $before + 1, 'the view has a call that no worker can write');
 	cmp_ok(stat_of($node, 'worker_failures'), '>', 0, 'worker_failures counts that no worker could be started');
 	like($session->query('SELECT amt_flush_usage()'),
-		qr/ERROR:  53400: could not start the background worker .*\nHINT:  Increase "max_worker_processes"/, 'amt_flush_usage() raises 53400');
+		qr/ERROR:  53400: could not start the background worker .*\nHINT:  Increase "max_worker_processes"/, 'amt_flush_usage() raises 53400 when no worker can be started');
 	sleep 0.2;
 	verify($session, $token) for 1 .. 3;
-	is(scalar(() = slurp_file($node->logfile) =~ /could not start its background worker/g), 1, 'the log says it once for a session');
-	is(stored_calls($node, $id), $before, 'nothing is written');
-	is(calls_of($node, $id), $before + 4, 'every call is in the view');
-	is(stat_of($node, 'calls_pending'), 4, 'the calls are pending');
+	is(scalar(() = slurp_file($node->logfile) =~ /could not start its background worker/g), 1, 'the log says once for a session that no worker could be started');
+	is(stored_calls($node, $id), $before, 'no call is written without a worker');
+	is(calls_of($node, $id), $before + 4, 'the view has every call that no worker can write');
+	is(stat_of($node, 'calls_pending'), 4, 'the calls that no worker can write are pending');
 	my $took = stop_seconds($node);
 	cmp_ok($took, '<', 5, 'the server stops without waiting for a worker');
 	$node->start;
@@ -242,14 +242,14 @@ set_interval('20ms');
 	my $load = start_load($node, $token, clients => 1);
 	ok(wait_for_worker($node), 'the worker of one database takes the last place');
 	my $session = Session->new($node, dbname => 'waiting');
-	is(verify($session, $other), 1, 'a key of another database works');
-	is($session->query('SELECT amt_flush_usage()'), 'ERROR:  53400', 'amt_flush_usage() cannot start a worker there');
-	is(stored_calls($node, id_of($other), 'waiting'), '', 'its call is not written');
-	is(calls_of($node, id_of($other), 'waiting'), 1, 'its call is in the view');
+	is(verify($session, $other), 1, 'a key of another database works while every place for a worker is taken');
+	is($session->query('SELECT amt_flush_usage()'), 'ERROR:  53400', 'amt_flush_usage() raises 53400 while every place for a worker is taken');
+	is(stored_calls($node, id_of($other), 'waiting'), '', 'a call is not written while every place for a worker is taken');
+	is(calls_of($node, id_of($other), 'waiting'), 1, 'the view has a call that waits for a place for a worker');
 	end_load($node, $load);
 	ok(wait_for_no_worker($node), 'the worker leaves when the load ends');
-	is($session->query('SELECT amt_flush_usage()'), 1, 'then amt_flush_usage() starts one');
-	is(stored_calls($node, id_of($other), 'waiting'), 1, 'the call is written');
+	is($session->query('SELECT amt_flush_usage()'), 1, 'amt_flush_usage() starts a worker when a place is free again');
+	is(stored_calls($node, id_of($other), 'waiting'), 1, 'the call that waited for a place for a worker is written');
 	$session->quit;
 }
 

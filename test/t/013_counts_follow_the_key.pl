@@ -46,8 +46,8 @@ for my $end ('ROLLBACK', q{PREPARE TRANSACTION 'gone'; ROLLBACK PREPARED 'gone'}
 	$a->query(split /; /, $end);
 	is(verify($s, $token), 0, "after $end the key does not exist");
 	ok(nothing_pending(), "after $end no call stays in memory");
-	is(stat_of($node, 'calls_dropped'), $dropped + 3, 'the calls are dropped');
-	is(usage_rows($token), 0, 'the key has no row of usage');
+	is(stat_of($node, 'calls_dropped'), $dropped + 3, "after $end calls_dropped has grown by the calls of the key");
+	is(usage_rows($token), 0, "after $end the key has no row of usage");
 }
 
 # Created and called in one transaction, the calls wait until it has ended.
@@ -56,14 +56,14 @@ for my $end ('COMMIT', q{PREPARE TRANSACTION 'new'; COMMIT PREPARED 'new'}, 'REL
 	$a->query('BEGIN', 'SAVEPOINT x');
 	my $token = new_key($a);
 	verify($a, $token) for 1 .. 3;
-	is($a->query("SELECT calls FROM amt_keys WHERE key_id = '" . id_of($token) . "'"), 3, 'the creator sees the calls');
+	is($a->query("SELECT calls FROM amt_keys WHERE key_id = '" . id_of($token) . "'"), 3, 'the transaction that creates a key sees its calls');
 	my $other = new_key($s);
 	verify($s, $other);
-	ok(is_written($node, id_of($other), 1), 'calls of another key are written meanwhile');
-	is(pending(), 3, 'those of the new key wait');
+	ok(is_written($node, id_of($other), 1), 'calls of another key are written while a creation is open');
+	is(pending(), 3, 'calls of a new key wait while its creation is open');
 	$a->query(split /; /, $end);
 	is(calls_of($node, id_of($token)), 3, "after $end the view has the calls");
-	ok(is_written($node, id_of($token), 3), 'the calls are written');
+	ok(is_written($node, id_of($token), 3), "after $end the calls are written");
 }
 
 # A revocation records all calls, and leaves no row of usage, in every isolation level and by every way.
@@ -98,12 +98,12 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	verify($s, $token);
 	flush($node);
 	verify($s, $token);
-	is($a->query('BEGIN', 'SAVEPOINT x', "SELECT amt_revoke('$id')"), 't', 'a key is revoked');
-	is(verify($s, $token), 1, 'it works until the commit');
-	is(calls_of($node, $id), 3, 'for others the key has its calls');
+	is($a->query('BEGIN', 'SAVEPOINT x', "SELECT amt_revoke('$id')"), 't', 'a key is revoked in an open transaction');
+	is(verify($s, $token), 1, 'a key works until the commit of its revocation');
+	is(calls_of($node, $id), 3, 'other sessions see the calls of a key until the commit of its revocation');
 	$a->query(split /; /, $end);
-	is(calls_of($node, $id), 3, "after $end the key has its calls");
-	ok(is_written($node, $id, 3), 'the calls are written');
+	is(calls_of($node, $id), 3, "after $end of its revocation a key has its calls");
+	ok(is_written($node, $id, 3), "after $end of its revocation the calls of a key are written");
 }
 
 # A revocation while the worker writes waits for one batch, which lasts a second at the most.
@@ -128,7 +128,7 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 			$a->answers_within(0.2);
 			$b->query('SELECT pg_advisory_unlock(1)');
 		}
-		ok($a->answers_within(4), "round $round: a revocation waits for the batch, not for what the batch waits for");
+		ok($a->answers_within(4), "round $round: a revocation waits for the batch, not for the lock that the batch waits for");
 		is($a->receive, 't', "round $round: the key is revoked");
 		is(events_of($node, id_of($last)), 5, "round $round: the event has the calls");
 		$b->query('SELECT pg_advisory_unlock_all()');
@@ -147,9 +147,9 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	my $run = start_pgbench($node, [$script], '-c', 8, '-j', 2, '-t', 100);
 	ok(finish_pgbench($run), 'keys are made, called and revoked, two by two, while the worker writes');
 	is($node->safe_psql('postgres', q{SELECT count(*), sum(calls) FROM amt_key_event WHERE event = 'revoked' AND name = 'short'}),
-		'1600|3200', 'the events have all calls');
-	is($node->safe_psql('postgres', q{SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'}), 0, 'there was no deadlock');
-	ok(nothing_pending(), 'no call stays in memory');
+		'1600|3200', 'the events of keys that are revoked two by two have all calls');
+	is($node->safe_psql('postgres', q{SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'}), 0, 'keys that are revoked two by two make no deadlock with the worker');
+	ok(nothing_pending(), 'no call of a revoked key stays in memory');
 	is($s->query('SELECT count(*) FROM amt_key_usage WHERE key_id NOT IN (SELECT key_id FROM amt_key)'), 0, 'no row of usage is left of a key that is gone');
 	configure($node, 'amt_keys.usage_flush_interval' => '200ms');
 }
@@ -177,12 +177,12 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	$s->query(q{INSERT INTO amt_key_usage SELECT 'orphan' || i, 7, now() FROM generate_series(1, 500) AS i});
 	is($s->query(q{SELECT count(*) FROM amt_keys WHERE key_id ~ 'orphan'}), 0, 'the view does not show usage without a key');
 	my $person = Session->new($node, options => '');
-	is($person->query('CREATE ROLE passerby', 'SET SESSION AUTHORIZATION passerby', 'SELECT count(*) FROM amt_key_usage'), 0, 'usage without a key is nobody\'s');
+	is($person->query('CREATE ROLE passerby', 'SET SESSION AUTHORIZATION passerby', 'SELECT count(*) FROM amt_key_usage'), 0, 'a role without an identity sees no usage without a key');
 	$person->quit;
 	verify($s, $token);
-	ok(is_written($node, id_of($token), 1), 'a worker starts and writes');
-	is($s->query(q{SELECT count(*) FROM amt_key_usage WHERE key_id ~ 'orphan'}), 0, 'it has swept usage without a key');
-	ok($s->query('SELECT count(*) FROM amt_key_usage') > 0, 'it leaves the usage of keys alone');
+	ok(is_written($node, id_of($token), 1), 'a worker that starts writes the calls of a key');
+	is($s->query(q{SELECT count(*) FROM amt_key_usage WHERE key_id ~ 'orphan'}), 0, 'a worker that starts sweeps usage without a key');
+	ok($s->query('SELECT count(*) FROM amt_key_usage') > 0, 'a worker that starts leaves the usage of keys alone');
 }
 
 # An id that is created again is another key, if its hash is another.
@@ -197,21 +197,21 @@ for my $written (0, 1)
 	verify($s, $first) for 1 .. 3;
 	flush($node) if $written;
 	$a->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '$id'", insert_key_sql($id, $hash), 'COMMIT');
-	is(events_of($node, $id), 3, "$what: the end of the first is recorded");
-	is(calls_of($node, $id), 0, "$what: the second has no calls");
-	is($s->query("SELECT last_used_at IS NULL FROM amt_keys WHERE key_id = '$id'"), 't', "$what: the second was never used");
-	is(verify($s, $first), 0, "$what: the first secret is refused");
-	is(verify($s, $again), 1, "$what: the second secret works") for 1 .. 2;
-	is(calls_of($node, $id), 2, "$what: the second counts its own calls");
+	is(events_of($node, $id), 3, "$what: the event of the deletion has the calls of the first key");
+	is(calls_of($node, $id), 0, "$what: the second key has no calls");
+	is($s->query("SELECT last_used_at IS NULL FROM amt_keys WHERE key_id = '$id'"), 't', "$what: the second key was never used");
+	is(verify($s, $first), 0, "$what: the secret of the first key is refused");
+	is(verify($s, $again), 1, "$what: the secret of the second key works") for 1 .. 2;
+	is(calls_of($node, $id), 2, "$what: the second key counts its own calls");
 	configure($node, 'amt_keys.usage_flush_interval' => '200ms');
-	ok(is_written($node, $id, 2), "$what: its own calls are written");
+	ok(is_written($node, $id, 2), "$what: the calls of the second key are written");
 
 	# In a transaction that is rolled back, the first one stays.
 	$a->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '$id'", insert_key_sql($id, q{'$scrypt$ln=4,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}));
 	verify($s, $again);
 	$a->query('ROLLBACK');
-	is(calls_of($node, $id), 3, "$what: a replacement that is rolled back changes nothing");
-	ok(is_written($node, $id, 3), "$what: nor in the table");
+	is(calls_of($node, $id), 3, "$what: a replacement that is rolled back changes no calls in the view");
+	ok(is_written($node, $id, 3), "$what: a replacement that is rolled back changes no calls in the table");
 }
 
 # The same row put back is never shown with calls that were not made.
@@ -225,9 +225,9 @@ for my $written (0, 1)
 	is(events_of($node, $id), 3, 'the event of the deletion has the calls');
 	verify($s, $token);
 	cmp_ok(calls_of($node, $id), '<=', 4, 'a key put back has no calls that were not made');
-	cmp_ok(calls_of($node, $id), '>=', 1, 'it counts');
+	cmp_ok(calls_of($node, $id), '>=', 1, 'a key put back counts its calls');
 	flush($node);
-	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree on a key put back');
 }
 
 # Many new keys, each called for the first time in the transaction that made it.
@@ -236,13 +236,13 @@ for my $written (0, 1)
 	my ($before) = $s->query('SELECT sum(calls) FROM amt_keys');
 	my $dropped = stat_of($node, 'calls_dropped');
 	is($_->query('BEGIN', q{CREATE TEMP TABLE own AS SELECT token FROM generate_series(1, 1500) AS i, LATERAL amt_create_key('key ' || i, 'acme', 'editor')},
-			'SELECT count(*) FROM own, amt_verify(token)'), 1500, 'keys are made, and verified at once')
+			'SELECT count(*) FROM own, amt_verify(token)'), 1500, 'fifteen hundred keys are made, and verified in the same transaction')
 	  for @own;
-	is($_->query('COMMIT'), '', 'their transaction commits') for @own;
-	is(stat_of($node, 'calls_dropped'), $dropped, 'no call is dropped');
-	is($s->query('SELECT sum(calls) FROM amt_keys'), $before + 4500, 'each call is counted');
+	is($_->query('COMMIT'), '', 'the transaction that made and verified the keys commits') for @own;
+	is(stat_of($node, 'calls_dropped'), $dropped, 'no call of a new key is dropped');
+	is($s->query('SELECT sum(calls) FROM amt_keys'), $before + 4500, 'each call of a new key is counted');
 	flush($node);
-	is($s->query('SELECT sum(calls) FROM amt_key_usage'), $before + 4500, 'each call is written');
+	is($s->query('SELECT sum(calls) FROM amt_key_usage'), $before + 4500, 'each call of a new key is written');
 	$_->quit for @own;
 }
 
@@ -259,9 +259,9 @@ for my $written (0, 1)
 	$revoker->send("SELECT amt_revoke('$id')");
 	ok(wait_for_lock($node, @pids), 'a reader and a revocation wait for a table that is rewritten');
 	$a->query('COMMIT');
-	is($revoker->receive, 't', 'then the key is revoked');
-	is(events_of($node, $id), 5, 'with all its calls on record');
-	like($reader->receive, qr/\A(5|0|)\z/, 'the reader has seen the key before or after');
+	is($revoker->receive, 't', 'a revocation that waited for a rewritten table revokes the key');
+	is(events_of($node, $id), 5, 'a revocation that waited for a rewritten table records all calls');
+	like($reader->receive, qr/\A(5|0|)\z/, 'a reader that waited for a rewritten table sees the key as before or after the revocation');
 	$_->quit for $reader, $revoker;
 	$token = new_key($s);
 	verify($s, $token);
@@ -276,7 +276,7 @@ for my $written (0, 1)
 	is($a->query(verify_sql($token), 'SAVEPOINT s', "UPDATE amt_key SET name = 'm' WHERE key_id = '$id'", verify_sql($token),
 			'ROLLBACK TO s', 'COMMIT', "SELECT calls FROM amt_keys WHERE key_id = '$id'"),
 		"1\n1\n2", 'a key is verified before and after its row was changed in a savepoint');
-	ok(is_written($node, $id, 2), 'both calls are written');
+	ok(is_written($node, $id, 2), 'calls before and after a savepoint that is undone are written');
 }
 
 $_->quit for $s, $a, $b;

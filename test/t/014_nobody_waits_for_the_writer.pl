@@ -27,16 +27,16 @@ sub written
 {
 	my $run = start_load($node, $token);
 	ok(wait_for_worker($node), 'a worker comes with the load');
-	ok(wait_until(sub { written() > 0 }), 'the statistics know what it writes while it runs');
+	ok(wait_until(sub { written() > 0 }), 'the statistics know what the worker writes while it runs');
 	my ($start, $before, $calls) = (time, written(), stored_calls($node, $id));
 	sleep 4;    # the subject is what happens in this time
 	my $writes = written() - $before;
 	cmp_ok($writes, '<=', time - $start + 1, 'a busy key is written once an interval');
-	cmp_ok($writes, '>=', 1, 'and not less often');
-	cmp_ok(stored_calls($node, $id), '>', $calls, 'all calls of the interval at once');
+	cmp_ok($writes, '>=', 1, 'a busy key is written at least once in four intervals');
+	cmp_ok(stored_calls($node, $id), '>', $calls, 'the calls of a busy key are added up in the table');
 	my $answered = end_load($node, $run);
 	my $counted = calls_of($node, $id);
-	ok($counted >= $answered && $counted <= $answered + 4, 'every call is counted');
+	ok($counted >= $answered && $counted <= $answered + 4, 'every call of a busy key is counted');
 }
 
 # A thousand keys of which each is called once are written in batches.
@@ -44,10 +44,10 @@ sub written
 	$node->safe_psql('postgres', "CREATE TABLE token AS SELECT i AS n, token FROM generate_series(1, 3000) AS i, amt_create_key('key ' || i, 'acme', 'editor')");
 	my $run = start_pgbench($node, [ "SELECT 1 / count(*) FROM token, amt_verify(token) WHERE n % 8 = :client_id;\n" ], '-c', 8, '-j', 2, '-t', 1);
 	ok(finish_pgbench($run), 'three thousand keys are verified for the first time, by eight sessions');
-	is($node->safe_psql('postgres', q{SELECT sum(calls) FROM amt_keys WHERE name LIKE 'key %'}), 3000, 'each call is counted');
-	is(stat_of($node, 'calls_dropped'), 0, 'no call is dropped');
+	is($node->safe_psql('postgres', q{SELECT sum(calls) FROM amt_keys WHERE name LIKE 'key %'}), 3000, 'each first call of three thousand keys is counted');
+	is(stat_of($node, 'calls_dropped'), 0, 'no first call of three thousand keys is dropped');
 	flush($node);
-	is($node->safe_psql('postgres', q{SELECT sum(calls) FROM amt_key_usage JOIN amt_key USING (key_id) WHERE name LIKE 'key %'}), 3000, 'each call is written');
+	is($node->safe_psql('postgres', q{SELECT sum(calls) FROM amt_key_usage JOIN amt_key USING (key_id) WHERE name LIKE 'key %'}), 3000, 'each first call of three thousand keys is written');
 }
 
 configure($node, 'amt_keys.usage_flush_interval' => '100ms');
@@ -63,11 +63,11 @@ for my $lock ("SELECT 1 FROM amt_key_usage WHERE key_id = 'ID' FOR UPDATE", "SEL
 	verify($s, $locked);
 	flush($node);
 	is($owner->query('BEGIN', $lock =~ s/ID/id_of($locked)/er), 1, "the owner has done: $lock");
-	is(verify($s, $_), 1, 'a key works meanwhile') for $locked, $other;
-	ok(is_written($node, id_of($other), 1), 'calls of another key are written');
-	is(calls_of($node, id_of($locked)), 2, 'the call of the key itself is in the view');
+	is(verify($s, $_), 1, 'a key works while the owner holds a row') for $locked, $other;
+	ok(is_written($node, id_of($other), 1), 'calls of another key are written while the owner holds a row');
+	is(calls_of($node, id_of($locked)), 2, 'the view has the call of a key whose row the owner holds');
 	$owner->query('ROLLBACK');
-	ok(is_written($node, id_of($locked), 2), 'it is written when the lock is gone');
+	ok(is_written($node, id_of($locked), 2), 'a call is written when the owner has let go of the row');
 	$owner->quit;
 }
 
@@ -81,13 +81,13 @@ for my $end ('COMMIT', 'ROLLBACK')
 		"SELECT 1 FROM amt_key WHERE key_id = '" . id_of($changed) . "' FOR UPDATE",
 		"INSERT INTO amt_key_usage VALUES ('" . id_of($inserted) . "', 0, now())",
 		"DELETE FROM amt_key WHERE key_id = '" . id_of($deleted) . "'");
-	is(verify($s, $_), 1, 'a key works that the owner works on') for $changed, $deleted, $inserted, $other;
+	is(verify($s, $_), 1, 'a key works while the owner changes keys') for $changed, $deleted, $inserted, $other;
 	ok(is_written($node, id_of($other), 1), 'the first call of another key is written');
-	is(join(' ', map { calls_of($node, id_of($_)) } $changed, $deleted, $inserted), '1 1 1', 'the calls are in the view');
+	is(join(' ', map { calls_of($node, id_of($_)) } $changed, $deleted, $inserted), '1 1 1', 'the view has the calls of keys that the owner changes');
 	$owner->query($end);
 	ok(is_written($node, id_of($_), 1), "the call is written after $end") for $changed, $inserted;
 	ok(is_written($node, id_of($deleted), $end eq 'COMMIT' ? '' : 1), "$end: a deleted key has no row of usage, another has one");
-	is($s->query('SELECT count(*) FROM amt_key_usage WHERE key_id NOT IN (SELECT key_id FROM amt_key)'), 0, 'no row of usage is left over');
+	is($s->query('SELECT count(*) FROM amt_key_usage WHERE key_id NOT IN (SELECT key_id FROM amt_key)'), 0, 'no row of usage without a key is left over');
 	$owner->quit;
 }
 
@@ -100,12 +100,12 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	my $owner = Session->new($node);
 	$owner->query('BEGIN', $lock);
 	my $took = seconds(sub { is(verify($node, $locked), 1, "a key works although the owner has done: $lock") });
-	cmp_ok($took, '<', 2, 'nobody waits for the lock');
+	cmp_ok($took, '<', 2, 'a verification does not wait for the lock of a table');
 	my ($worker) = worker_pids($node);
 	$took = seconds(sub { $node->safe_psql('postgres', 'CREATE DATABASE other') ; $node->safe_psql('postgres', 'DROP DATABASE other') });
-	cmp_ok($took, '<', 5, 'another database is created and dropped meanwhile');
+	cmp_ok($took, '<', 5, 'another database is created and dropped while a table is locked');
 	$owner->query('ROLLBACK');
-	ok(is_written($node, id_of($locked), 1), 'the call is written when the lock is gone');
+	ok(is_written($node, id_of($locked), 1), 'a call is written when the lock of the table is gone');
 	$owner->quit;
 }
 
@@ -118,13 +118,13 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 		my $client = Session->new($node);
 		my $pid = $client->backend;
 		$client->query('BEGIN') if $end =~ /transaction/;
-		is(verify($client, $token), 1, "a session counts ($end)");
+		is(verify($client, $token), 1, "a session counts a call while the table is locked ($end)");
 		my $took = seconds(
 			sub {
 				$end eq 'quit' ? $client->quit : $s->query("SELECT pg_terminate_backend($pid)");
 				is_gone($pid, 10);
 			});
-		cmp_ok($took, '<', 1, "the session goes at once ($end)");
+		cmp_ok($took, '<', 1, "a session that has counted a call ends at once ($end)");
 	}
 	$owner->query('ROLLBACK');
 	$owner->quit;
@@ -151,16 +151,16 @@ for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXC
 	my $failures = stat_of($node, 'worker_failures');
 	verify($s, $waiting);
 	ok(wait_until(sub { $s->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' AND wait_event = 'PgSleep'}) eq '1' }),
-		"$what: the worker is in it");
+		"$what: the worker waits in the trigger");
 	my $started = time;
 	is(verify($node, $waiting), 1, "$what: the key works");
-	is(calls_of($node, id_of($waiting)), 3, "$what: the view has all calls");
-	is(calls_of($node, id_of($other)), 1, "$what: and those of other keys");
-	cmp_ok(time - $started, '<', 2, "$what: none of it waits");
+	is(calls_of($node, id_of($waiting)), 3, "$what: the view has all calls of the key");
+	is(calls_of($node, id_of($other)), 1, "$what: the view has the calls of other keys");
+	cmp_ok(time - $started, '<', 2, "$what: neither a verification nor the view waits");
 	my $took = seconds(sub { is(revoke($node, $other), 't', "$what: a key is revoked") });
 	cmp_ok($took, '<', 4, "$what: the revocation waits for one batch at the most");
 	$took = seconds(sub { is(create_key($node) =~ /\Aamt_/, 1, "$what: a key is created") });
-	cmp_ok($took, '<', 4, "$what: creating does not wait");
+	cmp_ok($took, '<', 4, "$what: a creation does not wait");
 	ok(wait_until(sub { stat_of($node, 'worker_failures') > $failures }, 10), "$what: the batch is ended and counted as failed");
 	$took = seconds(sub { $node->safe_psql('postgres', 'CREATE DATABASE other'); $node->safe_psql('postgres', 'DROP DATABASE other') });
 	cmp_ok($took, '<', 5, "$what: another database is created and dropped");
@@ -176,7 +176,7 @@ for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXC
 	verify($node, $waiting);
 	flush($node);
 	is(stored_calls($node, id_of($waiting)), 5, "$what: without the trigger all calls are written");
-	is(calls_of($node, id_of($waiting)), 5, "$what: none is lost or counted twice");
+	is(calls_of($node, id_of($waiting)), 5, "$what: no call is lost or counted twice");
 }
 
 $s->quit;

@@ -51,7 +51,7 @@ sub is_written
 
 # In the midst of a worker's life.
 verify();
-ok(wait_until(\&is_written), 'a worker writes');
+ok(wait_until(\&is_written), 'a worker writes a call before the clock is set back');
 my ($worker) = worker_pids($node);
 my $before = $s->query('SELECT now()');
 set_clock('-1h');
@@ -59,22 +59,22 @@ is($s->query("SELECT now() < '$before'::timestamptz"), 't', 'the clock goes back
 for (1 .. 3)
 {
 	verify();
-	ok(wait_until(\&is_written, 5), 'calls are written');
+	ok(wait_until(\&is_written, 5), 'calls are written after the clock is set back');
 }
-ok(wait_until(sub { !kill 0, $worker }, 10), 'and the worker leaves when it is idle');
-is(stored_calls($node, $id), 4, 'all is written');
+ok(wait_until(sub { !kill 0, $worker }, 10), 'a worker leaves when it is idle, although the clock was set back');
+is(stored_calls($node, $id), 4, 'every call is written after the clock was set back');
 
 # While none is there, and one has just been asked for.
 set_clock('-2h');
 verify();
-ok(wait_until(sub { worker_pids($node) }, 10), 'a worker comes after that');
+ok(wait_until(sub { worker_pids($node) }, 10), 'a worker starts after the clock was set back again');
 ($worker) = worker_pids($node);
-is($s->query("SELECT pg_terminate_backend($worker)"), 't', 'terminated');
-ok(wait_until(sub { !kill 0, $worker }, 5), 'it goes');
+is($s->query("SELECT pg_terminate_backend($worker)"), 't', 'the worker is terminated');
+ok(wait_until(sub { !kill 0, $worker }, 5), 'the terminated worker ends');
 set_clock('-3h');
-ok(wait_until(sub { verify(); worker_pids($node) }, 10), 'and another comes');
-ok(wait_until(\&is_written, 10), 'and writes');
-is(calls_of($node, $id), stored_calls($node, $id), 'all is written');
-like($s->query("SELECT last_used_at > now() + interval '2 hours' FROM amt_keys WHERE key_id = '$id'"), qr/t/, 'the last use is the latest there was');
+ok(wait_until(sub { verify(); worker_pids($node) }, 10), 'another worker starts after the clock was set back meanwhile');
+ok(wait_until(\&is_written, 10), 'the other worker writes the calls');
+is(calls_of($node, $id), stored_calls($node, $id), 'table and view agree after the clock was set back three times');
+like($s->query("SELECT last_used_at > now() + interval '2 hours' FROM amt_keys WHERE key_id = '$id'"), qr/t/, 'the last use stays the latest that there was');
 
 done_testing();

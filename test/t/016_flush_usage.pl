@@ -27,18 +27,18 @@ sub quiet_worker
 	return;
 }
 
-is($s->query($flush), 0, 'without calls there is nothing to write');
-is(scalar(() = worker_pids($node)), 0, 'and no worker is started');
+is($s->query($flush), 0, 'amt_flush_usage() returns 0 without calls');
+is(scalar(() = worker_pids($node)), 0, 'amt_flush_usage() starts no worker without calls');
 
 quiet_worker();
 my $calls = stored_calls($node, $id);
 verify($s, $_) for (@tokens) x 3;
-is($s->query($flush), 15, 'it returns the number of calls that it waited for');
-is($s->query('SELECT sum(calls) FROM amt_key_usage'), $calls + 15, 'they are in the table when it returns');
-is($s->query('SELECT calls_pending FROM amt_stat'), 0, 'nothing is pending');
-is($s->query($flush), 0, 'a second time there is nothing to write');
+is($s->query($flush), 15, 'amt_flush_usage() returns the number of calls that it waited for');
+is($s->query('SELECT sum(calls) FROM amt_key_usage'), $calls + 15, 'the calls are in the table when amt_flush_usage() returns');
+is($s->query('SELECT calls_pending FROM amt_stat'), 0, 'no call is pending when amt_flush_usage() returns');
+is($s->query($flush), 0, 'amt_flush_usage() returns 0 the second time');
 my $took = seconds(sub { verify($s, $token); $s->query($flush) });
-cmp_ok($took, '<', 1, 'it does not wait for the interval');
+cmp_ok($took, '<', 1, 'amt_flush_usage() does not wait for the interval');
 
 # In transactions of every kind; what the worker has written is visible to a new snapshot.
 for my $begin ('BEGIN', 'BEGIN READ ONLY', 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'BEGIN ISOLATION LEVEL SERIALIZABLE')
@@ -46,23 +46,23 @@ for my $begin ('BEGIN', 'BEGIN READ ONLY', 'BEGIN ISOLATION LEVEL REPEATABLE REA
 	quiet_worker();
 	$a->query($begin, 'SELECT count(*) FROM amt_key_usage');
 	verify($s, $token) for 1 .. 2;
-	is($a->query($flush), 2, "$begin: it writes what came after the snapshot");
+	is($a->query($flush), 2, "$begin: amt_flush_usage() writes calls that were made after the snapshot");
 	my $total = calls_of($node, $id);
-	is(stored_calls($node, $id), $total, "$begin: others see it at once");
-	is($a->query('ROLLBACK') . calls_of($node, $id) . ' ' . stored_calls($node, $id), "$total $total", "$begin: the caller's rollback undoes nothing");
+	is(stored_calls($node, $id), $total, "$begin: other sessions see the written calls at once");
+	is($a->query('ROLLBACK') . calls_of($node, $id) . ' ' . stored_calls($node, $id), "$total $total", "$begin: the caller's rollback undoes no written call");
 }
 
 # It holds no lock afterwards.
 {
 	quiet_worker();
 	verify($s, $tokens[4]);
-	is($a->query('BEGIN', $flush), 1, 'a transaction that has called it stays open');
-	$took = seconds(sub { is(revoke($node, $tokens[4]), 't', 'a key is revoked meanwhile') });
-	cmp_ok($took, '<', 2, 'without waiting');
+	is($a->query('BEGIN', $flush), 1, 'a transaction that has called amt_flush_usage() stays open');
+	$took = seconds(sub { is(revoke($node, $tokens[4]), 't', 'a key is revoked while a transaction that has called amt_flush_usage() is open') });
+	cmp_ok($took, '<', 2, 'a revocation does not wait for a transaction that has called amt_flush_usage()');
 	$a->query('COMMIT');
-	is(events_of($node, id_of($tokens[4])), 4, 'the event has all calls');
+	is(events_of($node, id_of($tokens[4])), 4, 'the event of the revocation has all calls');
 	is($a->query('BEGIN', $flush, q{PREPARE TRANSACTION 'flush'}, q{ROLLBACK PREPARED 'flush'}) =~ /ERROR/ ? 'an error' : 'no error', 'no error',
-		'the transaction can be prepared');
+		'a transaction that has called amt_flush_usage() can be prepared');
 }
 
 # What the caller's own transaction keeps from being written is left out, and so is not waited for.
@@ -75,19 +75,19 @@ for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE
 	verify($s, $tokens[1]);
 	$a->query('BEGIN', $own =~ s/ID/id_of($new)/er);
 	my ($answer) = map { $_->answers_within(10) ? $_->receive : 'no answer' } $a->send($flush);
-	is($answer, $own =~ /create/ ? 2 : 1, "it leaves out the key after: $own");
+	is($answer, $own =~ /create/ ? 2 : 1, "amt_flush_usage() does not wait for a key that its transaction has changed by: $own");
 	$a->query('ROLLBACK');
-	ok(wait_until(sub { stored_calls($node, id_of($new)) eq '1' }, 20), 'the call is written after the rollback');
+	ok(wait_until(sub { stored_calls($node, id_of($new)) eq '1' }, 20), "the call is written after the rollback of: $own");
 }
 {
 	quiet_worker();
 	$a->query('BEGIN');
 	my $new = $a->query(q{SELECT token FROM amt_create_key('own', 'acme', 'editor')});
-	is($a->query(verify_sql($new), $flush), "1\n0", 'it leaves out a key that its transaction has created');
+	is($a->query(verify_sql($new), $flush), "1\n0", 'amt_flush_usage() leaves out a key that its transaction has created');
 	is($a->query('SAVEPOINT x', q{SELECT count(*) FROM amt_create_key('own', 'acme', 'editor') AS k, amt_verify(k.token)}, $flush, 'RELEASE x', $flush),
-		"1\n0\n0", 'or a savepoint of it');
+		"1\n0\n0", 'amt_flush_usage() leaves out a key that a savepoint of its transaction has created');
 	$a->query('COMMIT');
-	is($a->query($flush) + stored_calls($node, id_of($new)), 3, 'after the commit both are written');
+	is($a->query($flush) + stored_calls($node, id_of($new)), 3, 'the calls of both keys are written after the commit');
 }
 
 # It waits for other transactions, can be cancelled while it waits, and can time out.
@@ -96,29 +96,29 @@ for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE
 	quiet_worker();
 	$b->query('BEGIN', "UPDATE amt_key SET name = 'renamed' WHERE key_id = '" . id_of($new) . "'");
 	verify($s, $new);
-	is($a->query("SET statement_timeout = '500ms'", $flush, 'RESET statement_timeout'), 'ERROR:  57014', 'it can time out');
+	is($a->query("SET statement_timeout = '500ms'", $flush, 'RESET statement_timeout'), 'ERROR:  57014', 'amt_flush_usage() can time out');
 	my $pid = $a->backend;
 	$a->send($flush);
-	ok(wait_until(sub { $s->query("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $pid") eq 'Extension' }), 'it waits for another transaction');
+	ok(wait_until(sub { $s->query("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $pid") eq 'Extension' }), 'amt_flush_usage() waits for another transaction');
 	$s->query("SELECT pg_cancel_backend($pid)");
-	is($a->receive, 'ERROR:  57014', 'it can be cancelled');
-	is($a->query('SELECT 1'), 1, 'the session goes on');
+	is($a->receive, 'ERROR:  57014', 'amt_flush_usage() can be cancelled');
+	is($a->query('SELECT 1'), 1, 'a session goes on after its amt_flush_usage() was cancelled');
 	$a->send($flush);
-	ok(!$a->answers_within(0.5), 'asked again, it waits');
+	ok(!$a->answers_within(0.5), 'amt_flush_usage() waits when it is called again');
 	# Calls that are made meanwhile are not waited for.
 	my @more = map { verify($s, $tokens[2]) } 1 .. 3;
 	$b->query('COMMIT');
-	is($a->receive, 1, 'until the other transaction ends');
-	is(stored_calls($node, id_of($new)), 1, 'then the call is written');
+	is($a->receive, 1, 'amt_flush_usage() returns when the other transaction ends');
+	is(stored_calls($node, id_of($new)), 1, 'the call is written when amt_flush_usage() returns');
 	my $client = Session->new($node);
 	$b->query('BEGIN', "UPDATE amt_key SET name = 'again' WHERE key_id = '" . id_of($new) . "'");
 	verify($s, $new);
 	$pid = $client->backend;
 	$client->send($flush);
-	ok(wait_until(sub { $s->query("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $pid") eq 'Extension' }), 'a session waits');
+	ok(wait_until(sub { $s->query("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $pid") eq 'Extension' }), 'a session waits in amt_flush_usage()');
 	$s->query("SELECT pg_terminate_backend($pid)");
-	ok(is_gone($pid, 5), 'it can be terminated');
-	is($client->receive, undef, 'and is gone');
+	ok(is_gone($pid, 5), 'a session that waits in amt_flush_usage() can be terminated');
+	is($client->receive, undef, 'a terminated session gets no answer from amt_flush_usage()');
 	$b->query('ROLLBACK');
 }
 
@@ -129,13 +129,13 @@ for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE
 	$b->query('BEGIN', "UPDATE amt_key SET name = 'renamed' WHERE key_id = '" . id_of($new) . "'");
 	verify($s, $new);
 	$_->send($flush) for $a, $s;
-	ok(!$a->answers_within(0.3), 'two sessions wait');
+	ok(!$a->answers_within(0.3), 'two sessions wait in amt_flush_usage()');
 	my ($worker) = worker_pids($node);
-	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)"), 't', 'the worker is terminated');
-	ok(is_gone($worker, 5), 'it goes');
+	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)"), 't', 'the worker is terminated while two sessions wait for it');
+	ok(is_gone($worker, 5), 'the terminated worker ends');
 	$b->query('COMMIT');
-	ok($_->answers_within(15), 'a session has its answer') for $a, $s;
-	is($_->receive, 1, 'another worker has written the call') for $a, $s;
+	ok($_->answers_within(15), 'a session that waited for the terminated worker has its answer') for $a, $s;
+	is($_->receive, 1, 'another worker has written the call that a session waited for') for $a, $s;
 }
 
 # Many at once, among many that count.
@@ -145,8 +145,8 @@ for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE
 		'-c', 8, '-j', 2, '-t', 100);
 	ok(finish_pgbench($run), 'eight sessions count and wait for the worker');
 	$s->query($flush);
-	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
-	cmp_ok(calls_of($node, $id), '>', $before, 'the calls are counted');
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree after eight sessions have counted and waited');
+	cmp_ok(calls_of($node, $id), '>', $before, 'the calls of eight sessions are counted');
 }
 
 $_->quit for $s, $a, $b;

@@ -46,9 +46,9 @@ for my $lock (@lockers)
 	  : call_both($caller, $other);
 	cmp_ok(stop_seconds($node), '<', 5, "the server stops in time when a session has done: $lock");
 	$node->start;
-	is(calls_of($node, id_of($other)), 1, 'the first call of another key is in the table');
-	is(calls_of($node, $id), $calls, 'the call of the key is in the table') if defined $calls;
-	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+	is(calls_of($node, id_of($other)), 1, 'the first call of another key is in the table after the stop');
+	is(calls_of($node, $id), $calls, 'the call of the key is in the table after the stop') if defined $calls;
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree after the stop');
 	$_->quit for $locker, $caller;
 }
 
@@ -79,12 +79,12 @@ for my $lock (@lockers)
 	verify($caller, $_) for $token, $other;
 	cmp_ok(stop_seconds($node), '<', 5, "the server stops in time when a prepared transaction has done: $lock");
 	$node->start;
-	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_prepared_xacts'), 1, 'the prepared transaction is still there');
-	is(verify($node, $token), 1, 'the key works');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_prepared_xacts'), 1, 'the prepared transaction is still there after the restart');
+	is(verify($node, $token), 1, 'the key works after the restart');
 	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'locker'});
-	is(calls_of($node, id_of($other)), 1, 'the call of another key was written') unless $lock =~ /TABLE amt_key_usage/;
+	is(calls_of($node, id_of($other)), 1, 'the call of another key was written before the stop') unless $lock =~ /TABLE amt_key_usage/;
 	flush($node);
-	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree');
+	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree after ROLLBACK PREPARED');
 	$_->quit for $locker, $caller;
 }
 
@@ -99,7 +99,7 @@ for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXC
 		my $what = "$timing trigger, " . ($body =~ /LOOP/ ? 'one that catches its cancellation' : 'one that can be cancelled');
 		my $caller = Session->new($node);
 		is(verify($caller, $token), 1, "$what: the key works");
-		ok(wait_until(sub { $caller->query(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) eq '1' }), "$what: the worker is in it");
+		ok(wait_until(sub { $caller->query(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) eq '1' }), "$what: the worker waits in the trigger");
 		cmp_ok(stop_seconds($node), '<', 5, "$what: the server stops in time");
 		$node->start;
 		$caller->quit;
@@ -123,9 +123,9 @@ for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXC
 	$caller->send("DO \$\$ BEGIN FOR i IN 1 .. 100000000 LOOP PERFORM amt_verify('$token'); END LOOP; END \$\$");
 	ok(wait_until(sub { calls_of($node, $id) > $before + 100 }), 'a session verifies in a loop');
 	my $seen = calls_of($node, $id);
-	cmp_ok(stop_seconds($node), '<', 5, 'the server stops in time');
+	cmp_ok(stop_seconds($node), '<', 5, 'the server stops in time while a session verifies in a loop');
 	$node->start;
-	cmp_ok(calls_of($node, $id), '>=', $seen, 'every call that was seen is written');
+	cmp_ok(calls_of($node, $id), '>=', $seen, 'every call that the view has shown is written by the stop');
 	$caller->quit;
 }
 

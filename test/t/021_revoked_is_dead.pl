@@ -81,10 +81,10 @@ for my $way (sort keys %ways)
 		$sessions[$_]->send(@again, $commit[$_]) for 0 .. $#levels;
 		$after{ $_->receive }++ for @sessions;
 	}
-	is($failed, 0, "$way: revoked in $n rounds");
-	is_deeply(\%before, { "1\n1" => 4 * $n }, "$way: before it, the key worked for all");
+	is($failed, 0, "$way: the key is revoked in each of $n rounds");
+	is_deeply(\%before, { "1\n1" => 4 * $n }, "$way: every session accepts the key before the revocation");
 	is_deeply(\%after, { $way =~ /another/ ? "0\n1" : 0 => 4 * $n },
-		"$way: after it, for nobody" . ($way =~ /another/ ? ', but the other secret did' : ''));
+		"$way: no session accepts the key after the revocation" . ($way =~ /another/ ? ', and each accepts the other secret' : ''));
 }
 
 # While others verify without a pause, whatever state the key's entry and its place in the queue are in: once it has failed
@@ -106,8 +106,8 @@ for my $way (sort keys %ways)
 	}
 	note("$worked verifications succeeded before the revocations");
 	cmp_ok($worked, '>', 0, 'keys are verified while they are revoked');
-	is($after, 0, 'never after the commit');
-	is($revived, 0, 'and never again once it was refused');
+	is($after, 0, 'a key is never verified after the commit of its revocation');
+	is($revived, 0, 'a session that has refused a key never accepts it again');
 }
 
 done_testing();

@@ -40,14 +40,14 @@ for my $token (@tokens)
 	$resumed{ $_->receive =~ s/\n\z//r }++ for @sessions;
 }
 is($failed, 0, "a key is suspended and resumed in $rounds rounds");
-is_deeply(\%before, { "0\n1" => 4 * $rounds }, 'before, the key works for all');
-is_deeply(\%suspended, { "0\n0" => 4 * $rounds }, 'not one verification succeeds while the key is suspended');
-is_deeply(\%resumed, { 1 => 4 * $rounds }, 'none is refused after the key is resumed');
-is(stat_of($node, 'scrypt_runs'), $runs, 'no run of scrypt was needed');
+is_deeply(\%before, { "0\n1" => 4 * $rounds }, 'a key works in every session before it is suspended');
+is_deeply(\%suspended, { "0\n0" => 4 * $rounds }, 'not one verification succeeds while a key is suspended');
+is_deeply(\%resumed, { 1 => 4 * $rounds }, 'no verification is refused after a key is resumed');
+is(stat_of($node, 'scrypt_runs'), $runs, 'suspending and resuming a key needs no run of scrypt');
 is(stat_of($node, 'rejected_suspended'), 8 * $rounds, 'rejected_suspended counts every refusal');
-is($manager->query('SELECT count(*), count(*) FILTER (WHERE calls = 8) FROM amt_keys'), "$rounds|$rounds", 'every success counts, and no refusal');
+is($manager->query('SELECT count(*), count(*) FILTER (WHERE calls = 8) FROM amt_keys'), "$rounds|$rounds", 'every successful verification counts as a call, and no refusal does');
 is($manager->query(q{SELECT string_agg(DISTINCT events, ' ') FROM (SELECT string_agg(event, ',' ORDER BY event_id) AS events FROM amt_key_event GROUP BY key_id) AS e}),
-	'created,suspended,resumed', 'each change is on record');
+	'created,suspended,resumed', 'each suspension and each resumption has its event');
 
 # A suspended key that is cold: a wrong secret says nothing about it, and the right one is not accepted.
 {
@@ -55,10 +55,10 @@ is($manager->query(q{SELECT string_agg(DISTINCT events, ' ') FROM (SELECT string
 	$manager->query("UPDATE amt_keys SET suspended_at = now() WHERE key_id = '" . id_of($token) . "'", 'SELECT amt_cache_clear()');
 	my $before = stat_of($node, 'rejected_suspended');
 	is(verify($manager, $token), 0, 'a cold suspended key is refused');
-	is(verify($manager, wrong_secret($token)), 0, 'so is a wrong secret of it');
+	is(verify($manager, wrong_secret($token)), 0, 'a wrong secret of a cold suspended key is refused');
 	is(stat_of($node, 'rejected_suspended'), $before + 1, 'the wrong secret is not counted as that of a suspended key');
 	$manager->query("UPDATE amt_keys SET suspended_at = NULL WHERE key_id = '" . id_of($token) . "'");
-	is(verify($manager, $token), 1, 'resumed, it works');
+	is(verify($manager, $token), 1, 'a cold key works when it is resumed');
 }
 
 # Rolled back, a suspension never was; before the commit it holds for nobody else.
@@ -67,9 +67,9 @@ for my $end ('ROLLBACK', 'COMMIT')
 	my $token = create_key($node);
 	$manager->query('BEGIN', "UPDATE amt_keys SET suspended_at = now() WHERE key_id = '" . id_of($token) . "'");
 	is(verify($manager, $token), 0, 'the suspending transaction sees the key as suspended');
-	is(verify($sessions[0], $token), 1, 'others do not before its end');
+	is(verify($sessions[0], $token), 1, 'other sessions accept the key before the suspending transaction ends');
 	$manager->query($end);
-	is(verify($sessions[0], $token), $end eq 'COMMIT' ? 0 : 1, "after $end they all see what became of it");
+	is(verify($sessions[0], $token), $end eq 'COMMIT' ? 0 : 1, "after $end other sessions see whether the key is suspended");
 }
 
 $_->quit for $manager, @sessions;

@@ -177,15 +177,15 @@ SKIP:
 				my $n = $left{$call}{$when} = keys %$found;
 				note("$mode: $n copies: $when, $what");
 				next if $call eq 'amt_nolook';
-				is(join(' ', grep { /\Astack/ } values %$found), '', "$mode: $what, $when: none on the stack");
+				is(join(' ', grep { /\Astack/ } values %$found), '', "$mode: $what, $when: no copy is on the stack");
 				if (@$more)
 				{
-					cmp_ok($n, '<', $left{$call}{'just after'}, "$mode: $what, $when: most are gone");
+					cmp_ok($n, '<', $left{$call}{'just after'}, "$mode: $what, $when: there are fewer copies than just after");
 					next;
 				}
 				cmp_ok($n, '>', 0, "$mode: $what, $when: the search finds the statement");
 				cmp_ok($n, '<=', $left{amt_nolook}{$when} + $tolerance, "$mode: $what, $when: there are no more copies than after any function");
-				is(join(' ', grep { !/_\z/ } values %$found), '', "$mode: $what, $when: none without the token's beginning");
+				is(join(' ', grep { !/_\z/ } values %$found), '', "$mode: $what, $when: no copy is without the token's beginning");
 			}
 		}
 	}
@@ -249,7 +249,7 @@ SKIP:
 	for ([ 'a created key', $token ], [ 'a rotated key', $rotated ])
 	{
 		my ($what, $new) = @$_;
-		is(join(' ', grep { /\Astack|[^_]\z/ } values %{ $found{$new} }), '', "$what leaves no copy on the stack, and none without the token's beginning");
+		is(join(' ', grep { /\Astack|[^_]\z/ } values %{ $found{$new} }), '', "$what leaves no copy on the stack, and no copy without the token's beginning");
 		cmp_ok(keys %{ $found{$new} }, '<=', 6, "$what leaves no more copies than an answer has");
 		note($what . ': ' . keys(%{ $found{$new} }) . ' copies');
 	}
@@ -266,35 +266,35 @@ for my $token (@keys[ 0 .. 2 ])
 	}
 }
 my $session = Session->new($node, options => $unlogged);
-is($session->query("SELECT count(*) FROM amt_verify('$keys[0]')"), 1, 'a key is verified, named by a literal');
-is($session->query("SELECT count(*) FROM amt_verify('" . wrong($keys[0]) . "')"), 0, 'a wrong one is not');
+is($session->query("SELECT count(*) FROM amt_verify('$keys[0]')"), 1, 'a key that a literal names is verified');
+is($session->query("SELECT count(*) FROM amt_verify('" . wrong($keys[0]) . "')"), 0, 'a wrong token that a literal names is refused');
 end(idle_session('extended', $keys[0], 'SELECT amt_revoke(:token) AS last;'));
 is($session->query("SELECT amt_revoke('$keys[1]')"), 't', 'a key is revoked by its whole token');
-is($session->query("SELECT amt_revoke('" . id_of($keys[2]) . "')"), 't', 'and one by its id');
-is($session->query('SELECT amt_flush_usage() >= 0'), 't', 'calls are written');
+is($session->query("SELECT amt_revoke('" . id_of($keys[2]) . "')"), 't', 'a key is revoked by its id');
+is($session->query('SELECT amt_flush_usage() >= 0'), 't', 'calls are written before the files are searched');
 $session->query('CHECKPOINT');
 
-is($session->query("SELECT count(*) FROM amt_key_event WHERE event = 'revoked'"), $supports_memory ? 4 : 3, 'keys are revoked');
+is($session->query("SELECT count(*) FROM amt_key_event WHERE event = 'revoked'"), $supports_memory ? 4 : 3, 'each revoked key has its event');
 my @secrets = map { (pieces(secret_of($_)), pieces(secret_of(wrong($_)))) } @keys;
 my $secrets = join '|', @secrets;
 unlike($node->safe_psql('postgres', 'SELECT e FROM amt_key_event AS e; SELECT k FROM amt_key AS k'), qr/$secrets/,
-	'no secret in the tables');
+	'no secret is in the tables');
 my @with_id = files_with(map { id_of($_) } @keys);
-ok((grep { /$_/ } @with_id), "the search finds what is in $_") for qr/base/, qr/pg_wal/;
-like(slurp_file($node->logfile), qr/FROM amt_verify\(\$1, true\)/, 'and statements are logged');
-is(join(' ', files_with(@secrets)), '', 'no secret in the data directory or the log');
+ok((grep { /$_/ } @with_id), "the search finds a key's id in $_") for qr/base/, qr/pg_wal/;
+like(slurp_file($node->logfile), qr/FROM amt_verify\(\$1, true\)/, 'statements are in the log');
+is(join(' ', files_with(@secrets)), '', 'no secret is in the data directory or the log');
 
 SKIP:
 {
 	skip 'pg_stat_statements is not installed', 1 unless $has_statements;
 	my $statements = $session->query('SELECT query FROM pg_stat_statements');
 	like($statements, qr/amt_verify\(\$1\)/, 'pg_stat_statements knows the verification');
-	unlike($statements, qr/$secrets/, 'and no secret');
+	unlike($statements, qr/$secrets/, 'pg_stat_statements knows no secret');
 }
 
 # A clean stop writes the rest.
 $session->quit;
 $node->stop;
-is(join(' ', files_with(@secrets)), '', 'nor after the server has stopped');
+is(join(' ', files_with(@secrets)), '', 'no secret is in the data directory or the log after the server has stopped');
 
 done_testing();

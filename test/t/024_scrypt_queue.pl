@@ -80,9 +80,9 @@ note(sprintf 'a slow run takes %.1f s', $duration);
 	{
 		$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
 		$_->send(verify_sql($slow)) for @sessions;
-		is(join(' ', map { $_->receive } @sessions), join(' ', (1) x 16), "sixteen at once on one cold key, round $round");
-		is(counters()->{runs}, 1, 'make one run of scrypt');
-		cmp_ok(counters()->{waits}, '>=', 10, 'and the others wait for it');
+		is(join(' ', map { $_->receive } @sessions), join(' ', (1) x 16), "sixteen sessions at once verify one cold key, round $round");
+		is(counters()->{runs}, 1, "sixteen verifications of one cold key make one run of scrypt, round $round");
+		cmp_ok(counters()->{waits}, '>=', 10, "sessions wait for the run of another on the same key, round $round");
 	}
 
 	# With runs so short that some look just before one ends, and are at the queue just after it.
@@ -95,13 +95,13 @@ note(sprintf 'a slow run takes %.1f s', $duration);
 		$_->receive for @sessions;
 		$more += counters()->{runs} - 1;
 	}
-	is($more, 0, 'one run of scrypt in each of a hundred rounds with a quick one');
+	is($more, 0, 'a quick key takes one run of scrypt in each of a hundred rounds');
 
 	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
 	my $wrong = $slow =~ s/.\z//r;
 	$sessions[$_]->send(verify_sql($_ % 4 ? $wrong : $slow)) for 0 .. 7;
 	is(join(' ', map { $_->receive } @sessions[ 0 .. 7 ]), '1 0 0 0 1 0 0 0', 'right and wrong secrets at once are told apart');
-	cmp_ok(counters()->{runs}, '<=', 7, 'and the wrong ones, too, are spared once the key is warm');
+	cmp_ok(counters()->{runs}, '<=', 7, 'some wrong secrets are refused without scrypt once the key is warm');
 }
 
 # A process that waits can be cancelled, can time out and can be terminated, while the run goes on.
@@ -116,20 +116,20 @@ note(sprintf 'a slow run takes %.1f s', $duration);
 		$waiters[1]->send("SET statement_timeout = '200ms'", verify_sql($very_slow));
 		$waiters[2]->send(verify_sql($very_slow));
 		$waiters[3]->send(verify_sql($very_slow));
-		ok(wait_until(sub { waiting() >= 3 }, 10), 'and others wait for it');
+		ok(wait_until(sub { waiting() >= 3 }, 10), 'sessions wait for the run of another');
 		is($s->query(q{SELECT DISTINCT wait_event FROM pg_stat_activity WHERE query ~ 'amt_verify' AND wait_event_type = 'Extension'}),
-			$wait_event, 'which pg_stat_activity shows by name');
-		is($s->query('SELECT pg_cancel_backend(' . $waiters[0]->backend . ')'), 't', 'one of them is cancelled');
-		is($waiters[0]->receive, 'ERROR:  57014', 'and stops to wait');
-		is($waiters[1]->receive, 'ERROR:  57014', 'as does one that has run into its timeout');
+			$wait_event, 'pg_stat_activity shows the name of the event that a session waits for');
+		is($s->query('SELECT pg_cancel_backend(' . $waiters[0]->backend . ')'), 't', 'a session that waits for scrypt is cancelled');
+		is($waiters[0]->receive, 'ERROR:  57014', 'a cancelled session stops waiting for scrypt');
+		is($waiters[1]->receive, 'ERROR:  57014', 'a session that runs into its timeout stops waiting for scrypt');
 		$s->query('SELECT pg_terminate_backend(' . $waiters[2]->backend . ')');
-		is($waiters[2]->receive, undef, 'and one that is terminated');
-		ok(!$runner->answers_within(0), 'while the run goes on');
+		is($waiters[2]->receive, undef, 'a terminated session stops waiting for scrypt');
+		ok(!$runner->answers_within(0), 'the run of scrypt goes on when others stop waiting for it');
 	});
-	is($waiters[0]->query('SELECT 1'), 1, 'the cancelled session works');
-	is($runner->receive, 1, 'the run says yes');
-	is($waiters[3]->receive, 1, 'and so it does to who has waited');
-	is(counters()->{runs}, 1, 'it was the only one');
+	is($waiters[0]->query('SELECT 1'), 1, 'a session works after its wait for scrypt was cancelled');
+	is($runner->receive, 1, 'the session that runs scrypt accepts the key');
+	is($waiters[3]->receive, 1, 'a session that has waited for scrypt accepts the key');
+	is(counters()->{runs}, 1, 'the sessions that waited have made no other run of scrypt');
 }
 
 # A cancelled or terminated runner leaves its place.
@@ -139,15 +139,15 @@ for my $how ('cancel', 'terminate')
 	my $pid = $runner->backend;
 	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
 	$runner->send(verify_sql($very_slow));
-	ok(wait_until(sub { running() == 1 }, 10), 'a run of scrypt begins');
+	ok(wait_until(sub { running() == 1 }, 10), "a run of scrypt begins before pg_${how}_backend()");
 	$waiter->send(verify_sql($very_slow));
-	ok(wait_until(sub { waiting() == 1 }, 10), 'another waits for it');
-	is($s->query("SELECT pg_${how}_backend($pid)"), 't', "pg_${how}_backend() of who runs scrypt");
+	ok(wait_until(sub { waiting() == 1 }, 10), "another session waits for the run of scrypt before pg_${how}_backend()");
+	is($s->query("SELECT pg_${how}_backend($pid)"), 't', "pg_${how}_backend() reaches the session that runs scrypt");
 	my $answer = $runner->receive;
-	is($answer, $how eq 'cancel' ? 'ERROR:  57014' : undef, 'which it notices after the run');
-	is($waiter->receive(3 * $duration + 20), 1, 'whoever waits gets an answer');
-	is($s->query(verify_sql($very_slow)), 1, 'and the key is free');
-	cmp_ok(counters()->{runs}, '<=', 2, 'with one more run at the most');
+	is($answer, $how eq 'cancel' ? 'ERROR:  57014' : undef, "the session that runs scrypt notices pg_${how}_backend() after the run");
+	is($waiter->receive(3 * $duration + 20), 1, "a session that waits for scrypt gets an answer after pg_${how}_backend()");
+	is($s->query(verify_sql($very_slow)), 1, "the key is free after pg_${how}_backend()");
+	cmp_ok(counters()->{runs}, '<=', 2, "pg_${how}_backend() costs one more run of scrypt at the most");
 }
 
 # As many runs in the server as the setting says.
@@ -157,7 +157,7 @@ for my $max (1, 2, 3)
 	$node->reload;
 	my @tokens = map { slow_key(16) } 1 .. 6;
 	my @sessions = map { Session->new($node) } @tokens;
-	is($sessions[0]->query('SHOW amt_keys.max_concurrent_scrypt'), $max, "max_concurrent_scrypt = $max");
+	is($sessions[0]->query('SHOW amt_keys.max_concurrent_scrypt'), $max, "max_concurrent_scrypt = $max is in force");
 	$s->query('SELECT amt_cache_clear()', 'SELECT amt_stat_reset()');
 	my @samples;
 
@@ -172,11 +172,11 @@ for my $max (1, 2, 3)
 		push @samples, running();
 		sleep 0.01;
 	}
-	is($_->receive, "0\n0\n0\n1", 'each gets its answer') for @sessions;
+	is($_->receive, "0\n0\n0\n1", "max_concurrent_scrypt = $max: each session gets its answer") for @sessions;
 	@samples = sort { $a <=> $b } @samples;
 	# A process that has just been woken is not in scrypt, but does not wait either.
-	is($samples[ @samples / 2 ], $max, "so many run at once, in the median of " . @samples . ' looks');
-	is(counters()->{runs}, 24, 'each with its own runs');
+	is($samples[ @samples / 2 ], $max, "max_concurrent_scrypt = $max: so many sessions run scrypt at once, in the median of " . @samples . ' looks');
+	is(counters()->{runs}, 24, "max_concurrent_scrypt = $max: each session makes its own runs");
 }
 
 # The queue holds no lock: all else goes on during a run.
@@ -189,14 +189,14 @@ for my $max (1, 2, 3)
 	held($pid, sub {
 		$s->query('SET amt_keys.scrypt_ln = 4');
 		is($s->query("SET statement_timeout = '1min'", "SET lock_timeout = '10s'", 'ALTER TABLE amt_key ADD COLUMN extra int', 'ALTER TABLE amt_key DROP COLUMN extra'),
-			'', 'the table can be altered meanwhile');
-		is($s->query(verify_sql($token)), 1, 'another cold key verified');
-		is($s->query("SELECT amt_revoke('" . id_of($very_slow) . "')"), 't', 'and the key itself revoked');
-		is($s->query(verify_sql($very_slow)), 0, 'so that it is refused');
-		ok(!$runner->answers_within(0), 'all of that while scrypt runs');
+			'', 'the table can be altered during a run of scrypt');
+		is($s->query(verify_sql($token)), 1, 'another cold key is verified during a run of scrypt');
+		is($s->query("SELECT amt_revoke('" . id_of($very_slow) . "')"), 't', 'a key is revoked during its own run of scrypt');
+		is($s->query(verify_sql($very_slow)), 0, 'a key that is revoked during its own run of scrypt is refused');
+		ok(!$runner->answers_within(0), 'the run of scrypt outlasts the statements of other sessions');
 	});
-	is($runner->receive, 0, 'and it is refused, too, who began before the revocation');
-	is($runner->query('COMMIT'), '', 'without an error');
+	is($runner->receive, 0, 'a verification that began before the revocation is refused, too');
+	is($runner->query('COMMIT'), '', 'the transaction of a refused verification ends without an error');
 }
 
 # A run proves a secret for the hash that it was made with, even if the key has got another hash meanwhile.
@@ -212,11 +212,11 @@ for my $max (1, 2, 3)
 				'UPDATE k SET scrypt_hash = (SELECT scrypt_hash FROM amt_key WHERE key_id = \'' . id_of($new) . q{')},
 				'BEGIN', 'DELETE FROM amt_key WHERE key_id IN (SELECT key_id FROM k)', 'INSERT INTO amt_key SELECT * FROM k', 'COMMIT'),
 			'', 'the key is replaced by one of the same id and another hash');
-		is($s->query(verify_sql($renewed)), 1, 'whose secret is right');
+		is($s->query(verify_sql($renewed)), 1, 'the secret of the new hash is accepted during a run with the old one');
 	});
-	is($runner->receive, 0, 'who began with the old one is refused');
-	is($s->query(verify_sql($old)), 0, 'as is who begins now');
-	is($s->query(verify_sql($renewed)), 1, 'and the new one is as good as before');
+	is($runner->receive, 0, 'a verification that began with the old hash is refused');
+	is($s->query(verify_sql($old)), 0, 'a verification with the secret of the old hash is refused');
+	is($s->query(verify_sql($renewed)), 1, 'the secret of the new hash is accepted after a run with the old one');
 }
 
 done_testing();

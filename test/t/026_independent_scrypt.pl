@@ -67,10 +67,10 @@ for my $parameters ([ 14, 8, 1 ], [ 1, 1, 1 ], [ 4, 8, 1 ], [ 10, 1, 16 ], [ 6, 
 		q{CREATE TEMP TABLE made AS SELECT n.* FROM generate_series(1, 3) AS i, amt_create_key('key ' || i, 'acme', 'viewer') AS n},
 		q{SELECT token || ' ' || scrypt_hash FROM made JOIN amt_key USING (key_id)}, 'DROP TABLE made');
 	my @checks = map { my ($token, $hash) = split / /; 'check ' . $secret->($token) . " $hash" } @rows;
-	is(join(' ', ask_python(@checks)), 'good good good', "ln=$ln, r=$r, p=$p: made here, good there");
-	like($rows[0], qr/ \$scrypt\$ln=$ln,r=$r,p=$p\$/, 'with these parameters');
+	is(join(' ', ask_python(@checks)), 'good good good', "ln=$ln, r=$r, p=$p: Python accepts a hash that the server has made");
+	like($rows[0], qr/ \$scrypt\$ln=$ln,r=$r,p=$p\$/, "ln=$ln, r=$r, p=$p: a hash that the server has made has these parameters");
 	s/(.)( \$scrypt)/($1 eq 'x' ? 'y' : 'x') . $2/e for @checks;
-	is(join(' ', ask_python(@checks)), 'bad bad bad', 'and bad for another secret');
+	is(join(' ', ask_python(@checks)), 'bad bad bad', "ln=$ln, r=$r, p=$p: Python refuses another secret");
 }
 
 # Hashes made there, of any secret that is allowed, with salts and lengths that we would not choose, imported by the owner.
@@ -93,12 +93,12 @@ for my $import (@imports)
 	is( $s->query(
 			"INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('$id', 'acme', 'imported', 'viewer', '$hash', now())",
 			"SELECT key_id FROM amt_verify('amt_${id}_$text')"),
-		$id, "made there, good here: $what");
+		$id, "the server accepts a hash that Python has made: $what");
 	(my $other = $text) =~ s/(.)\z/$1 eq 'x' ? 'y' : 'x'/e;
-	is($s->query("SELECT count(*) FROM amt_verify('amt_${id}_$other')"), '0', 'and another secret is refused while the key is warm');
+	is($s->query("SELECT count(*) FROM amt_verify('amt_${id}_$other')"), '0', "the server refuses another secret while the key is warm: $what");
 	$s->query('SELECT amt_cache_clear()');
-	is($s->query("SELECT count(*) FROM amt_verify('amt_${id}_$other')"), '0', 'and while it is cold');
-	is($s->query("SELECT key_id FROM amt_verify('amt_${id}_$text')"), $id, 'the right one is not');
+	is($s->query("SELECT count(*) FROM amt_verify('amt_${id}_$other')"), '0', "the server refuses another secret while the key is cold: $what");
+	is($s->query("SELECT key_id FROM amt_verify('amt_${id}_$text')"), $id, "the server accepts the right secret after wrong ones: $what");
 }
 
 $s->quit;

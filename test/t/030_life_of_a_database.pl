@@ -134,7 +134,7 @@ sub fill
 
 	verify($server, $dbname, $good) for 1 .. 3;
 	verify($server, $dbname, $_) for $odd, $revoked;
-	is(revoke($server, $dbname, id_of($revoked)), 't', 'a key is revoked');
+	is(revoke($server, $dbname, id_of($revoked)), 't', 'a key is revoked before the dump or upgrade');
 	$server->safe_psql($dbname, qq{
 		INSERT INTO $schema.amt_key (key_id, org_id, name, role, scrypt_hash, created_at)
 			SELECT 'imported', org_id, name, role, scrypt_hash, '2020-02-02Z' FROM $schema.amt_key WHERE key_id = '$id';
@@ -148,17 +148,17 @@ sub fill
 sub goes_on
 {
 	my ($server, $dbname, $rows, $keys, $what) = @_;
-	is(rows($server, $dbname), $rows, "$what: the same keys, counts and events");
-	is(join('', map { verify($server, $dbname, $_) } @{ $keys->{good} }), 1 x @{ $keys->{good} }, "$what: the same tokens are good");
-	is(join('', map { verify($server, $dbname, $_) } @{ $keys->{bad} }), 0 x @{ $keys->{bad} }, "$what: the same are not");
+	is(rows($server, $dbname), $rows, "$what: the database has the same keys, counts and events");
+	is(join('', map { verify($server, $dbname, $_) } @{ $keys->{good} }), 1 x @{ $keys->{good} }, "$what: the same tokens verify");
+	is(join('', map { verify($server, $dbname, $_) } @{ $keys->{bad} }), 0 x @{ $keys->{bad} }, "$what: the same tokens are refused");
 	my ($events, $last) = split /\|/,
 	  $server->safe_psql($dbname, "SELECT count(*), max(event_id) FROM $schema.amt_key_event");
 	my $new = create($server, $dbname);
 	is(verify($server, $dbname, $new), 1, "$what: a new key works");
-	is(revoke($server, $dbname, id_of($new)), 't', "$what: and is revoked");
+	is(revoke($server, $dbname, id_of($new)), 't', "$what: the new key is revoked");
 	is($server->safe_psql($dbname, "SELECT count(*) FROM $schema.amt_key_event") - $events, 2, "$what: each event is recorded once");
 	is($server->safe_psql($dbname, "SELECT string_agg(event, ' ' ORDER BY event_id) FROM $schema.amt_key_event WHERE event_id > $last"),
-		'created revoked', "$what: under a number of its own");
+		'created revoked', "$what: each event has a number of its own");
 	is($server->safe_psql($dbname, "SELECT calls FROM $schema.amt_keys WHERE key_id = '$keys->{id}'"), 4, "$what: calls are counted on");
 	return;
 }
@@ -180,9 +180,9 @@ like($fresh, qr/^$_ /m, "the description has its $_")
 	my $restore = sub {
 		my ($what, $dump, $into, $owner) = @_;
 		$node->safe_psql('postgres', 'CREATE DATABASE restored' . (defined $owner ? " OWNER $owner" : ''));
-		$node->command_ok([ 'pg_dump', @$dump, '-f', $file, 'original' ], "$what: dumped");
-		$node->command_ok([ @$into, '-d', 'restored', $into->[0] eq 'psql' ? ('-f', $file) : $file ], "$what: restored");
-		is(describe($node, 'restored'), $fresh, "$what: the same as a fresh install");
+		$node->command_ok([ 'pg_dump', @$dump, '-f', $file, 'original' ], "$what: pg_dump succeeds");
+		$node->command_ok([ @$into, '-d', 'restored', $into->[0] eq 'psql' ? ('-f', $file) : $file ], "$what: the restore succeeds");
+		is(describe($node, 'restored'), $fresh, "$what: the extension is the same as after a fresh install");
 		goes_on($node, 'restored', $rows, $keys, $what);
 		$node->safe_psql('postgres', 'DROP DATABASE restored WITH (FORCE)');
 		PostgreSQL::Test::Utils::system_log('rm', '-r', $file);
@@ -207,15 +207,15 @@ like($fresh, qr/^$_ /m, "the description has its $_")
 		my $before = describe($node, 'restored');
 		if ($format eq 'plain')
 		{
-			$node->command_ok([ 'pg_dump', '--data-only', '-e', 'amt_keys', '-f', "$file.sql", 'original' ], "$what: dumped");
+			$node->command_ok([ 'pg_dump', '--data-only', '-e', 'amt_keys', '-f', "$file.sql", 'original' ], "$what: pg_dump of the rows succeeds");
 		}
 		else
 		{
-			$node->command_ok([ 'pg_dump', '-Fc', '-f', $file, 'original' ], "$what: dumped");
-			$node->command_ok([ 'pg_restore', '--data-only', '-n', $schema, '-f', "$file.sql", $file ], "$what: its rows as SQL");
+			$node->command_ok([ 'pg_dump', '-Fc', '-f', $file, 'original' ], "$what: pg_dump succeeds");
+			$node->command_ok([ 'pg_restore', '--data-only', '-n', $schema, '-f', "$file.sql", $file ], "$what: pg_restore writes the rows as SQL");
 		}
 		$node->command_ok([ @psql, '-1', '-c', "ALTER SCHEMA keys RENAME TO $schema", '-f', "$file.sql", '-c', "ALTER SCHEMA $schema RENAME TO keys", 'restored' ],
-			"$what: restored");
+			"$what: the rows are restored under the name of the dump's schema");
 		is(describe($node, 'restored'), $before, "$what: the extension is as it was");
 		{
 			my $dumped = $schema;
@@ -231,8 +231,8 @@ like($fresh, qr/^$_ /m, "the description has its $_")
 		ALTER TABLE $schema.amt_key_event OWNER TO keeper; GRANT USAGE, CREATE ON SCHEMA $schema TO keeper";
 	new_database('restored');
 	$node->safe_psql($_, $give) for 'original', 'restored';
-	$node->command_ok([ 'pg_dump', '-Fc', '--data-only', '-U', 'keeper', '-f', $file, 'original' ], 'owner of the tables: dumped');
-	$node->command_ok([ @pg_restore, '-U', 'keeper', '-d', 'restored', $file ], 'owner of the tables: restored');
+	$node->command_ok([ 'pg_dump', '-Fc', '--data-only', '-U', 'keeper', '-f', $file, 'original' ], 'owner of the tables: pg_dump of the rows succeeds');
+	$node->command_ok([ @pg_restore, '-U', 'keeper', '-d', 'restored', $file ], 'owner of the tables: pg_restore of the rows succeeds');
 	goes_on($node, 'restored', $rows, $keys, 'owner of the tables');
 	$node->safe_psql('postgres', 'DROP DATABASE restored WITH (FORCE)');
 
@@ -253,27 +253,27 @@ like($fresh, qr/^$_ /m, "the description has its $_")
 	$node->safe_psql('postgres', "ALTER ROLE member SET amt_keys.org_id = 'acme'; ALTER ROLE member SET amt_keys.role = 'viewer'");
 	my $token = create($node, 'renamed');
 	my $second = create($node, 'renamed');
-	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 1, 'a session knows a key');
+	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 1, 'a session knows a key before its schema is renamed');
 	is($s->query('ALTER EXTENSION amt_keys SET SCHEMA elsewhere'), 'ERROR:  0A000', 'the extension does not move to another schema');
-	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 1, 'and nothing happened');
+	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 1, 'a key works after a refused ALTER EXTENSION ... SET SCHEMA');
 
-	ok(wait_until(sub { worker_pids($node, 'renamed') }), 'while there is a worker');
-	is($s->query('ALTER SCHEMA auth RENAME TO "Auth \'2\'"'), '', 'the schema is renamed');
+	ok(wait_until(sub { worker_pids($node, 'renamed') }), 'a worker runs before the schema is renamed');
+	is($s->query('ALTER SCHEMA auth RENAME TO "Auth \'2\'"'), '', 'the schema of the extension is renamed');
 	my $new = q{"Auth '2'"};
-	is($s->query("SELECT count(*) FROM $new.amt_verify('$token')"), 1, 'verified by the session from before');
-	is(verify($node, 'renamed', $token, $new), 1, 'verified by a new one');
-	is($s->query("SELECT count(*) FROM $new.amt_verify((SELECT token FROM $new.amt_create_key('third', 'acme', 'editor')))"), 1, 'created');
-	is($s->query("SELECT $new.amt_revoke('" . id_of($second) . "')"), 't', 'revoked');
-	is(verify($node, 'renamed', $second, $new), 0, 'which is so');
-	is($s->query("SELECT count(*) FROM $new.amt_key_event"), 4, 'recorded');
+	is($s->query("SELECT count(*) FROM $new.amt_verify('$token')"), 1, 'a session from before verifies a key in a renamed schema');
+	is(verify($node, 'renamed', $token, $new), 1, 'a new session verifies a key in a renamed schema');
+	is($s->query("SELECT count(*) FROM $new.amt_verify((SELECT token FROM $new.amt_create_key('third', 'acme', 'editor')))"), 1, 'a key is created in a renamed schema');
+	is($s->query("SELECT $new.amt_revoke('" . id_of($second) . "')"), 't', 'a key is revoked in a renamed schema');
+	is(verify($node, 'renamed', $second, $new), 0, 'a revoked key is refused in a renamed schema');
+	is($s->query("SELECT count(*) FROM $new.amt_key_event"), 4, 'each change is recorded in a renamed schema');
 	my $member = Session->new($node, dbname => 'renamed', user => 'member');
-	is($member->query("SELECT name, calls FROM $new.amt_keys ORDER BY created_at"), "a key|4\nthird|1", 'listed');
-	ok(wait_until(sub { $s->query("SELECT sum(calls) FROM $new.amt_key_usage") eq '5' }, 30), 'and the calls are written');
+	is($member->query("SELECT name, calls FROM $new.amt_keys ORDER BY created_at"), "a key|4\nthird|1", 'keys are listed in a renamed schema');
+	ok(wait_until(sub { $s->query("SELECT sum(calls) FROM $new.amt_key_usage") eq '5' }, 30), 'calls are written in a renamed schema');
 	$_->quit for $s, $member;
 
 	$node->safe_psql('postgres', 'ALTER DATABASE renamed RENAME TO again') if wait_until(sub { !worker_pids($node, 'renamed') }, 30);
 	is(verify($node, 'again', $token, $new), 1, 'a renamed database knows its keys');
-	is($node->safe_psql('again', "SELECT calls FROM $new.amt_keys WHERE key_id = '" . id_of($token) . "'"), 5, 'and their calls');
+	is($node->safe_psql('again', "SELECT calls FROM $new.amt_keys WHERE key_id = '" . id_of($token) . "'"), 5, 'a renamed database knows the calls of its keys');
 	$node->safe_psql('postgres', 'DROP DATABASE again WITH (FORCE)');
 }
 
@@ -283,17 +283,17 @@ like($fresh, qr/^$_ /m, "the description has its $_")
 	my $s = Session->new($node, dbname => 'dropped');
 	my $token = create($node, 'dropped');
 	my $row = $s->query('SELECT k FROM auth.amt_key AS k');
-	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 1, 'a key is warm');
+	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 1, 'a key is warm before DROP EXTENSION');
 	is($s->query('DROP EXTENSION amt_keys'), '', 'the extension is dropped');
-	is($s->query("SELECT count(*) FROM pg_class WHERE relnamespace = 'auth'::regnamespace"), 0, 'and leaves nothing');
-	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 'ERROR:  42883', 'not even a function');
-	is($s->query('CREATE EXTENSION amt_keys SCHEMA auth'), '', 'created again');
-	is(describe($node, 'dropped'), $fresh, 'it is as it was');
-	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 0, 'without the key');
+	is($s->query("SELECT count(*) FROM pg_class WHERE relnamespace = 'auth'::regnamespace"), 0, 'a dropped extension leaves no table, view or sequence');
+	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 'ERROR:  42883', 'a dropped extension leaves no function');
+	is($s->query('CREATE EXTENSION amt_keys SCHEMA auth'), '', 'a dropped extension is created again');
+	is(describe($node, 'dropped'), $fresh, 'an extension that is created again is the same as after a fresh install');
+	is($s->query("SELECT count(*) FROM auth.amt_verify('$token')"), 0, 'an extension that is created again does not know the old key');
 	is($s->query("SELECT count(*) FROM auth.amt_verify((SELECT token FROM auth.amt_create_key('new', 'acme', 'editor')))"), 1,
-		'but with new ones');
+		'an extension that is created again verifies a new key');
 	is($s->query("INSERT INTO auth.amt_key SELECT (\$r\$$row\$r\$::auth.amt_key).*", "SELECT count(*) FROM auth.amt_verify('$token')"), 1,
-		'or the old one, imported');
+		'an extension that is created again verifies the old key when it is imported');
 	$s->quit;
 	$node->safe_psql('postgres', 'DROP DATABASE dropped WITH (FORCE)');
 }
@@ -308,9 +308,9 @@ sub two_databases
 	{
 		my $other = $dbname eq $one ? $two : $one;
 		is(verify($node, $dbname, $token{$dbname}), 1, "$what: its own secret is right in $dbname");
-		is(verify($node, $dbname, $token{$other}), 0, "$what: the other's is not");
+		is(verify($node, $dbname, $token{$other}), 0, "$what: the other database's secret is refused in $dbname");
 	}
-	is($node->safe_psql($_, "SELECT calls FROM auth.amt_keys WHERE key_id = '$id'"), $calls{$_} + 2, "$what: each counts for itself")
+	is($node->safe_psql($_, "SELECT calls FROM auth.amt_keys WHERE key_id = '$id'"), $calls{$_} + 2, "$what: each database counts for itself")
 	  for $one, $two;
 	return;
 }
@@ -333,18 +333,18 @@ sub replace
 	two_databases('one', 'two', $id, $token, with_id($second, $id), 'two databases');
 
 	# A copy has the same OIDs as its original.
-	is(verify($node, 'one', $token), 1, 'a key is warm');
+	is(verify($node, 'one', $token), 1, 'a key is warm before its database is copied');
 	$node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE one');
 	is($node->safe_psql('copy', q{SELECT 'auth.amt_key'::regclass::oid}), $node->safe_psql('one', q{SELECT 'auth.amt_key'::regclass::oid}),
 		'a copied database has the same tables');
-	is(verify($node, 'copy', $token), 1, 'and the same keys');
+	is(verify($node, 'copy', $token), 1, 'a copied database has the same keys');
 	my $third = create($node, 'copy');
-	is(verify($node, 'one', $third), 0, 'its new ones are its own');
+	is(verify($node, 'one', $third), 0, 'a new key of a copied database is unknown in the original');
 	replace('copy', $id, id_of($third));
 	two_databases('one', 'copy', $id, $token, with_id($third, $id), 'original and copy');
-	is(revoke($node, 'copy', $id), 't', 'revoked in the copy');
-	is(verify($node, 'copy', with_id($third, $id)), 0, 'a key is refused there');
-	is(verify($node, 'one', $token), 1, 'and not in the original');
+	is(revoke($node, 'copy', $id), 't', 'a key is revoked in a copied database');
+	is(verify($node, 'copy', with_id($third, $id)), 0, 'a key that is revoked in a copied database is refused there');
+	is(verify($node, 'one', $token), 1, 'a key that is revoked in a copied database works in the original');
 	$node->safe_psql('postgres', "DROP DATABASE $_ WITH (FORCE)") for 'one', 'two', 'copy';
 }
 
@@ -371,13 +371,13 @@ SKIP:
 		my $keys = fill($node, $dbname);
 		my $before = $node->safe_psql($dbname, "SELECT key_id, scrypt_hash FROM auth.amt_key ORDER BY key_id");
 		my $s = Session->new($node, dbname => $dbname);
-		is($s->query("SELECT count(*) FROM auth.amt_verify('$keys->{good}[1]')"), 1, "$version: a session has used it");
-		is($s->query('ALTER EXTENSION amt_keys UPDATE'), '', "updated from $version");
-		is($s->query("SELECT count(*) FROM auth.amt_verify('$keys->{good}[1]')"), 1, "$version: the session goes on");
+		is($s->query("SELECT count(*) FROM auth.amt_verify('$keys->{good}[1]')"), 1, "$version: a session verifies a key before the update");
+		is($s->query('ALTER EXTENSION amt_keys UPDATE'), '', "$version: ALTER EXTENSION ... UPDATE succeeds");
+		is($s->query("SELECT count(*) FROM auth.amt_verify('$keys->{good}[1]')"), 1, "$version: the session verifies the key after the update");
 		$s->quit;
-		ok(wait_until(sub { $node->safe_psql($dbname, 'SELECT sum(calls) FROM auth.amt_key_usage') eq '6' }), "$version: its calls are written");
-		is(describe($node, $dbname), $fresh, "$version, updated, is the same as a fresh install");
-		is($node->safe_psql($dbname, "SELECT key_id, scrypt_hash FROM auth.amt_key ORDER BY key_id"), $before, "$version: the keys are there");
+		ok(wait_until(sub { $node->safe_psql($dbname, 'SELECT sum(calls) FROM auth.amt_key_usage') eq '6' }), "$version: the calls of the session are written after the update");
+		is(describe($node, $dbname), $fresh, "$version: the updated extension is the same as after a fresh install");
+		is($node->safe_psql($dbname, "SELECT key_id, scrypt_hash FROM auth.amt_key ORDER BY key_id"), $before, "$version: the update keeps the keys and their hashes");
 		goes_on($node, $dbname, rows($node, $dbname), $keys, "updated from $version");
 		$node->safe_psql('postgres', "DROP DATABASE $dbname WITH (FORCE)");
 	}
@@ -415,7 +415,7 @@ sub upgrade
 	$new->start;
 	$new->safe_psql('postgres', "CREATE DATABASE fresh TEMPLATE template0");
 	$new->safe_psql('fresh', "CREATE SCHEMA $schema; CREATE EXTENSION amt_keys SCHEMA $schema");
-	is(describe($new, 'postgres'), describe($new, 'fresh'), "$what: the same as a fresh install");
+	is(describe($new, 'postgres'), describe($new, 'fresh'), "$what: the extension is the same as after a fresh install");
 	goes_on($new, 'postgres', $rows, $keys, $what);
 	$new->stop;
 	return;

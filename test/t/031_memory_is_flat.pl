@@ -60,13 +60,13 @@ sub stays_flat
 	my @early = $observe->($calls * 0.2);
 	my @late = $observe->($calls);
 	$run->{harness}->kill_kill;
-	is(scalar(@early), $connections, "$what: $connections connections, observed early");
-	is(scalar(@late), $connections, "and after $calls verifications");
+	is(scalar(@early), $connections, "$what: $connections connections are observed early");
+	is(scalar(@late), $connections, "$what: $connections connections are observed after $calls verifications");
 	for my $i (0 .. $connections - 1)
 	{
 		note("kB, early and late: $early[$i][0] $late[$i][0], shared $early[$i][1] $late[$i][1]");
-		cmp_ok($late[$i][0] - $early[$i][0], '<', 100, 'keep their memory');
-		is($late[$i][1], $early[$i][1], 'and shared memory its size');
+		cmp_ok($late[$i][0] - $early[$i][0], '<', 100, "$what: a connection keeps its private memory");
+		is($late[$i][1], $early[$i][1], "$what: shared memory keeps its size");
 	}
 	wait_until(sub { $s->query("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'") eq '0' }) or die;
 	return;
@@ -91,12 +91,12 @@ stays_flat('many keys', 4, $long ? 10_000_000 : 200_000,
 	my $session = Session->new($node, options => '-c client_min_messages=error -c log_min_error_statement=warning');
 	my $pid = $session->backend;
 	my $warn = "DO \$\$ BEGIN FOR i IN 1 .. $n LOOP RAISE WARNING '%', i USING DETAIL = '$tokens[0]', HINT = '$tokens[0]'; END LOOP; END \$\$";
-	is($session->query('SELECT amt_org_id()', $warn), '', "$n warnings");
+	is($session->query('SELECT amt_org_id()', $warn), '', "$n warnings with a token are logged");
 	my $private = private_memory($pid);
-	is($session->query($warn), '', 'and as many more');
+	is($session->query($warn), '', 'as many warnings with a token are logged again');
 	my $more = private_memory($pid) - $private;
 	note("$more kB more");
-	cmp_ok($more, '<', 100, 'take no memory');
+	cmp_ok($more, '<', 100, 'logging warnings with a token takes no memory');
 	$session->quit;
 
 	my $log = slurp_file($node->logfile);
@@ -177,10 +177,10 @@ for my $function (@functions)
 		my ($more, $more_dynamic) = (private_memory($pid) - $private, dynamic_memory($pid) - $dynamic);
 		(my $name = $call) =~ s/PERFORM //g;
 		$name =~ s/_[0-9A-Za-z]{49}/_.../g;
-		is($answer, '', "twice $n calls of $name");
+		is($answer, '', "twice $n calls succeed: $name");
 		note("$more kB more, shared memory $more_dynamic kB more");
-		cmp_ok($more, '<', 100, 'take no memory');
-		is($more_dynamic, 0, 'nor shared memory');
+		cmp_ok($more, '<', 100, "the second half of the calls takes no private memory: $name");
+		is($more_dynamic, 0, "the second half of the calls takes no shared memory: $name");
 		$session->quit;
 	}
 }
@@ -230,7 +230,7 @@ SKIP:
 	my ($untested) = $s->query(q{
 		SELECT string_agg(proname, ' ') FROM pg_proc WHERE proname ~ '^amt_' AND 'text'::regtype = ANY (proargtypes) AND proname NOT IN (}
 		. join(', ', map { $_->[0] =~ /(\w+)/ ? "'$1'" : die } @calls) . ')');
-	is($untested, '', 'every function with a text for an argument is among them');
+	is($untested, '', 'every function with a text for an argument is called with 16 MB');
 
 	for (@calls)
 	{

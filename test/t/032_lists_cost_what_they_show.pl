@@ -51,7 +51,7 @@ sub check_plan
 	is($plan->{'Actual Rows'}, $page, "$what: the page has $page rows");
 	is(join(' ', grep { /Sort|Hash|Aggregate/ } map { $_->{'Node Type'} } @nodes), '', "$what: nothing is sorted");
 	like($scan->{'Node Type'} // 'another', qr/\AIndex (Only )?Scan\z/, "$what: the index is scanned in its order");
-	is($scan->{'Scan Direction'}, 'Backward', "$what: from its newest row on");
+	is($scan->{'Scan Direction'}, 'Backward', "$what: the scan begins at the newest row");
 	cmp_ok($scan->{'Actual Rows'}, '<=', $page + 1, "$what: the scan stops after the page");
 	cmp_ok($plan->{'Shared Hit Blocks'} + $plan->{'Shared Read Blocks'}, '<', 40 * $page, "$what: few blocks are read");
 	note($session->query("EXPLAIN $sql"));
@@ -76,7 +76,7 @@ for (['a member', $member, ''], ['a gateway', $gateway, ''], ['a superuser', $s,
 	check_plan("$who, newest keys", $session, qr/\Aamt_key_org_idx\z/, $keys =~ s/ORDER/${where}ORDER/r);
 	check_plan("$who, newest events", $session, $event_index, $history =~ s/ORDER/${where}ORDER/r);
 }
-is($member->query("SELECT string_agg(name, ' ') FROM ($keys) AS k"), join(' ', map { 'key ' . 10 * ($own - $_) } 0 .. $page - 1), 'the newest keys are listed');
+is($member->query("SELECT string_agg(name, ' ') FROM ($keys) AS k"), join(' ', map { 'key ' . 10 * ($own - $_) } 0 .. $page - 1), 'the newest keys of an organization are listed');
 
 # The next page, as applications read it.
 check_plan('the next page of keys', $member, qr/\Aamt_key_org_idx\z/,

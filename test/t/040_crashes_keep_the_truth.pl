@@ -199,7 +199,7 @@ for my $round (1 .. $rounds)
 	push @faults, "$events keys whose events do not match" if $events;
 	push @faults, "more calls than were made: $calls of $answered" if $calls > $answered + 6;
 	push @faults, "stored calls lost: $calls of $stored" if $calls < $stored;
-	is(join("\n", @faults), '', "round $round, $victim killed: keys and calls are what they should be");
+	is(join("\n", @faults), '', "round $round, $victim killed: keys and calls are as they must be");
 	note(sprintf '%d keys, %d calls answered, %d not counted', scalar(keys %key), $answered, $answered - $calls);
 
 	# Start the next round small.
@@ -212,8 +212,8 @@ is(join(', ', grep { ($killed{$_} // 0) < int($rounds / keys %victims) } sort ke
 
 # Terminated politely, nobody leaves a place in the queue behind either.
 is($node->safe_psql('postgres', q{SELECT count(pg_terminate_backend(pid)) >= 0 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()}),
-	't', 'the last sessions are gone');
+	't', 'the sessions that are left are terminated');
 my $token = create_key($node);
-is($node->safe_psql('postgres', "SELECT count(*) FROM amt_cache_clear(), amt_verify('$token')"), 1, 'and the queue is free');
+is($node->safe_psql('postgres', "SELECT count(*) FROM amt_cache_clear(), amt_verify('$token')"), 1, 'the queue for scrypt is free after all sessions were terminated');
 
 done_testing();

@@ -257,13 +257,13 @@ for my $scenario (map { my $name = $_; map { { %$_, prefix => $name } } @scenari
 		$scenario->{run}->($redact);
 		$said{$redact} = logs_since($sizes);
 	}
-	subtest "$prefix: $scenario->{name}" => sub {
+	subtest "$prefix: no secret reaches the log: $scenario->{name}" => sub {
 		for my $format (sort keys %log)
 		{
 			my $leak = leak($said{on}{$format});
 			ok(!defined $leak, "$format shows no secret") or diag $leak;
-			ok(defined leak($said{off}{$format}), "$format shows it with redact_logs = off");
-			like($said{on}{$format}, qr/\[redacted\]/, "$format tells that there was one");
+			ok(defined leak($said{off}{$format}), "$format shows a secret with redact_logs = off");
+			like($said{on}{$format}, qr/\[redacted\]/, "$format tells that there was a secret");
 		}
 	};
 }
@@ -271,26 +271,26 @@ for my $scenario (map { my $name = $_; map { { %$_, prefix => $name } } @scenari
 for my $name ('acmekey1', 'amt')
 {
 	$prefix = $name;
-	subtest "$prefix: the entry still tells which key" => sub {
+	subtest "$prefix: a masked entry still tells which key" => sub {
 		my $sizes = size_of_logs();
 		run_psql('on', "SELECT '$token', '$second', '$imported'; SELECT '$token'::int;");
 		my $said = logs_since($sizes);
 		for my $format (sort keys %log)
 		{
-			like($said->{$format}, qr/\Q${prefix}_${_}_[redacted]\E/, "$format: ${prefix}_$_") for $id, $second_id, 'Old7';
+			like($said->{$format}, qr/\Q${prefix}_${_}_[redacted]\E/, "$format shows the id of the key: ${prefix}_$_") for $id, $second_id, 'Old7';
 		}
 	};
 }
 
-subtest 'a prefix that is not listed is none' => sub {
+subtest 'a token with a prefix that is not listed is not masked' => sub {
 	my $sizes = size_of_logs();
 	run_psql('on', "SELECT '" . ($token =~ s/^amt/acmekey2/r) . "', '" . ($token =~ s/^amt_/acmekey_/r) . "'");
 	my $said = logs_since($sizes);
-	like($said->{$_}, qr/acmekey2_${id}_[0-9A-Za-z]{49}/, "$_: acmekey2") for sort keys %log;
-	like($said->{$_}, qr/acmekey_${id}_[0-9A-Za-z]{49}/, "$_: acmekey") for sort keys %log;
+	like($said->{$_}, qr/acmekey2_${id}_[0-9A-Za-z]{49}/, "$_ shows a token with the prefix acmekey2") for sort keys %log;
+	like($said->{$_}, qr/acmekey_${id}_[0-9A-Za-z]{49}/, "$_ shows a token with the prefix acmekey") for sort keys %log;
 };
 
-subtest 'what is no token stays as it is' => sub {
+subtest 'a text that is no token is not masked' => sub {
 	my @plain = (
 		'SELECT key_id FROM amt_key_usage JOIN amt_key_event USING (key_id)',
 		q{SELECT amt_org_id(), amt_has_role('viewer'), amt_find_tokens('x') FROM amt_keys},
@@ -305,8 +305,8 @@ subtest 'what is no token stays as it is' => sub {
 	my $said = logs_since($sizes);
 	for my $format (qw(stderr csvlog jsonlog))
 	{
-		like($said->{$format}, qr/\Q$_\E/, "$format: $_") for @plain;
-		unlike($said->{$format}, qr/\[redacted\]/, "$format: nothing masked");
+		like($said->{$format}, qr/\Q$_\E/, "$format shows the statement as it was: $_") for @plain;
+		unlike($said->{$format}, qr/\[redacted\]/, "$format masks nothing in statements without a token");
 	}
 };
 
@@ -318,28 +318,28 @@ subtest 'csvlog and jsonlog keep their form' => sub {
 	require JSON::PP;
 	my @entries = map { JSON::PP->new->utf8->decode($_) } split /\n/, $said->{jsonlog};
 	ok(scalar(grep { ($_->{statement} // '') =~ /\Qamt_${id}_[redacted]\E.*\Qamt_${second_id}_[redacted]\E/ } @entries),
-		'jsonlog: each line is JSON, and the statement field is masked');
+		'jsonlog has one JSON object in each line, with the statement field masked');
 
 	my $quoted = qr/(?:[^,"\n]*|"(?:[^"]|"")*")/;
 	my $rest = $said->{csvlog};
 	my $lines = 0;
 	$lines++ while $rest =~ s/\A$quoted(?:,$quoted){22,}\n//;
-	is($rest, '', 'csvlog: nothing but lines of quoted fields');
-	cmp_ok($lines, '>', 2, 'csvlog: several of them');
+	is($rest, '', 'csvlog has nothing but lines of quoted fields');
+	cmp_ok($lines, '>', 2, 'csvlog has several lines');
 };
 
 subtest 'a new key is not in the log' => sub {
 	my $sizes = size_of_logs();
 	my $new = $node->safe_psql('postgres', "SELECT token FROM amt_create_key('quiet', 'acme', 'viewer')");
 	my $said = logs_since($sizes);
-	unlike($said->{$_}, qr/\Q@{[substr $new, 17]}\E/, $_) for sort keys %log;
+	unlike($said->{$_}, qr/\Q@{[substr $new, 17]}\E/, "$_ shows nothing of the new secret") for sort keys %log;
 };
 
-subtest 'only who may set it can switch masking off' => sub {
+subtest 'only a role that may set redact_logs can switch masking off' => sub {
 	$node->safe_psql('postgres', 'CREATE ROLE web LOGIN');
 	my ($status, undef, $stderr) = $node->psql('postgres', 'SET amt_keys.redact_logs = off', extra_params => [ '-U', 'web' ]);
-	isnt($status, 0, 'SET is refused');
-	like($stderr, qr/permission denied to set parameter/, 'for want of permission');
+	isnt($status, 0, 'SET amt_keys.redact_logs is refused for an ordinary role');
+	like($stderr, qr/permission denied to set parameter/, 'the refusal is for want of permission');
 
 	my $sizes = size_of_logs();
 	{
@@ -347,7 +347,7 @@ subtest 'only who may set it can switch masking off' => sub {
 		$node->psql('postgres', "SELECT '$token'", extra_params => [ '-U', 'web' ]);
 	}
 	my $said = logs_since($sizes);
-	is(leak($said->{$_}), undef, "$_: options of an ordinary user do not switch it off") for sort keys %log;
+	is(leak($said->{$_}), undef, "$_: the options of an ordinary role do not switch masking off") for sort keys %log;
 };
 
 $node->stop;

@@ -129,22 +129,22 @@ for my $protocol (qw(simple extended prepared))
 	}
 }
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'}), $sessions,
-	"on $sessions sessions");
+	"the clients are served by $sessions sessions");
 
 is($node->safe_psql('postgres', q{
 		SELECT key_id, calls, pg_sequence_last_value(('presented_' || n)::regclass) FROM amt_keys JOIN made USING (key_id)
 		WHERE calls IS DISTINCT FROM pg_sequence_last_value(('presented_' || n)::regclass)}),
 	'', 'each key has as many calls as it was verified');
 is($node->safe_psql('postgres', 'SELECT verified - (SELECT sum(calls) FROM amt_keys) FROM amt_stat'), 0,
-	'and all keys together');
-cmp_ok(stat_of($node, 'verified'), '>', $clients * $each, 'which are many');
+	'all keys together have as many calls as were verified');
+cmp_ok(stat_of($node, 'verified'), '>', $clients * $each, 'there were many verifications');
 
 # The look itself: who sets an identity for the session is found out.
 $node->safe_psql('postgres', 'GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.key_id TO app');
 {
 	my $run = start_clients('simple', 5, qw(leak statement));
 	ok(!$run->{harness}->finish, 'an identity that outlives its transaction would be seen');
-	like($run->{err}, qr/division by zero/, 'by the next transaction of its session');
+	like($run->{err}, qr/division by zero/, 'an identity that outlives its transaction is seen by the next one of its session');
 }
 
 stop_bouncer();

@@ -49,25 +49,25 @@ my $jwt = '{"role":"web_user","org_id":"acme","org_role":"viewer","sub":"ann"}';
 my $foreign = '{"role":"web_user","org_id":"globex","org_role":"owner","sub":"gus"}';
 for my $access ('READ ONLY', 'READ WRITE')
 {
-	is(request($access, 'anon', '{}', '{"role":"anon"}', '-/-/-/-', 'none'), 'as wanted', "$access: anonymous");
-	is(request($access, 'web_user', '{}', $jwt, 'acme/viewer/ann/-', 'ours'), 'as wanted', "$access: a JWT");
-	is(request($access, 'web_user', '{}', $foreign, 'globex/owner/gus/-', 'theirs'), 'as wanted', "$access: a JWT of another organization");
-	is(request($access, 'anon', qq({"x-api-key":"$key"}), '{"role":"anon"}', "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key");
-	is(request($access, 'anon', qq({"authorization":"ApiKey $key"}), '{}', "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key by another scheme");
-	is(request($access, 'web_user', qq({"x-api-key":"Bearer $key"}), $foreign, "acme/editor/-/$id", 'ours'), 'unauthenticated', "$access: a key beside a person's JWT, without a role for keys");
-	is(request($access, 'anon', '{"x-api-key":"amt_nobody_0123456789abcdef"}', '{}', '-/-/-/-', 'none'), 'unauthenticated', "$access: a bad key");
+	is(request($access, 'anon', '{}', '{"role":"anon"}', '-/-/-/-', 'none'), 'as wanted', "$access: an anonymous request has no identity");
+	is(request($access, 'web_user', '{}', $jwt, 'acme/viewer/ann/-', 'ours'), 'as wanted', "$access: a JWT gives the identity of its claims");
+	is(request($access, 'web_user', '{}', $foreign, 'globex/owner/gus/-', 'theirs'), 'as wanted', "$access: a JWT of another organization gives the rows of that organization");
+	is(request($access, 'anon', qq({"x-api-key":"$key"}), '{"role":"anon"}', "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key gives its identity");
+	is(request($access, 'anon', qq({"authorization":"ApiKey $key"}), '{}', "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key with another scheme gives its identity");
+	is(request($access, 'web_user', qq({"x-api-key":"Bearer $key"}), $foreign, "acme/editor/-/$id", 'ours'), 'unauthenticated', "$access: a key beside a person's JWT is refused without a role for keys");
+	is(request($access, 'anon', '{"x-api-key":"amt_nobody_0123456789abcdef"}', '{}', '-/-/-/-', 'none'), 'unauthenticated', "$access: a bad key is refused");
 	is(request($access, 'web_user', '{"x-api-key":"x"}', $jwt, 'acme/viewer/ann/-', 'ours'), 'as wanted', "$access: another gateway's key beside a JWT is passed over");
-	is(request($access, 'web_user', '{', $jwt, '-/-/-/-', 'none'), 'unauthenticated', "$access: headers that are no JSON");
-	is(request($access, 'web_user', '{}', '{', '-/-/-/-', 'none'), 'as wanted', "$access: claims that are none");
+	is(request($access, 'web_user', '{', $jwt, '-/-/-/-', 'none'), 'unauthenticated', "$access: headers that are not JSON are refused");
+	is(request($access, 'web_user', '{}', '{', '-/-/-/-', 'none'), 'as wanted', "$access: claims that are not JSON give no identity");
 }
 
 # With a role for keys, a key's request has nothing of the person whose JWT is beside it.
 configure($node, 'amt_keys.db_role' => 'key_{role}');
 for my $access ('READ ONLY', 'READ WRITE')
 {
-	is(request($access, 'web_user', qq({"x-api-key":"Bearer $key"}), $foreign, "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key beside a JWT decides");
+	is(request($access, 'web_user', qq({"x-api-key":"Bearer $key"}), $foreign, "acme/editor/-/$id", 'ours'), 'as wanted', "$access: a key beside a JWT decides with a role for keys");
 }
 
-is(calls_of($node, $id), 4 + 2, 'each use of the key is counted, and no refused request');
+is(calls_of($node, $id), 4 + 2, 'each use of the key is counted, and no refused request is');
 
 done_testing();

@@ -63,42 +63,42 @@ sub refused_with
 
 ## Before the library is loaded
 
-is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SET amt_keys.role = 'owner'}, $whoami), '-/-/-/-', 'SET before the library is loaded');
-is(answer(as('evil'), q{SELECT set_config('amt_keys.org_id', 'globex', false)}, $whoami), "globex\n-/-/-/-", 'set_config');
-is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SET amt_keys.role = 'owner'}, $whoami), '-/-/-/-', 'SET before the library is loaded gives no identity');
+is(answer(as('evil'), q{SELECT set_config('amt_keys.org_id', 'globex', false)}, $whoami), "globex\n-/-/-/-", 'set_config() before the library is loaded gives no identity');
+is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'an identity in PGOPTIONS is refused');
 is(answer(as('evil'), 'BEGIN', q{SET LOCAL amt_keys.org_id = 'globex'}, 'SAVEPOINT a', q{SET amt_keys.org_id = 'initech'}, 'SAVEPOINT b',
 		q{SET LOCAL amt_keys.org_id = 'hooli'}, $whoami, 'ROLLBACK TO b', $whoami, 'RELEASE a', $whoami, 'COMMIT', $whoami),
-	join("\n", ('-/-/-/-') x 4), 'on every level of a stack of savepoints');
-is(answer(as('evil'), 'BEGIN', q{SET amt_keys.org_id = 'globex'}, $whoami, 'ROLLBACK', $whoami), "-/-/-/-\n-/-/-/-", 'and when that is rolled back');
-is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SELECT count(*) FROM amt_keys}), '0', 'the list, as the first thing of a session');
-is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SELECT count(*) FROM amt_key}), '0', 'the table');
-is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SET amt_keys.role = 'owner'}, q{SELECT amt_create_key('k')}), 'ERROR:  42501', 'creating');
+	join("\n", ('-/-/-/-') x 4), 'SET on every level of a stack of savepoints gives no identity');
+is(answer(as('evil'), 'BEGIN', q{SET amt_keys.org_id = 'globex'}, $whoami, 'ROLLBACK', $whoami), "-/-/-/-\n-/-/-/-", 'SET in a transaction that is rolled back gives no identity');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SELECT count(*) FROM amt_keys}), '0', 'the list is empty after SET as the first thing of a session');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SELECT count(*) FROM amt_key}), '0', 'the table is empty after SET as the first thing of a session');
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}, q{SET amt_keys.role = 'owner'}, q{SELECT amt_create_key('k')}), 'ERROR:  42501', 'SET before the library is loaded gives no right to create a key');
 is(answer(as('evil'), q{SET amt_keys.roles = 'x'}, q{SET amt_keys.manager_role = 'x'}, $whoami, 'SHOW amt_keys.roles', 'SHOW amt_keys.manager_role'),
-	"-/-/-/-\nviewer, editor, admin, owner\nadmin", 'other settings');
-is(answer(as('evil'), q{ALTER ROLE evil SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'ALTER ROLE, of oneself');
-is(answer(as('evil'), q{CREATE FUNCTION evil.f() RETURNS text LANGUAGE sql SET amt_keys.org_id = 'globex' AS 'SELECT amt_org_id()'}), 'ERROR:  42501', 'a function\'s clause');
-is(answer(as('evil', dbname => 'evil'), q{ALTER DATABASE evil SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'ALTER DATABASE, of one\'s own');
-is(answer(as('evil'), q{ALTER SYSTEM SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'ALTER SYSTEM');
-is(answer(as('acme_app'), q{ALTER ROLE acme_app RESET amt_keys.org_id}), 'ERROR:  42501', 'ALTER ROLE RESET, of what a superuser has set');
-is(answer(as('acme_app'), q{ALTER ROLE acme_app SET amt_keys.role = 'owner'}), 'ERROR:  42501', 'ALTER ROLE SET over it');
-is(answer(as('acme_app'), q{SET amt_keys.role = 'owner'}, $whoami), 'acme/viewer/-/-', 'SET over it, before loading');
-is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS over it');
-is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-', 'RESET ALL and DISCARD ALL bring it back');
+	"-/-/-/-\nviewer, editor, admin, owner\nadmin", 'SET of other settings before the library is loaded changes nothing');
+is(answer(as('evil'), q{ALTER ROLE evil SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'a role cannot give itself an identity by ALTER ROLE');
+is(answer(as('evil'), q{CREATE FUNCTION evil.f() RETURNS text LANGUAGE sql SET amt_keys.org_id = 'globex' AS 'SELECT amt_org_id()'}), 'ERROR:  42501', 'a function cannot set an identity by a clause');
+is(answer(as('evil', dbname => 'evil'), q{ALTER DATABASE evil SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'the owner of a database cannot give it an identity by ALTER DATABASE');
+is(answer(as('evil'), q{ALTER SYSTEM SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'an ordinary role cannot set an identity by ALTER SYSTEM');
+is(answer(as('acme_app'), q{ALTER ROLE acme_app RESET amt_keys.org_id}), 'ERROR:  42501', 'ALTER ROLE RESET cannot take away an identity that a superuser has set');
+is(answer(as('acme_app'), q{ALTER ROLE acme_app SET amt_keys.role = 'owner'}), 'ERROR:  42501', 'ALTER ROLE SET cannot replace an identity that a superuser has set');
+is(answer(as('acme_app'), q{SET amt_keys.role = 'owner'}, $whoami), 'acme/viewer/-/-', 'SET before the library is loaded cannot replace an identity that a superuser has set');
+is(answer(as('acme_app', options => '-c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS cannot replace an identity that a superuser has set');
+is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-', 'RESET ALL and DISCARD ALL bring back the identity that a superuser has set');
 
 # A role with the right keeps the values that it has set itself, and no others.
 is(answer(as('gateway'), q{SET amt_keys.org_id = 'globex'}, $whoami), 'globex/-/-/-', 'a gateway\'s SET before loading is kept');
-is(answer(as('gateway', options => '-c amt_keys.org_id=globex'), $whoami), 'globex/-/-/-', 'its PGOPTIONS, too');
-is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', 'but not of what it was not granted');
-is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), '-/-/-/-', 'what evil set in a superuser\'s session is not');
-is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil', $whoami), 'globex/-/-/-', 'what a superuser set before becoming evil is');
+is(answer(as('gateway', options => '-c amt_keys.org_id=globex'), $whoami), 'globex/-/-/-', q{a gateway's PGOPTIONS are kept});
+is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), q{a gateway's SET of a setting that it was not granted is not kept}, q{a gateway's SET of what it was not granted is not kept});
+is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), q{an identity that evil has set in a superuser's session is not kept}, q{what evil has set in a superuser's session is not kept});
+is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil', $whoami), 'globex/-/-/-', 'an identity that a superuser has set before becoming evil is kept');
 
 # The same with the library loaded at the session's start, as for its log redaction.
 $node->append_conf('postgresql.conf', "session_preload_libraries = 'amt_keys'");
 $node->reload;
-ok(wait_until(sub { Session->new($node)->query('SHOW session_preload_libraries') eq 'amt_keys' }), 'loaded early from now on');
-is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS with a library that is loaded early');
-is(answer(as('acme_app'), $whoami), 'acme/viewer/-/-', 'a role\'s settings');
-is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'SET');
+ok(wait_until(sub { Session->new($node)->query('SHOW session_preload_libraries') eq 'amt_keys' }), 'the library is loaded at the start of each session from now on');
+is(answer(as('evil', options => '-c amt_keys.org_id=globex -c amt_keys.role=owner'), $whoami), 'ERROR:  42501', 'PGOPTIONS with a library that is loaded early are refused');
+is(answer(as('acme_app'), $whoami), 'acme/viewer/-/-', q{a role's settings hold with a library that is loaded early});
+is(answer(as('evil'), q{SET amt_keys.org_id = 'globex'}), 'ERROR:  42501', 'SET with a library that is loaded early is refused');
 
 # With the library in every process, the server itself refuses.
 $super->quit;
@@ -108,9 +108,9 @@ for my $setting (qw(org_id=globex role=owner manager_role=viewer roles=viewer re
 {
 	is(refused_with('evil', "-c amt_keys.$setting"), '42501', "preloaded: $setting is refused with the connection");
 }
-is(refused_with('evil', '-c work_mem=1MB'), undef, 'others are not');
-is(refused_with('gateway', '-c amt_keys.org_id=globex'), undef, 'nor what one may set');
-is(refused_with('gateway', '-c amt_keys.key_id=x'), '42501', 'which is not the key');
+is(refused_with('evil', '-c work_mem=1MB'), undef, 'preloaded: another setting is accepted with the connection');
+is(refused_with('gateway', '-c amt_keys.org_id=globex'), undef, 'preloaded: a gateway may set the organization with the connection');
+is(refused_with('gateway', '-c amt_keys.key_id=x'), '42501', 'preloaded: a gateway may not set the key with the connection');
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;
 $super = Session->new($node);
@@ -121,12 +121,12 @@ $super = Session->new($node);
 	my ($acme_id, $globex_id) = map { id_of($_) } $acme, $globex;
 	my $hash = $super->query("SELECT scrypt_hash FROM amt_key WHERE key_id = '$globex_id'");
 	my $member = as('acme_app');
-	is($member->query("COPY $_ TO STDOUT"), 'ERROR:  42501', "COPY $_") for 'amt_key', 'amt_key (scrypt_hash)', 'amt_key (key_id, scrypt_hash)', '(SELECT * FROM amt_key)';
+	is($member->query("COPY $_ TO STDOUT"), 'ERROR:  42501', "COPY $_ TO STDOUT is refused") for 'amt_key', 'amt_key (scrypt_hash)', 'amt_key (key_id, scrypt_hash)', '(SELECT * FROM amt_key)';
 	is($member->query('COPY amt_key (key_id, name) TO STDOUT'), "$acme_id\ta key", 'COPY of some columns has the own organization\'s rows');
-	is($member->query('COPY amt_key_event (key_id, name) TO STDOUT'), "$acme_id\ta key", 'of the events, too');
-	is($member->query('COPY amt_key_usage (key_id) TO STDOUT'), $super->query("SELECT key_id FROM amt_key_usage WHERE key_id = '$acme_id'"), 'and of the usage');
-	is($member->query('SET row_security = off', 'COPY amt_key (key_id, name) TO STDOUT', 'RESET row_security'), 'ERROR:  42501', 'without row security it is refused');
-	is(as('evil')->query('COPY amt_key (key_id, name) TO STDOUT', 'COPY amt_key_event TO STDOUT', 'COPY amt_key_usage TO STDOUT'), '', 'without identity there are none');
+	is($member->query('COPY amt_key_event (key_id, name) TO STDOUT'), "$acme_id\ta key", q{COPY of the events has the own organization's rows});
+	is($member->query('COPY amt_key_usage (key_id) TO STDOUT'), $super->query("SELECT key_id FROM amt_key_usage WHERE key_id = '$acme_id'"), q{COPY of the usage has the own organization's rows});
+	is($member->query('SET row_security = off', 'COPY amt_key (key_id, name) TO STDOUT', 'RESET row_security'), 'ERROR:  42501', 'COPY without row security is refused');
+	is(as('evil')->query('COPY amt_key (key_id, name) TO STDOUT', 'COPY amt_key_event TO STDOUT', 'COPY amt_key_usage TO STDOUT'), '', 'COPY without an identity has no rows');
 
 	# EXPLAIN counts the rows that the policy removes, and shows nothing else of them.
 	$super->query(q{INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) SELECT 'globex' || i, org_id, name, role, scrypt_hash, now() FROM amt_key, generate_series(1, 5) AS i WHERE org_id = 'globex'}, 'ANALYZE amt_key');
@@ -138,13 +138,13 @@ $super = Session->new($node);
 		{
 			$member->query('SET enable_indexscan = ' . ($method =~ /index/ ? 'on' : 'off'), 'SET enable_indexonlyscan = off', 'SET enable_seqscan = ' . ($method =~ /index/ ? 'off' : 'on'));
 			my $plan = join "\n", map { $explain->($_, $where) =~ s/\Q$where\E|[\w()]+ = '(?:globex|secret plan)'::text|key_id [<>]=? 'globe[xy]'::text//gr } 'text', 'json';
-			like($plan, qr/amt_key/, "a plan of a count WHERE $where, by $method");
-			unlike($plan, qr/globex|secret plan|\Q$globex_id\E|\Q$hash\E|\$scrypt/, 'shows nothing that other organizations have');
+			like($plan, qr/amt_key/, "EXPLAIN of a count WHERE $where names the table, by $method");
+			unlike($plan, qr/globex|secret plan|\Q$globex_id\E|\Q$hash\E|\$scrypt/, "EXPLAIN of a count WHERE $where shows nothing that other organizations have, by $method");
 		}
 	}
-	like($explain->('text', 'true'), qr/Rows Removed by Filter: 6\n/, 'but the number of their rows can be seen');
-	like($explain->('text', q{org_id = 'globex'}), qr/rows=6 .*\(never executed\)/, 'an estimate of how many an organization has');
-	is($member->query(q{SELECT reltuples FROM pg_class WHERE oid = 'amt_key'::regclass}), '7', 'and how many there are, in pg_class');
+	like($explain->('text', 'true'), qr/Rows Removed by Filter: 6\n/, 'EXPLAIN shows the number of rows of other organizations');
+	like($explain->('text', q{org_id = 'globex'}), qr/rows=6 .*\(never executed\)/, 'EXPLAIN shows an estimate of how many keys an organization has');
+	is($member->query(q{SELECT reltuples FROM pg_class WHERE oid = 'amt_key'::regclass}), '7', 'pg_class shows how many keys there are');
 	$super->query(q{DELETE FROM amt_key WHERE key_id ~ '^globex'});
 	$member->quit;
 }
@@ -158,26 +158,26 @@ my $identify_acme = "SELECT org_id FROM amt_verify('$acme', true)";
 my $identify_globex = "SELECT org_id FROM amt_verify('$globex', true)";
 my $app = as('app');
 is($app->query('BEGIN', $identify_acme, 'DECLARE c CURSOR WITH HOLD FOR SELECT text FROM note', 'FETCH 1 FROM c', 'COMMIT', $whoami),
-	"acme\nacme\n-/-/-/-", 'a cursor held over the commit');
+	"acme\nacme\n-/-/-/-", 'a cursor held over the commit keeps no identity');
 is($app->query('BEGIN', $identify_globex, 'FETCH ALL FROM c', 'SELECT DISTINCT text FROM note', 'COMMIT', 'CLOSE c'),
-	"globex\nacme\nglobex", 'has what its own transaction could see, and nothing of the next one\'s');
-is($app->query('BEGIN', $identify_acme, 'DECLARE c CURSOR WITH HOLD FOR SELECT text FROM note', 'ROLLBACK', 'FETCH 1 FROM c'), "acme\nERROR:  34000", 'none of one that rolled back');
+	"a held cursor has the rows of its own transaction, and none of the next one's", q{a held cursor has what its own transaction could see, and nothing of the next one's});
+is($app->query('BEGIN', $identify_acme, 'DECLARE c CURSOR WITH HOLD FOR SELECT text FROM note', 'ROLLBACK', 'FETCH 1 FROM c'), "acme\nERROR:  34000", 'a held cursor of a transaction that rolled back does not exist');
 is($app->query('BEGIN', $identify_acme, q{INSERT INTO note (text) VALUES ('prepared')}, q{PREPARE TRANSACTION 'p'}, $whoami, 'SELECT count(*) FROM note'),
 	"acme\n-/-/-/-\n0", 'a prepared transaction takes its identity along');
-is($super->query(q{COMMIT PREPARED 'p'}, q{SELECT org_id FROM note WHERE text = 'prepared'}), 'acme', 'and what it wrote is its own');
-is($app->query('BEGIN', $identify_acme, 'SELECT 1/0', 'COMMIT', $whoami), "acme\nERROR:  22012\n-/-/-/-", 'an error ends it');
-is($app->query('BEGIN', $identify_acme, 'COMMIT AND CHAIN', $whoami, 'COMMIT'), "acme\n-/-/-/-", 'a chained transaction starts without');
+is($super->query(q{COMMIT PREPARED 'p'}, q{SELECT org_id FROM note WHERE text = 'prepared'}), 'acme', 'a prepared transaction has written with its own identity');
+is($app->query('BEGIN', $identify_acme, 'SELECT 1/0', 'COMMIT', $whoami), "acme\nERROR:  22012\n-/-/-/-", 'an error ends the identity of a transaction');
+is($app->query('BEGIN', $identify_acme, 'COMMIT AND CHAIN', $whoami, 'COMMIT'), "acme\n-/-/-/-", 'a chained transaction starts without an identity');
 
 # Keys that come and go in prepared transactions
 is($super->query('BEGIN', q{CREATE TEMP SEQUENCE s}, 'ROLLBACK', 'BEGIN', q{SELECT 1 FROM amt_create_key('prepared', 'acme', 'viewer')}, q{PREPARE TRANSACTION 'k'},
-		q{SELECT count(*) FROM amt_keys WHERE name = 'prepared'}, q{ROLLBACK PREPARED 'k'}), "1\n0", 'a key that is created in a prepared transaction is none');
+		q{SELECT count(*) FROM amt_keys WHERE name = 'prepared'}, q{ROLLBACK PREPARED 'k'}), "1\n0", 'a key that is created in a prepared transaction is not in the list');
 my $created = $super->query('BEGIN', q{SELECT token FROM amt_create_key('prepared', 'acme', 'viewer')}, q{PREPARE TRANSACTION 'k'});
-is($app->query("SELECT count(*) FROM amt_verify('$created')"), '0', 'before COMMIT PREPARED it does not verify');
-is($super->query(q{COMMIT PREPARED 'k'}, "SELECT count(*) FROM amt_verify('$created')"), '1', 'afterwards it does');
+is($app->query("SELECT count(*) FROM amt_verify('$created')"), '0', 'a key does not verify before COMMIT PREPARED of its creation');
+is($super->query(q{COMMIT PREPARED 'k'}, "SELECT count(*) FROM amt_verify('$created')"), '1', 'a key verifies after COMMIT PREPARED of its creation');
 my $id = id_of($created);
-is($super->query('BEGIN', "SELECT amt_revoke('$id')", q{PREPARE TRANSACTION 'r'}, "SELECT count(*) FROM amt_verify('$created')"), "t\n1", 'revoked in a prepared transaction, it does until');
+is($super->query('BEGIN', "SELECT amt_revoke('$id')", q{PREPARE TRANSACTION 'r'}, "SELECT count(*) FROM amt_verify('$created')"), "t\n1", 'a key verifies before COMMIT PREPARED of its revocation');
 is($super->query(q{COMMIT PREPARED 'r'}, "SELECT count(*) FROM amt_verify('$created')", "SELECT event FROM amt_key_event WHERE key_id = '$id' ORDER BY event_id"),
-	"0\ncreated\nrevoked", 'COMMIT PREPARED');
+	"0\ncreated\nrevoked", 'a key is revoked by COMMIT PREPARED');
 
 # Every plan by a parallel worker, as far as it may be
 my $force = $version >= 16 ? 'SET debug_parallel_query = on' : 'SET force_parallel_mode = on';
@@ -204,14 +204,14 @@ as('evil')->query(
 	$super->query('CREATE TEMP TABLE amt_key_usage (LIKE public.amt_key_usage INCLUDING ALL)', "INSERT INTO amt_key_usage VALUES ('$acme_id', 0, now())");
 	$super->query('SET search_path = evil, pg_catalog', @count, @count, 'RESET search_path');
 	is($super->query('SELECT key_id, calls FROM pg_temp.amt_key_usage'), "$acme_id|0", 'calls are not written into a temporary table');
-	ok(wait_until(sub { stored_calls($node, $acme_id) == $before + 2 && (stored_calls($node, id_of($fresh)) || 0) == 2 }, 30), 'but into the true one');
+	ok(wait_until(sub { stored_calls($node, $acme_id) == $before + 2 && (stored_calls($node, id_of($fresh)) || 0) == 2 }, 30), 'calls are written into the true table');
 	$super->query('DROP TABLE pg_temp.amt_key_usage', "SELECT amt_revoke('" . id_of($fresh) . "')");
 }
 my ($calls, $globex_calls) = map { calls_of($node, id_of($_)) } $acme, $globex;
 is($super->query('SET search_path = evil, pg_catalog', "SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0',
 		"SELECT org_id FROM public.amt_verify('$acme')", 'SELECT public.amt_flush_usage() >= 0', 'RESET search_path'),
 	"acme\nt\nacme\nt", 'calls are written under a hostile search_path');
-ok(wait_until(sub { stored_calls($node, id_of($acme)) == $calls + 2 }, 30), 'all of them');
+ok(wait_until(sub { stored_calls($node, id_of($acme)) == $calls + 2 }, 30), 'all calls are written under a hostile search_path');
 
 # A database's owner chooses what its sessions begin with, the usage writer's included.
 $super->query(q{ALTER DATABASE postgres SET search_path = evil, pg_catalog}, q{ALTER DATABASE postgres SET default_transaction_read_only = on},
@@ -227,23 +227,23 @@ for ([ 'one organization', $acme, $calls + 5 ], [ 'another', $globex, $globex_ca
 {
 	my ($what, $token, $wanted) = @$_;
 	ok(wait_until(sub { $super->query("SELECT calls FROM public.amt_key_usage WHERE key_id = '" . id_of($token) . "'") == $wanted }, 30),
-		"and its successor writes, whatever the settings: calls of $what");
+		"the next usage writer writes whatever the settings: calls of $what");
 }
 $super->query("ALTER DATABASE postgres RESET $_")
   for qw(search_path default_transaction_read_only default_transaction_isolation row_security session_replication_role statement_timeout amt_keys.org_id amt_keys.role);
 $super->query("ALTER ROLE $owner RESET ALL");
-is($super->query('SELECT count(*) FROM evil.trapped'), '0', 'no trap was run');
-is($super->query('SET search_path = evil, pg_catalog', q{SELECT 'a'::text = 'b'::text}, 'RESET search_path', 'SELECT count(*) FROM evil.trapped'), "t\n1", 'though they are traps');
+is($super->query('SELECT count(*) FROM evil.trapped'), '0', 'the usage writer and amt_flush_usage() run no trap');
+is($super->query('SET search_path = evil, pg_catalog', q{SELECT 'a'::text = 'b'::text}, 'RESET search_path', 'SELECT count(*) FROM evil.trapped'), "t\n1", 'an operator without a schema runs a trap');
 
 # A dump by somebody who is not the owner
-$node->command_fails_like([ 'pg_dump', '-d', $node->connstr('postgres') . ' user=evil', '-t', 'public.amt_key' ], qr/permission denied for table amt_key/, 'a dump of the table');
+$node->command_fails_like([ 'pg_dump', '-d', $node->connstr('postgres') . ' user=evil', '-t', 'public.amt_key' ], qr/permission denied for table amt_key/, 'a dump of the table by another role is refused');
 $node->command_fails_like([ 'pg_dump', '-d', $node->connstr('postgres') . ' user=evil', '--enable-row-security', '-a', '-t', 'public.amt_key' ],
-	qr/permission denied for table amt_key/, 'with row security');
+	qr/permission denied for table amt_key/, 'a dump of the table with row security by another role is refused');
 
 ## Logical decoding
 
-is(as('evil')->query(q{SELECT pg_create_logical_replication_slot('evil', 'test_decoding')}), 'ERROR:  42501', 'decoding is not for everybody');
-is(as('evil')->query('CREATE PUBLICATION evil FOR TABLE public.amt_key'), 'ERROR:  42501', 'nor a publication');
+is(as('evil')->query(q{SELECT pg_create_logical_replication_slot('evil', 'test_decoding')}), 'ERROR:  42501', 'an ordinary role cannot decode changes');
+is(as('evil')->query('CREATE PUBLICATION evil FOR TABLE public.amt_key'), 'ERROR:  42501', 'an ordinary role cannot publish the table');
 SKIP:
 {
 	my $slot = $super->query(q{SELECT slot_name FROM pg_create_logical_replication_slot('dba', 'test_decoding')});
@@ -252,9 +252,9 @@ SKIP:
 	$app->query('BEGIN', "SELECT org_id FROM amt_verify('$decoded', true)", q{INSERT INTO note (text) VALUES ('decoded')}, 'COMMIT');
 	$super->query("SELECT amt_revoke('" . id_of($decoded) . "')");
 	my $changes = $super->query(q{SELECT data FROM pg_logical_slot_get_changes('dba', NULL, NULL)});
-	like($changes, qr/amt_key: INSERT: .*\$scrypt\$/, 'who may decode sees the hash');
+	like($changes, qr/amt_key: INSERT: .*\$scrypt\$/, 'a role that may decode sees the hash');
 	my ($secret) = $decoded =~ /\Aamt_[^_]+_(.{43})/;
-	is(index($changes, $secret), -1, 'but nothing of the secret');
+	is(index($changes, $secret), -1, 'a role that may decode sees nothing of the secret');
 	is($super->query(q{SELECT pg_drop_replication_slot('dba')}), '', 'the slot is dropped');
 }
 

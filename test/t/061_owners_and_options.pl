@@ -61,16 +61,16 @@ for (@settings)
 }
 {
 	my $evil = Session->new($node, user => 'evil', options => '-c AMT_KEYS.Manager_Role=viewer');
-	is(without_warnings($evil->query("SELECT $_")), 'ERROR:  42501', "then $_ is refused") for @functions;
-	is(without_warnings($evil->query($_)), 'ERROR:  42501', "then $_ is refused") for 'SELECT count(*) FROM amt_keys', 'SELECT count(*) FROM amt_key', 'SELECT count(*) FROM amt_key_event', 'DELETE FROM amt_keys', q{UPDATE amt_keys SET name = 'x'};
-	is($evil->query("DISCARD ALL", 'RESET ALL', 'SELECT amt_org_id()'), 'ERROR:  42501', 'RESET and DISCARD do not help');
+	is(without_warnings($evil->query("SELECT $_")), 'ERROR:  42501', "after a refused option, SELECT $_ is refused") for @functions;
+	is(without_warnings($evil->query($_)), 'ERROR:  42501', "after a refused option, this is refused: $_") for 'SELECT count(*) FROM amt_keys', 'SELECT count(*) FROM amt_key', 'SELECT count(*) FROM amt_key_event', 'DELETE FROM amt_keys', q{UPDATE amt_keys SET name = 'x'};
+	is($evil->query("DISCARD ALL", 'RESET ALL', 'SELECT amt_org_id()'), 'ERROR:  42501', 'RESET and DISCARD do not end the refusal after a refused option');
 	$evil = Session->new($node, user => 'acme_app', options => '-c amt_keys.max_lifetime=0');
 	is(without_warnings($evil->query('SELECT amt_org_id()', q{SELECT amt_create_key('k')})), "ERROR:  42501\nERROR:  42501", 'nobody shakes off a limit or an identity by naming it');
 	is(without_warnings(Session->new($node, user => 'evil', options => '-c amt_keys.nosuch=1')->query('SELECT amt_org_id() IS NULL')), 't', 'a name that is no setting is harmless');
 	my $parallel = $version >= 16 ? 'debug_parallel_query' : 'force_parallel_mode';
 	$evil = Session->new($node, user => 'acme_app', options => "-c amt_keys.roles=x -c $parallel=on");
-	is(without_warnings($evil->query('SELECT 1', 'SELECT amt_org_id() FROM (SELECT) AS x')), "1\nERROR:  42501", 'refused in parallel workers as well');
-	is(Session->new($node, user => 'evil')->query('SHOW work_mem', 'SHOW amt_keys.cache_size', 'SELECT amt_org_id() IS NULL', 'SHOW amt_keys.manager_role'), "4MB\n100000\nt\nowner", 'others see the configuration as it was loaded');
+	is(without_warnings($evil->query('SELECT 1', 'SELECT amt_org_id() FROM (SELECT) AS x')), "1\nERROR:  42501", 'a refused option is refused in parallel workers as well');
+	is(Session->new($node, user => 'evil')->query('SHOW work_mem', 'SHOW amt_keys.cache_size', 'SELECT amt_org_id() IS NULL', 'SHOW amt_keys.manager_role'), "4MB\n100000\nt\nowner", 'other sessions see the configuration as it was loaded');
 	unlike(slurp_file($node->logfile), qr/syntax error|parameter "work_mem" changed/, 'nobody has parsed the edited files');
 }
 {
@@ -90,12 +90,12 @@ for (@settings)
 		'ALTER TABLE note ENABLE ROW LEVEL SECURITY', 'CREATE POLICY p ON note USING (is_mine(org_id))', 'GRANT SELECT ON note TO PUBLIC');
 	my @parallel = ('SET parallel_setup_cost = 0', 'SET parallel_tuple_cost = 0', 'SET min_parallel_table_scan_size = 0', 'SET max_parallel_workers_per_gather = 2');
 	my $count = 'SELECT count(*) FROM note';
-	like(Session->new($node, user => 'acme_app')->query(@parallel, "EXPLAIN (COSTS off) $count"), qr/Workers Planned: 2/, 'the plan has workers');
+	like(Session->new($node, user => 'acme_app')->query(@parallel, "EXPLAIN (COSTS off) $count"), qr/Workers Planned: 2/, 'the plan of the query has parallel workers');
 	is(without_warnings(Session->new($node, user => 'acme_app')->query(@parallel, $count)), 'ERROR:  55000', 'the library is not loaded by a policy in the workers');
-	is(without_warnings(Session->new($node, user => 'acme_app')->query(@parallel, 'SET parallel_leader_participation = off', $count)), 'ERROR:  55000', 'nor if the workers alone do the work');
-	is(Session->new($node, user => 'acme_app')->query(@parallel, 'SELECT amt_org_id()', $count), "acme\n5000", 'if it was loaded before, the workers see all');
+	is(without_warnings(Session->new($node, user => 'acme_app')->query(@parallel, 'SET parallel_leader_participation = off', $count)), 'ERROR:  55000', 'the library is not loaded by a policy if the workers alone do the work');
+	is(Session->new($node, user => 'acme_app')->query(@parallel, 'SELECT amt_org_id()', $count), "acme\n5000", 'parallel workers see all rows if the library was loaded before');
 	$super->query('ALTER ROLE acme_app SET session_preload_libraries = amt_keys');
-	is(Session->new($node, user => 'acme_app')->query(@parallel, $count), '5000', 'as they do with session_preload_libraries');
+	is(Session->new($node, user => 'acme_app')->query(@parallel, $count), '5000', 'parallel workers see all rows with session_preload_libraries');
 	is(without_warnings(Session->new($node, user => 'acme_app', options => '-c amt_keys.manager_role=admin')->query('SELECT amt_role()')), 'ERROR:  42501', 'options are refused with session_preload_libraries, too');
 	$super->query('ALTER ROLE acme_app RESET session_preload_libraries');
 }
@@ -148,7 +148,7 @@ is($bob->query(qq{CREATE FUNCTION bob.act(tab text) RETURNS void LANGUAGE plpgsq
 		PERFORM bob.act('an index');
 	END
 	$$},
-	q{CREATE FUNCTION bob.i(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM bob.v(); RETURN $1; END $$}), '', 'somebody who will be given a table');
+	q{CREATE FUNCTION bob.i(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM bob.v(); RETURN $1; END $$}), '', 'a role makes functions for the table that it will be given');
 
 for my $table ('amt_key', 'amt_key_usage', 'amt_key_event')
 {
@@ -162,11 +162,11 @@ for my $table ('amt_key', 'amt_key_usage', 'amt_key_event')
 	$super->query("ALTER TABLE $table OWNER TO bob", 'TRUNCATE ran, succeeded');
 
 	is($bob->query("CREATE TRIGGER a BEFORE INSERT OR UPDATE OR DELETE ON $table FOR EACH ROW EXECUTE FUNCTION bob.f()", "CREATE TRIGGER z AFTER INSERT OR UPDATE OR DELETE ON $table FOR EACH ROW EXECUTE FUNCTION bob.f()",
-			"CREATE INDEX evil ON $table (bob.i(key_id))"), '', "$table is given to somebody who attaches triggers and an index function to it");
+			"CREATE INDEX evil ON $table (bob.i(key_id))"), '', "$table is given to a role that attaches triggers and an index function to it");
 	$super->query('TRUNCATE succeeded', "DELETE FROM ran WHERE op = 'index'");
 	like($manage->('k'), qr/ERROR:  42501/, "nobody manages keys while $table has code of an owner who is no superuser");
 	$super->query("SELECT FROM amt_verify('$key')", 'SELECT amt_flush_usage()');
-	is($super->query("SELECT FROM amt_revoke('$key_id')"), 'ERROR:  42501', "nor does a superuser while $table has such code");
+	is($super->query("SELECT FROM amt_revoke('$key_id')"), 'ERROR:  42501', "not even a superuser revokes a key while $table has such code");
 	if ($table eq 'amt_key_usage')
 	{
 		cmp_ok($super->query('SELECT count(*) FROM ran'), '>', 1, "what is attached to $table has run in the worker");
@@ -177,9 +177,9 @@ for my $table ('amt_key', 'amt_key_usage', 'amt_key_event')
 		is($super->query('SELECT count(*) FROM ran'), 0, "what is attached to $table has not run");
 	}
 	my $own = $table eq 'amt_key' ? "WHERE what !~ 'amt_revoke|amt_rotate'" : '';
-	is($super->query("SELECT DISTINCT what, answer FROM succeeded $own"), '', "nothing that it tries succeeds");
-	is($super->query(q{SELECT count(*) FROM amt_key WHERE name = 'stolen'}), '0', 'no key was stolen');
-	is($super->query("SELECT count(*) FROM amt_verify('$token')"), '1', 'no key was revoked');
+	is($super->query("SELECT DISTINCT what, answer FROM succeeded $own"), '', "no statement succeeds that code on $table tries");
+	is($super->query(q{SELECT count(*) FROM amt_key WHERE name = 'stolen'}), '0', "the owner of $table has stolen no key");
+	is($super->query("SELECT count(*) FROM amt_verify('$token')"), '1', "the owner of $table has revoked no key");
 
 	$bob->query("DROP TRIGGER a ON $table", "DROP TRIGGER z ON $table", 'DROP INDEX evil',
 		"CREATE CONSTRAINT TRIGGER d AFTER INSERT OR UPDATE OR DELETE ON $table DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION bob.f()");
@@ -187,13 +187,13 @@ for my $table ('amt_key', 'amt_key_usage', 'amt_key_event')
 	$key = $super->query(q{SELECT token FROM amt_create_key('deferred', 'acme', 'owner')});
 	like($key, $table eq 'amt_key_usage' ? qr/^amt_/ : qr/^ERROR:  42501$/, "a deferred trigger on $table is refused where the table is written");
 	$super->query("SELECT FROM amt_verify('$token')");
-	ok(wait_until(sub { $node->log_contains('could not write counted calls.*cannot fire deferred trigger within security-restricted operation') }, 10), 'and in the worker') if $table eq 'amt_key_usage';
+	ok(wait_until(sub { $node->log_contains('could not write counted calls.*cannot fire deferred trigger within security-restricted operation') }, 10), 'the worker refuses a deferred trigger, too') if $table eq 'amt_key_usage';
 	is($super->query("SELECT amt_revoke('" . ($table eq 'amt_key_usage' ? id_of($key) : $id) . "')"), 'ERROR:  42501', "a revocation with a deferred trigger on $table is refused");
-	is($super->query('SELECT count(*) FROM ran'), '0', 'the deferred trigger has not run');
+	is($super->query('SELECT count(*) FROM ran'), '0', "a deferred trigger on $table has not run");
 	$bob->query("DROP TRIGGER d ON $table");
 	my $before = stored_calls($node, $id) || 0;
 	$super->query("SELECT FROM amt_verify('$token')");
-	ok(wait_until(sub { (stored_calls($node, $id) || 0) > $before }, 20), 'calls are written when it is gone');
+	ok(wait_until(sub { (stored_calls($node, $id) || 0) > $before }, 20), "calls are written when a deferred trigger on $table is gone");
 	$super->query("ALTER TABLE $table OWNER TO postgres");
 	$member->quit;
 }

@@ -274,7 +274,7 @@ for my $change (@changes)
 }
 is($super->query('SELECT last_value, is_called FROM caught'), '1|f', 'no code of the owner\'s has run with the rights of anybody else');
 is($super->query(q{SELECT rolsuper FROM pg_roles WHERE rolname = 'bob'}), 'f', 'the owner is no superuser');
-cmp_ok($super->query('SELECT last_value FROM ran'), '>', 20, 'though the traps were run, as the owner');
+cmp_ok($super->query('SELECT last_value FROM ran'), '>', 20, 'the traps were run as the owner');
 unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP/, 'the server was up all the time');
 
 $_->quit for $super, $watch, $bob, map { $_->{session} } values %call;

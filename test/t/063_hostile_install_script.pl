@@ -72,7 +72,7 @@ sub sql
 	my $answer = $session->query(@sql) // die 'the server is down';
 	return $answer;
 }
-is(sql($super, 'DROP EXTENSION amt_keys', 'CREATE ROLE bob LOGIN', 'CREATE ROLE web LOGIN', 'CREATE DATABASE app OWNER bob'), '', 'a database of somebody who is no superuser');
+is(sql($super, 'DROP EXTENSION amt_keys', 'CREATE ROLE bob LOGIN', 'CREATE ROLE web LOGIN', 'CREATE DATABASE app OWNER bob'), '', 'a database belongs to a role that is no superuser');
 $super->quit;
 
 # Types of arguments, in the script and near those.
@@ -150,15 +150,15 @@ END
 SQL
 my $bob = Session->new($node, dbname => 'app', user => 'bob', verbosity => 'default');
 is(sql($bob, 'SET client_min_messages = warning', $traps, 'ALTER SEQUENCE sprung RESTART'), '', 'the traps are set');
-cmp_ok(sql($bob, 'SELECT count(*) FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) $$public$$::regnamespace'), '>', 500, 'hundreds of functions');
+cmp_ok(sql($bob, 'SELECT count(*) FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) $$public$$::regnamespace'), '>', 500, 'hundreds of functions are traps');
 
 # By a superuser, operators of every other name: with catalogs that is quick.
 $super = Session->new($node, dbname => 'app');
 is(sql($super, q{INSERT INTO pg_catalog.pg_operator SELECT pg_nextoid('pg_operator', 'oid', 'pg_operator_oid_index'), n.oprname, o.oprnamespace, o.oprowner, o.oprkind, o.oprcanmerge, o.oprcanhash,
 		o.oprleft, o.oprright, o.oprresult, o.oprcom, o.oprnegate, o.oprcode, o.oprrest, o.oprjoin
 	FROM pg_catalog.pg_operator AS o, (SELECT DISTINCT oprname FROM pg_catalog.pg_operator WHERE oprnamespace OPERATOR(pg_catalog.=) 11::oid AND oprname OPERATOR(pg_catalog.<>) '='::name) AS n
-	WHERE o.oprnamespace OPERATOR(pg_catalog.=) 2200::oid}), '', 'operators of all other names, too');
-cmp_ok(sql($super, 'SELECT count(*) FROM pg_catalog.pg_operator WHERE oprnamespace OPERATOR(pg_catalog.=) 2200::pg_catalog.oid'), '>', 10000, 'for every pair of types');
+	WHERE o.oprnamespace OPERATOR(pg_catalog.=) 2200::oid}), '', 'operators of all other names are traps, too');
+cmp_ok(sql($super, 'SELECT count(*) FROM pg_catalog.pg_operator WHERE oprnamespace OPERATOR(pg_catalog.=) 2200::pg_catalog.oid'), '>', 10000, 'operators for every pair of types are traps');
 
 # Is the author a superuser, or has a trap been run?
 sub trapped
@@ -198,15 +198,15 @@ my $used = "acme\nk|1\nn\n2\nt\n1\nt\nn\nn";
 for my $path ('public, pg_catalog', 'pg_catalog, public', '')
 {
 	my $set = $path eq '' ? q{SET search_path = ''} : "SET search_path = $path";
-	is(sql($super, $set, 'CREATE EXTENSION amt_keys SCHEMA public'), '', "CREATE EXTENSION with search_path \"$path\"");
-	is(sql($super, 'SET search_path = pg_catalog', $caught), '0', 'no object of the extension refers to a trap');
-	is(sql($super, $set, @use), $used, 'every function, table and view can be used');
-	is(sql($super, 'ALTER EXTENSION amt_keys SET SCHEMA pg_catalog'), 'ERROR:  0A000', 'the extension stays in its schema');
-	is(sql($super, 'DROP EXTENSION amt_keys'), '', 'DROP EXTENSION');
-	is(trapped(), "0\nf", 'no trap was run, and the author is no superuser');
+	is(sql($super, $set, 'CREATE EXTENSION amt_keys SCHEMA public'), '', "CREATE EXTENSION succeeds with search_path \"$path\"");
+	is(sql($super, 'SET search_path = pg_catalog', $caught), '0', "no object of the extension refers to a trap with search_path \"$path\"");
+	is(sql($super, $set, @use), $used, "every function, table and view can be used with search_path \"$path\"");
+	is(sql($super, 'ALTER EXTENSION amt_keys SET SCHEMA pg_catalog'), 'ERROR:  0A000', "the extension stays in its schema with search_path \"$path\"");
+	is(sql($super, 'DROP EXTENSION amt_keys'), '', "DROP EXTENSION succeeds with search_path \"$path\"");
+	is(trapped(), "0\nf", "no trap was run with search_path \"$path\", and the author is no superuser");
 }
 is(sql($super, 'SET search_path = public, pg_catalog', q{SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text}), 't', 'an operator that is not qualified meets a trap');
-is(trapped(), "1\nt", 'which makes its author a superuser');
+is(trapped(), "1\nt", 'a trap that was run has made its author a superuser');
 
 $_->quit for $super, $bob;
 $node->stop;

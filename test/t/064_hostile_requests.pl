@@ -37,13 +37,13 @@ my $acme = $super->query(q{SELECT token FROM amt_create_key('k', 'acme', 'viewer
 
 my $gateway = Session->new($node, user => 'gateway');
 my @request = ('BEGIN', "SET LOCAL request.jwt.claims = $globex", q{SET LOCAL request.headers = '{}'});
-is(ok_sql($gateway, @request, 'SELECT amt_authenticate()', $whoami, 'COMMIT'), "\nglobex/owner/gus/-", 'a gateway in its own session is believed');
-is(ok_sql($gateway, @request, 'SET LOCAL ROLE web', 'SELECT amt_authenticate()', $whoami, 'COMMIT', $whoami), "\nglobex/owner/gus/-\n-/-/-/-", 'so it is as another role, until the end of the transaction');
+is(ok_sql($gateway, @request, 'SELECT amt_authenticate()', $whoami, 'COMMIT'), "\nglobex/owner/gus/-", q{claims are believed in a gateway's own session});
+is(ok_sql($gateway, @request, 'SET LOCAL ROLE web', 'SELECT amt_authenticate()', $whoami, 'COMMIT', $whoami), "\nglobex/owner/gus/-\n-/-/-/-", 'claims are believed as another role, until the end of the transaction');
 for (qw(plain dba bob))
 {
-	is(ok_sql(Session->new($node, user => $_), @request, 'SELECT amt_authenticate()', $whoami, 'COMMIT'), "\n-/-/-/-", "$_ is not believed");
+	is(ok_sql(Session->new($node, user => $_), @request, 'SELECT amt_authenticate()', $whoami, 'COMMIT'), "\n-/-/-/-", "claims are not believed in a session of $_");
 }
-is(ok_sql($super, 'SET SESSION AUTHORIZATION gateway', @request, 'SELECT amt_authenticate()', $whoami, 'COMMIT', 'RESET SESSION AUTHORIZATION') =~ s/^\n//r, 'globex/owner/gus/-', 'SET SESSION AUTHORIZATION makes it the gateway\'s session');
+is(ok_sql($super, 'SET SESSION AUTHORIZATION gateway', @request, 'SELECT amt_authenticate()', $whoami, 'COMMIT', 'RESET SESSION AUTHORIZATION') =~ s/^\n//r, 'globex/owner/gus/-', q{SET SESSION AUTHORIZATION makes a session the gateway's own});
 
 ## Other people's code in a privileged session
 
@@ -128,7 +128,7 @@ for (@contexts)
 ok_sql($super, "SELECT setval('bob.ran', 1)", q{ALTER SYSTEM SET autovacuum = on}, 'SELECT pg_reload_conf()', q{INSERT INTO bob.t SELECT i::text FROM generate_series(1, 200) AS i});
 my $inserted = ok_sql($super, 'SELECT last_value FROM bob.ran');
 ok(wait_until(sub { ok_sql($super, 'SELECT autoanalyze_count > 0 FROM pg_stat_all_tables WHERE relid = $$bob.t$$::regclass') eq 't' }, 60), 'autovacuum analyzes the table');
-cmp_ok(ok_sql($super, 'SELECT last_value FROM bob.ran'), '>', $inserted, 'and runs the function of its index');
+cmp_ok(ok_sql($super, 'SELECT last_value FROM bob.ran'), '>', $inserted, 'autovacuum runs the function of an index');
 is(ok_sql($super, q{SELECT string_agg(DISTINCT left(what, 20), ', ') FROM bob.stolen}), '', 'claims are not believed in autovacuum');
 ok_sql($super, q{ALTER SYSTEM RESET autovacuum}, 'SELECT pg_reload_conf()');
 
@@ -138,7 +138,7 @@ ok_sql($super, 'CREATE DATABASE restored');
 ok_sql(Session->new($node, dbname => 'restored'), 'CREATE EXTENSION amt_keys', 'CREATE TABLE note (org_id text, text text)', 'ALTER TABLE note ENABLE ROW LEVEL SECURITY', 'CREATE POLICY p ON note USING (org_id = amt_org_id())',
 	q{INSERT INTO note VALUES ('globex', 'x')}, 'GRANT SELECT ON note TO PUBLIC');
 $node->run_log([ 'pg_restore', '-j2', '-d', $node->connstr('restored') . ' user=dba', $dump ]);
-is(ok_sql(Session->new($node, dbname => 'restored'), q{SELECT count(*) FROM bob.t}, q{SELECT count(*) FROM bob.stolen}, q{SELECT count(*) FROM amt_key}), "202\n0\n0", 'claims are not believed while a superuser restores it');
+is(ok_sql(Session->new($node, dbname => 'restored'), q{SELECT count(*) FROM bob.t}, q{SELECT count(*) FROM bob.stolen}, q{SELECT count(*) FROM amt_key}), "202\n0\n0", 'claims are not believed while a superuser restores a dump');
 
 ## After amt_authenticate(): defaults of roles and databases, RESET and DISCARD, savepoints, parallel workers
 
@@ -162,8 +162,8 @@ for my $where ('ALTER DATABASE postgres', 'ALTER ROLE gateway', 'ALTER ROLE gate
 		is($last->('ROLLBACK TO s', $ask), 'globex/owner/gus/-', "a savepoint brings the request's identity back, $hint");
 		is($last->('RESET ROLE', 'RESET amt_keys.org_id', 'RESET amt_keys.role', 'RESET amt_keys.actor', "SET LOCAL $parallel = $force", $ask), '-/-/-/-', "RESET of each part brings nobody back, $hint");
 		is($last->('ROLLBACK TO s', 'SET ROLE NONE', 'SET LOCAL amt_keys.org_id TO DEFAULT', "SET LOCAL $parallel = $force", $ask), '-/-/-/-', "SET TO DEFAULT brings nobody back, $hint");
-		is($last->('ROLLBACK TO s', $ask, 'COMMIT', $ask), "globex/owner/gus/-\n$default", "until the transaction ends, $hint");
-		is($last->($start->(q{''}), $ask, 'RESET ALL', $ask, 'COMMIT'), "-/-/-/-\n-/-/-/-", "a request with nothing is nobody's, $hint");
+		is($last->('ROLLBACK TO s', $ask, 'COMMIT', $ask), "globex/owner/gus/-\n$default", "the claims are the identity until the transaction ends, $hint");
+		is($last->($start->(q{''}), $ask, 'RESET ALL', $ask, 'COMMIT'), "-/-/-/-\n-/-/-/-", "a request without key and claims is nobody's, $hint");
 		is($last->($start->(q{'{"org_id":"globex","org_role":"emperor"}'}), $ask, 'RESET ALL', $ask, 'ROLLBACK'), "-/-/-/-\n-/-/-/-", "a request with an unknown role is nobody's, $hint");
 		is($s->query($start->($globex), 'DISCARD ALL', 'ROLLBACK') =~ s/.*\n//sr, 'ERROR:  25001', "DISCARD ALL is no way out of a transaction, $hint");
 		is($last->($start->($globex), 'DISCARD PLANS', 'DISCARD TEMP', 'DISCARD SEQUENCES', $ask, 'COMMIT'), 'globex/owner/gus/-', "the other DISCARDs change nothing, $hint");
@@ -227,7 +227,7 @@ for (@values)
 		'SELECT amt_authenticate()', $whoami =~ s{\)\z}{) || CASE WHEN current_user <> 'web' THEN ' ' || current_user ELSE '' END}r, 'COMMIT') // 'the server is down';
 	$said =~ s/\AWARNING.*?\n(?=1)//s;
 	my $expected = $answer =~ /^(PT401|F0000)$/ ? "1\nERROR:  $answer\nERROR:  25P02" : "1\n\n$answer";
-	is($said, $expected, "a request with $what");
+	is($said, $expected, "a request gets the right answer: $what");
 	ok_sql($super, 'ALTER ROLE gateway RESET ALL') if defined $setting;
 }
 unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP/, 'the server was up all the time');
@@ -243,8 +243,8 @@ $_->quit for $super, $gateway, $bob;
 	my $victim = Session->new($node, user => 'victim');
 	is($victim->query('BEGIN', 'DO $$BEGIN PERFORM mallory.swap(); EXCEPTION WHEN insufficient_privilege THEN NULL; END$$', 'SELECT amt_org_id()', 'COMMIT'), 'acme',
 		'a definer function that presents a key leaves its caller as it was');
-	is($victim->query('SELECT mallory.swap()'), 'ERROR:  42501', 'and is told so');
-	is($victim->query('SELECT amt_org_id()'), 'acme', 'and afterwards');
+	is($victim->query('SELECT mallory.swap()'), 'ERROR:  42501', 'a definer function that presents a key gets an error');
+	is($victim->query('SELECT amt_org_id()'), 'acme', 'a caller keeps its identity after the error of a definer function');
 	$_->quit for $mallory, $victim;
 }
 

@@ -66,14 +66,14 @@ for my $what (sort keys %bytes)
 	# An identity that is set by a connection option, before the library is there.
 	my $s = Session->new($node, user => 'gateway', options => "-c amt_keys.org_id=$bytes{$what} -c amt_keys.actor=$bytes{$what} -c amt_keys.role=admin");
 	my $answer = $s->query(q{SELECT amt_org_id() IS NULL, amt_actor() IS NULL}) // BAIL_OUT('the server is down');
-	like($answer =~ s/^WARNING.*\n//mgr, qr/^(t\|t|ERROR:  42501)$/, "$what is no identity either");
+	like($answer =~ s/^WARNING.*\n//mgr, qr/^(t\|t|ERROR:  42501)$/, "$what gives no identity by a connection option");
 	$s->quit;
 }
-is($super->query('SELECT name, count(*) OVER () FROM amt_key'), 'k|1', 'nothing was stored');
+is($super->query('SELECT name, count(*) OVER () FROM amt_key'), 'k|1', 'no text that is not valid was stored');
 $node->command_ok([ 'pg_dump', '-f', "$node->{_basedir}/dump", '-d', $node->connstr('postgres') ], 'the database is dumped');
 $super->query('CREATE DATABASE restored');
-$node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', "$node->{_basedir}/dump", '-d', $node->connstr('restored') ], 'and restored');
-is(Session->new($node, dbname => 'restored')->query("SELECT org_id FROM amt_verify('$token')", 'SELECT event FROM amt_key_event'), "acme\ncreated", 'with its key and its event');
+$node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', "$node->{_basedir}/dump", '-d', $node->connstr('restored') ], 'the dump is restored');
+is(Session->new($node, dbname => 'restored')->query("SELECT org_id FROM amt_verify('$token')", 'SELECT event FROM amt_key_event'), "acme\ncreated", 'the restored database has its key and its event');
 
 # The name of a role that was made in a database with another encoding
 {
@@ -99,7 +99,7 @@ for ([ 'postgres', 'utf8', 'zero width' => "\xe2\x80\x8b" ], [ 'postgres', 'utf8
 for ([ 'postgres', "caf\xc3\xa9\xe6\x97\xa5\xe6\x9c\xac" ], [ 'latin', "caf\xe9" ], [ 'ascii', "caf\xe9" ], [ 'ascii', "caf\xc3\xa9" ], [ 'eucjp', "\xc6\xfc\xcb\xdc" ])
 {
 	my $s = Session->new($node, dbname => $_->[0], options => "-c my.n=$_->[1]");
-	like($s->query("SELECT (amt_create_key($n, 'acme', 'admin')).key_id") // 'down', qr/^\w{12}$/, "a name of letters in $_->[0] is one");
+	like($s->query("SELECT (amt_create_key($n, 'acme', 'admin')).key_id") // 'down', qr/^\w{12}$/, "a name of letters in $_->[0] is accepted");
 }
 
 # A value of the identity that is not valid is thrown away with a warning when nobody can be told of an error.  Without
@@ -111,15 +111,15 @@ for my $scopes ('read write', 'a,,b', '["read"]', "a\xff")
 	$sessions->quit;
 	my $member = Session->new($node, user => 'member');
 	like($member->query('SELECT amt_scopes()'), qr/ERROR:  42501$/, 'scopes that are not valid, set for a role, give its sessions no identity');
-	like($member->query(q{SELECT amt_create_key('k')}), qr/ERROR:  42501$/, 'and no key');
+	like($member->query(q{SELECT amt_create_key('k')}), qr/ERROR:  42501$/, 'scopes that are not valid, set for a role, let its sessions create no key');
 	$member->quit;
 	next if $scopes =~ /\xff/;
 	my $gateway = Session->new($node, user => 'gateway');
 	like($gateway->query('BEGIN', q{SET LOCAL amt_keys.org_id = 'acme'}, q{SET LOCAL amt_keys.role = 'admin'}, "SET LOCAL amt_keys.scopes = '$scopes'", q{SELECT amt_create_key('k')}, 'ROLLBACK'),
-		qr/ERROR:  42501/, 'nor does a gateway that sets them before the library is loaded');
+		qr/ERROR:  42501/, 'a gateway that sets scopes that are not valid before the library is loaded creates no key');
 	$gateway->quit;
 	my $loaded = Session->new($node, user => 'gateway');
-	is($loaded->query('SELECT amt_org_id()', "SET amt_keys.scopes = '$scopes'", 'SELECT amt_scopes()'), "\nERROR:  22023\n", 'a gateway that sets them later is told of the error');
+	is($loaded->query('SELECT amt_org_id()', "SET amt_keys.scopes = '$scopes'", 'SELECT amt_scopes()'), "\nERROR:  22023\n", 'a gateway that sets scopes that are not valid later is told of the error');
 	$loaded->quit;
 }
 

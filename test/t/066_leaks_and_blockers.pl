@@ -25,15 +25,15 @@ $super->query('SET client_min_messages = warning', 'CREATE ROLE member LOGIN', '
 	my ($library) = run_command([ $node->config_data('--pkglibdir') ? ('nm', '-D', '--undefined-only', $node->config_data('--pkglibdir') . '/amt_keys.so') : () ]);
 	my @symbols = $library =~ /\sU (\w+)/g;
 	cmp_ok(scalar(@symbols), '>', 100, 'the library\'s symbols are listed');
-	is(join(' ', grep { /^SPI_|^pg_parse_query|^raw_parser|^pg_plan_quer|^parse_analyze|^execute_sql|^ProcessUtility$|^standard_ExecutorRun|^ExecutorRun/ } @symbols), '', 'it has no way to run SQL');
+	is(join(' ', grep { /^SPI_|^pg_parse_query|^raw_parser|^pg_plan_quer|^parse_analyze|^execute_sql|^ProcessUtility$|^standard_ExecutorRun|^ExecutorRun/ } @symbols), '', 'the library has no way to run SQL');
 	is(join(' ', grep { /^RangeVar|^(?:table|relation|heap)_openrv|^makeRangeVar|^LookupFuncName|^OpernameGetOprid|^typenameType|^regclassin|^regprocin|^to_reg|^parseTypeString|^fetch_search_path|^FindDefaultConversion|^pg_do_encoding_conversion|^pg_server_to_|^pg_any_to_/ } @symbols), '',
-		'it resolves no name in a search_path');
+		'the library resolves no name in a search_path');
 	my @files = map { s{.*/}{}r } grep { slurp_file($_) =~ /\bget_relname_relid\b/ } glob "$FindBin::RealBin/../../src/*.c";
-	is("@files", 'relations.c', 'it looks a table up by its name in one place only, where it finds its own');
+	is("@files", 'relations.c', 'the library looks a table up by its name in one place only, where it finds its own');
 	@files = map { s{.*/}{}r } grep { slurp_file($_) =~ /\bSetUserIdAndSecContext\b/ } glob "$FindBin::RealBin/../../src/*.c";
-	is("@files", 'write.c', 'it takes on another user in one place only, where it writes a table as its owner');
+	is("@files", 'write.c', 'the library takes on another user in one place only, where it writes a table as its owner');
 	@files = map { s{.*/}{}r } grep { slurp_file($_) =~ /\bGetSessionUserId\b/ } glob "$FindBin::RealBin/../../src/*.c";
-	is("@files", 'authenticate.c event.c', 'it asks for the session\'s user only to believe claims and to record an event');
+	is("@files", 'authenticate.c event.c', q{the library asks for the session's user only to believe claims and to record an event});
 }
 
 ## What errors tell
@@ -66,18 +66,18 @@ my ($secret) = $token =~ /\Aamt_[^_]+_(.*)/;
 	is($event->($key_id), 'revoked|t|t', 'the other organization\'s record does not name that person');
 	$key = $super->query(q{SELECT token FROM amt_create_key('found', 'globex', 'owner')});
 	is(Session->new($node, user => 'app')->query('BEGIN', "SELECT org_id FROM amt_verify('$token', true)", "SELECT amt_revoke('$key')", 'COMMIT'), "acme\nt", 'a key revokes a token of another organization');
-	is($event->(id_of($key)), 'revoked|t|t', 'nor does it name that key');
+	is($event->(id_of($key)), 'revoked|t|t', 'the record of another organization does not name a key that revoked its token');
 	# A person whose name is a key's displayed prefix.
 	my $gateway = Session->new($node, user => 'gateway');
 	is($gateway->query('BEGIN', "SELECT set_config('request.jwt.claims', '{\"org_id\":\"acme\",\"org_role\":\"owner\",\"sub\":\"amt_$id...\"}', true) IS NOT NULL", 'SELECT amt_authenticate()',
 			q{SELECT key_id AS fake FROM amt_create_key('by a person') \gset}, 'SELECT amt_key_id() IS NULL', 'COMMIT'), "t\n\nt", 'a person is called like a key');
-	is($super->query(q{SELECT actor LIKE 'amt\_%', by_key IS NULL FROM amt_key_event WHERE name = 'by a person'}), 't|t', 'the event is not that key\'s, since by_key is empty');
+	is($super->query(q{SELECT actor LIKE 'amt\_%', by_key IS NULL FROM amt_key_event WHERE name = 'by a person'}), 't|t', 'an event by a person who is called like a key has an empty by_key');
 	$gateway->quit;
 	is($super->query(q{SELECT rejected_wrong_secret AS before FROM amt_stat \gset}, "SELECT amt_revoke('amt_${id}_' || repeat('x', 49))", q{SELECT rejected_wrong_secret - :before FROM amt_stat}), "t\n0", 'a trusted role needs no secret');
 	$token = $super->query(q{SELECT token FROM amt_create_key('k', 'acme', 'owner')});
 	$id = id_of($token);
-	is(Session->new($node, user => 'web')->query("SELECT amt_revoke('amt_${id}_' || repeat('x', 49))"), 'f', 'somebody guesses a secret');
-	is($super->query(q{SELECT rejected_wrong_secret - :before FROM amt_stat}), '1', 'and that is counted');
+	is(Session->new($node, user => 'web')->query("SELECT amt_revoke('amt_${id}_' || repeat('x', 49))"), 'f', 'a guessed secret revokes nothing');
+	is($super->query(q{SELECT rejected_wrong_secret - :before FROM amt_stat}), '1', 'a guessed secret is counted');
 }
 
 ## One leaked key locks nobody out
@@ -92,9 +92,9 @@ my ($secret) = $token =~ /\Aamt_[^_]+_(.*)/;
 		{
 			is($app->query('BEGIN', "SELECT org_id FROM amt_verify('$keys[$i]', true)", "SELECT amt_revoke('$ids[$j]')", 'ROLLBACK'), "initech\nERROR:  42501", "a key cannot revoke another of its organization ($i, $j)");
 			is($app->query('BEGIN', "SELECT org_id FROM amt_verify('$keys[$i]', true)", 'SELECT count(*) FROM amt_keys', "DELETE FROM amt_keys WHERE key_id = '$ids[$j]' RETURNING key_id",
-					"UPDATE amt_keys SET suspended_at = now() RETURNING key_id", "SELECT amt_rotate_key('$ids[$i]')", 'ROLLBACK'), "initech\n3\nERROR:  42501", "nor delete, suspend or rotate any ($i, $j)");
+					"UPDATE amt_keys SET suspended_at = now() RETURNING key_id", "SELECT amt_rotate_key('$ids[$i]')", 'ROLLBACK'), "initech\n3\nERROR:  42501", "a key can delete, suspend or rotate no other of its organization ($i, $j)");
 		}
-		is($app->query('BEGIN', "SELECT org_id FROM amt_verify('$keys[$i]', true)", 'DELETE FROM amt_keys RETURNING key_id', 'ROLLBACK'), "initech\n$ids[$i]", 'but itself');
+		is($app->query('BEGIN', "SELECT org_id FROM amt_verify('$keys[$i]', true)", 'DELETE FROM amt_keys RETURNING key_id', 'ROLLBACK'), "initech\n$ids[$i]", 'a key can delete itself');
 		$app->quit;
 	}
 }
@@ -128,12 +128,12 @@ for ([ 'an open transaction', 'web', 'BEGIN', "SELECT amt_revoke('TOKEN')" ], [ 
 	my $admin = Session->new($node, user => 'member');
 	$admin->send("SELECT amt_revoke('$key_id')");
 	ok(!$admin->answers_within(0.3), "$what holds a revocation up");
-	is($super->query("SELECT count(*) FROM amt_verify('$key')"), '1', 'and the key works on meanwhile');
+	is($super->query("SELECT count(*) FROM amt_verify('$key')"), '1', "a key works while $what holds its revocation up");
 	my ($waiting, $query, $blocker, $owner, $end) = split /\|/, $super->query($blockers);
 	is($owner, $user, "the query shows whose $what it is");
 	is($super->query($end), $what =~ /prepared/ ? '' : 't', "the statement that it shows ends $what");
-	is($admin->receive(20), 't', 'the revocation goes on');
-	is($super->query("SELECT count(*) FROM amt_verify('$key')"), '0', 'and the key is dead');
+	is($admin->receive(20), 't', "a revocation goes on when $what is ended");
+	is($super->query("SELECT count(*) FROM amt_verify('$key')"), '0', "a key is dead when $what is ended");
 	$_->quit for $holder, $admin;
 }
 # Without superuser's help: a limit for how long a transaction may be open, and for a lock.
@@ -161,12 +161,12 @@ is(Session->new($node, user => 'web')->query('BEGIN', "LOCK TABLE $_ IN ROW EXCL
 	while (time < $until)
 	{
 		my $answer = $super->query('REINDEX INDEX CONCURRENTLY amt_key_pkey', 'REINDEX TABLE CONCURRENTLY amt_key_usage', 'REINDEX TABLE CONCURRENTLY amt_key_event', 'REINDEX INDEX CONCURRENTLY amt_key_sha256_key', 'VACUUM amt_key');
-		is($answer, '', 'REINDEX CONCURRENTLY: ' . $answer) if $answer ne '';
+		is($answer, '', 'REINDEX CONCURRENTLY raises no error: ' . $answer) if $answer ne '';
 		$n++;
 	}
 	cmp_ok($n, '>', 2, 'indexes are built anew again and again');
-	ok(finish_pgbench($run), 'and no verification, creation or revocation fails for it');
-	is($run->{err} =~ /ERROR/ ? $run->{err} : '', '', 'nor is any error raised');
+	ok(finish_pgbench($run), 'no verification, creation or revocation fails while indexes are built anew');
+	is($run->{err} =~ /ERROR/ ? $run->{err} : '', '', 'no error is raised while indexes are built anew');
 }
 unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP|XX000/, 'the server was up all the time');
 

@@ -78,7 +78,7 @@ for my $function (qw(amt_key_guard amt_key_record))
 	$super->query("ALTER FUNCTION $function() OWNER TO postgres",
 		"CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
 }
-is($super->query($statement{amt_key}), 't', 'once that is undone keys are created again');
+is($super->query($statement{amt_key}), 't', 'keys are created again once the triggers have their own functions');
 
 # Other code of somebody else's that a superuser has attached, and foreign keys.
 $bob->query('CREATE FUNCTION bobs.region() RETURNS text LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN 1; END $$',

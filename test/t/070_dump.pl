@@ -56,14 +56,14 @@ sub dump_to
 {
 	my ($file, $user, @arguments) = @_;
 	my @command = ('pg_dump', '-U', $user, '-f', $file, @arguments);
-	return $node->command_ok(\@command, join ' ', 'succeeds:', grep { $_ ne $file } @command);
+	return $node->command_ok(\@command, join ' ', 'a dump succeeds:', grep { $_ ne $file } @command);
 }
 
 sub dump_fails
 {
 	my ($user, $error, @arguments) = @_;
 	my @command = ('pg_dump', '-U', $user, '-f', "$tempdir/failed", @arguments);
-	return $node->command_fails_like(\@command, $error, join ' ', 'fails:', grep { $_ ne "$tempdir/failed" } @command);
+	return $node->command_fails_like(\@command, $error, join ' ', 'a dump fails:', grep { $_ ne "$tempdir/failed" } @command);
 }
 
 sub restored_database
@@ -81,10 +81,10 @@ new_database('own', 'amt');
 my @tokens = create_keys('own', 'amt', 300);
 my $revoked = pop @tokens;
 is(good('own', 'amt', @tokens, $revoked), 300, 'three hundred keys verify');
-is($node->safe_psql('own', "SELECT amt.amt_revoke('$revoked')"), 't', 'one is revoked');
+is($node->safe_psql('own', "SELECT amt.amt_revoke('$revoked')"), 't', 'one of the keys is revoked');
 $node->safe_psql('own', 'SELECT amt.amt_flush_usage()');
 my @dumped = map { $node->safe_psql('own', $_) } @rows;
-is(scalar(() = $dumped[1] =~ /^/mg), 299, 'each has a row of usage');
+is(scalar(() = $dumped[1] =~ /^/mg), 299, 'each key has a row of usage');
 
 subtest 'a parallel restore needs no workaround' => sub {
 	for my $format ('-Fd', '-Fc')
@@ -94,25 +94,25 @@ subtest 'a parallel restore needs no workaround' => sub {
 		for my $round (1 .. 3)
 		{
 			restored_database();
-			$node->command_ok([ 'pg_restore', '--exit-on-error', '-j4', '-d', 'restored', $file ], "pg_restore -j4 of $format, round $round");
-			is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'it brings the same rows');
+			$node->command_ok([ 'pg_restore', '--exit-on-error', '-j4', '-d', 'restored', $file ], "pg_restore -j4 of $format succeeds, round $round");
+			is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, "pg_restore -j4 of $format brings the same rows, round $round");
 		}
-		is(good('restored', 'amt', @tokens), 299, 'the same tokens verify');
-		is(good('restored', 'amt', $revoked), 0, 'the revoked one does not');
-		is($node->safe_psql('restored', "SELECT amt.amt_revoke('$tokens[0]')"), 't', 'a key is revoked there');
-		is($node->safe_psql('restored', 'SELECT count(*) FROM amt.amt_key_event WHERE event_id > 301'), 1, 'under a new event number');
+		is(good('restored', 'amt', @tokens), 299, "the same tokens verify after pg_restore -j4 of $format");
+		is(good('restored', 'amt', $revoked), 0, "the revoked token is refused after pg_restore -j4 of $format");
+		is($node->safe_psql('restored', "SELECT amt.amt_revoke('$tokens[0]')"), 't', "a key is revoked after pg_restore -j4 of $format");
+		is($node->safe_psql('restored', 'SELECT count(*) FROM amt.amt_key_event WHERE event_id > 301'), 1, "a revocation after pg_restore -j4 of $format has a new event number");
 	}
 };
 
 subtest 'a role with BYPASSRLS and pg_read_all_data dumps everything' => sub {
 	dump_to("$tempdir/backup", 'backup', '-Fc', 'own');
 	restored_database();
-	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'restored', "$tempdir/backup" ], 'which a superuser restores');
-	is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'with the same rows');
-	is(good('restored', 'amt', @tokens), 299, 'and the same tokens verify');
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'restored', "$tempdir/backup" ], 'a superuser restores the dump');
+	is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'the restored database has the same rows');
+	is(good('restored', 'amt', @tokens), 299, 'the same tokens verify in the restored database');
 };
 
-subtest 'the owner of a database who is no superuser dumps everything else' => sub {
+subtest 'a database owner without superuser rights dumps everything else' => sub {
 	dump_fails('boss', qr/permission denied for schema amt/, 'own');
 	$node->safe_psql('own', 'GRANT USAGE ON SCHEMA amt TO PUBLIC');
 	dump_fails('boss', qr/permission denied for table amt_key/, 'own');
@@ -124,22 +124,22 @@ subtest 'the owner of a database who is no superuser dumps everything else' => s
 	{
 		unlink "$tempdir/rest.sql";
 		dump_to("$tempdir/rest.sql", 'boss', @$options, 'own');
-		unlike(slurp_file("$tempdir/rest.sql"), qr/amt_key|\bEXTENSION\b/, 'nothing of the extension is in it');
+		unlike(slurp_file("$tempdir/rest.sql"), qr/amt_key|\bEXTENSION\b/, "nothing of the extension is in a dump with @$options");
 		restored_database();
 		$node->safe_psql('restored', 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt')
 		  if slurp_file("$tempdir/rest.sql") !~ /CREATE SCHEMA amt/;
 		$node->command_ok([ 'psql', '-X', '-q', '-U', 'boss', '-v', 'ON_ERROR_STOP=1', '-d', 'restored', '-f', "$tempdir/rest.sql" ],
-			'its owner restores it') if $options->[0] ne '-T' && $options->[0] !~ /exclude/;
+			"the owner of the database restores a dump with @$options") if $options->[0] ne '-T' && $options->[0] !~ /exclude/;
 	}
 
 	unlink "$tempdir/rest.sql";
 	dump_to("$tempdir/rest.sql", 'boss', '-N', 'amt', 'own');
-	like(slurp_file("$tempdir/rest.sql"), qr/CREATE EXTENSION IF NOT EXISTS amt_keys WITH SCHEMA amt/, '-N alone leaves CREATE EXTENSION in');
+	like(slurp_file("$tempdir/rest.sql"), qr/CREATE EXTENSION IF NOT EXISTS amt_keys WITH SCHEMA amt/, 'a dump with -N alone has CREATE EXTENSION in it');
 	restored_database('CREATE SCHEMA amt');
 	$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', 'restored', '-f', "$tempdir/rest.sql" ],
-		'which a superuser restores where the schema exists');
+		'a superuser restores a dump with CREATE EXTENSION where the schema exists');
 	is($node->safe_psql('restored', 'SELECT title, (SELECT count(*) FROM amt.amt_key) FROM app.document'), 'a title|0',
-		'without the keys');
+		'a dump with -N restores the table and no keys');
 };
 
 subtest 'with the extension in public, the tables must be named' => sub {
@@ -152,16 +152,16 @@ subtest 'with the extension in public, the tables must be named' => sub {
 	{
 		unlink "$tempdir/shared.sql";
 		dump_to("$tempdir/shared.sql", 'boss', '--exclude-extension=amt_keys', 'shared');
-		unlike(slurp_file("$tempdir/shared.sql"), qr/amt_key/, 'nothing of the extension is in it');
+		unlike(slurp_file("$tempdir/shared.sql"), qr/amt_key/, 'nothing of the extension is in a dump with --exclude-extension');
 	}
 };
 
 subtest 'settings of a database are in a dump with --create only' => sub {
 	$node->safe_psql('own', q{ALTER DATABASE own SET session_preload_libraries = 'amt_keys'});
 	dump_to("$tempdir/without.sql", 'postgres', 'own');
-	unlike(slurp_file("$tempdir/without.sql"), qr/session_preload_libraries/, 'not without it');
+	unlike(slurp_file("$tempdir/without.sql"), qr/session_preload_libraries/, 'a dump without --create has no settings of the database');
 	dump_to("$tempdir/with.sql", 'postgres', '--create', 'own');
-	like(slurp_file("$tempdir/with.sql"), qr/^ALTER DATABASE own SET session_preload_libraries TO '?amt_keys'?;$/m, 'but with it');
+	like(slurp_file("$tempdir/with.sql"), qr/^ALTER DATABASE own SET session_preload_libraries TO '?amt_keys'?;$/m, 'a dump with --create has the settings of the database');
 };
 
 # From the page: the query that shows triggers of another state than CREATE EXTENSION gave them, and the statements
@@ -180,53 +180,53 @@ sub triggers
 
 subtest 'a tool that enables all triggers changes ours, which can be seen and mended' => sub {
 	my $intact = triggers('own');
-	is($node->safe_psql('own', $show), '', 'at first the query shows nothing');
+	is($node->safe_psql('own', $show), '', 'the query of the page shows nothing at first');
 
 	dump_to("$tempdir/tool", 'postgres', '-Fc', '--data-only', 'own');
 	restored_database('CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt; CREATE SCHEMA app; CREATE TABLE app.document (title text)');
 	$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-d', 'restored', "$tempdir/tool" ],
-		'pg_restore --disable-triggers');
-	is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'restores the rows');
-	isnt(triggers('restored'), $intact, 'and leaves the triggers in another state');
+		'pg_restore --disable-triggers succeeds');
+	is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@dumped, 'pg_restore --disable-triggers restores the rows');
+	isnt(triggers('restored'), $intact, 'pg_restore --disable-triggers leaves the triggers in another state');
 	is($node->safe_psql('restored', $show), "amt.amt_key|amt_key_guard|O|A\namt.amt_key|amt_key_no_truncate|O|A\namt.amt_key_usage|amt_usage_replica|O|R",
-		'which the query shows');
+		'the query of the page shows triggers in another state');
 
 	my $escalate = q{
 		SET session_replication_role = replica;
 		UPDATE amt.amt_key SET role = 'owner' WHERE name = 'key 3' RETURNING role};
 	my ($rc, $out, $err) = $node->psql('restored', "BEGIN; $escalate; ROLLBACK");
-	is($out, 'owner', 'the guard does not hold then for a replicating superuser');
+	is($out, 'owner', 'the guard does not hold for a replicating superuser while its trigger is in another state');
 
-	is(good('restored', 'amt', @tokens), 299, 'keys verify in that state');
-	is($node->safe_psql('restored', 'SELECT amt.amt_flush_usage() > 0'), 't', 'their calls are written');
-	is($node->safe_psql('restored', 'SELECT sum(calls) FROM amt.amt_key_usage'), 2 * 299, 'to the last one');
-	is($node->safe_psql('restored', "SELECT amt.amt_revoke('$tokens[1]')"), 't', 'a key can be revoked');
-	is(good('restored', 'amt', $tokens[1]), 0, 'and is refused');
+	is(good('restored', 'amt', @tokens), 299, 'keys verify while triggers are in another state');
+	is($node->safe_psql('restored', 'SELECT amt.amt_flush_usage() > 0'), 't', 'calls are written while triggers are in another state');
+	is($node->safe_psql('restored', 'SELECT sum(calls) FROM amt.amt_key_usage'), 2 * 299, 'every call is written while triggers are in another state');
+	is($node->safe_psql('restored', "SELECT amt.amt_revoke('$tokens[1]')"), 't', 'a key can be revoked while triggers are in another state');
+	is(good('restored', 'amt', $tokens[1]), 0, 'a revoked key is refused while triggers are in another state');
 
 	$node->safe_psql('restored', $mend);
-	is(triggers('restored'), $intact, 'the statements of the page mend them');
-	is($node->safe_psql('restored', $show), '', 'and the query shows nothing any more');
+	is(triggers('restored'), $intact, 'the statements of the page mend the triggers');
+	is($node->safe_psql('restored', $show), '', 'the query of the page shows nothing when the triggers are mended');
 	($rc, $out, $err) = $node->psql('restored', $escalate);
-	like($err, qr/column "role" of a key cannot be changed/, 'the guard holds again');
+	like($err, qr/column "role" of a key cannot be changed/, 'the guard holds again when the triggers are mended');
 
 	$node->safe_psql('restored', 'ALTER TABLE amt.amt_key DISABLE TRIGGER USER; ALTER TABLE amt.amt_key_usage DISABLE TRIGGER USER');
-	is(scalar(split /\n/, $node->safe_psql('restored', $show)), 4, 'triggers that were left disabled are shown');
+	is(scalar(split /\n/, $node->safe_psql('restored', $show)), 4, 'the query of the page shows triggers that were left disabled');
 	$node->safe_psql('restored', $mend);
-	is(triggers('restored'), $intact, 'and mended too');
+	is(triggers('restored'), $intact, 'the statements of the page mend triggers that were left disabled');
 };
 
-subtest 'a tool that truncates all tables of a schema' => sub {
+subtest 'a tool that truncates all tables of a schema does not truncate ours' => sub {
 	my $truncate = sub {
 		my ($dbname, $schema) = @_;
 		return $node->psql($dbname, qq{DO \$\$ BEGIN EXECUTE (SELECT 'TRUNCATE ' || string_agg(format('%I.%I', schemaname, tablename), ', ')
 			FROM pg_tables WHERE schemaname = '$schema'); END \$\$});
 	};
 	my ($rc, $out, $err) = $truncate->('own', 'app');
-	is($rc, 0, 'succeeds beside the extension in a schema of its own');
+	is($rc, 0, 'TRUNCATE succeeds beside the extension in a schema of its own');
 	is($node->safe_psql('own', 'SELECT (SELECT count(*) FROM app.document), (SELECT count(*) FROM amt.amt_key)'), '0|299',
-		'and empties its own tables');
+		'TRUNCATE empties the tables of its own schema only');
 	($rc, $out, $err) = $truncate->('shared', 'public');
-	like($err, qr/cannot truncate table "amt_key"/, 'fails where the extension is in the same schema');
+	like($err, qr/cannot truncate table "amt_key"/, 'TRUNCATE fails where the extension is in the same schema');
 };
 
 $node->stop;

@@ -71,7 +71,7 @@ my $events = 'SELECT e FROM amt.amt_key_event AS e ORDER BY event_id';
 sub agrees
 {
 	my ($subscriber, $what) = @_;
-	is($subscriber->safe_psql('postgres', $_), $publisher->safe_psql('postgres', $_), "$what: the same "
+	is($subscriber->safe_psql('postgres', $_), $publisher->safe_psql('postgres', $_), "$what: the subscriber has the same "
 		. ($_ eq $keys ? 'keys' : 'events')) for $keys, $events;
 	return;
 }
@@ -94,25 +94,25 @@ sub goes_through
 	$catch_up->();
 	is(verify($subscriber, $token), 1, "$what: a new key verifies at the subscriber");
 	is($subscriber->safe_psql('postgres', "SELECT org_id, role, name FROM amt.amt_verify('$token')"), 'acme|editor|new',
-		"$what: as what it is");
+		"$what: a new key has its organization, role and name at the subscriber");
 	is(stored($subscriber, $token), 2, "$what: the subscriber writes its calls, before the publisher has any");
 
 	verify($publisher, $token) for 1 .. 3;
-	is(stored($publisher, $token), 3, "$what: the publisher writes its own");
+	is(stored($publisher, $token), 3, "$what: the publisher writes its own calls");
 	$catch_up->();
-	is(calls($subscriber, $token), 2, "$what: which change nothing at the subscriber");
+	is(calls($subscriber, $token), 2, "$what: calls of the publisher change nothing at the subscriber");
 	verify($subscriber, $token);
 	verify($publisher, $token);
-	is(stored($subscriber, $token) . ' ' . stored($publisher, $token), '3 4', "$what: both count on");
+	is(stored($subscriber, $token) . ' ' . stored($publisher, $token), '3 4', "$what: both servers count on");
 
 	my $other = create($publisher, 'other');
 	$publisher->safe_psql('postgres', sprintf q{UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = '%s'}, id_of($token));
 	$catch_up->();
 	is(verify($subscriber, $token), 0, "$what: a key that the publisher suspends is refused");
-	is(verify($subscriber, $other), 1, "$what: another is not");
+	is(verify($subscriber, $other), 1, "$what: another key is not refused");
 	$publisher->safe_psql('postgres', sprintf q{UPDATE amt.amt_keys SET suspended_at = NULL WHERE key_id = '%s'}, id_of($token));
 	$catch_up->();
-	is(verify($subscriber, $token), 1, "$what: until it is resumed");
+	is(verify($subscriber, $token), 1, "$what: a key that the publisher resumes is accepted");
 
 	my $rotated = $publisher->safe_psql('postgres', sprintf q{SELECT token FROM amt.amt_rotate_key('%s')}, id_of($other));
 	$catch_up->();
@@ -120,8 +120,8 @@ sub goes_through
 
 	is($publisher->safe_psql('postgres', "SELECT amt.amt_revoke('$token')"), 't', "$what: a key is revoked at the publisher");
 	$catch_up->();
-	is(verify($subscriber, $token), 0, "$what: and refused at the subscriber");
-	is(verify($subscriber, $rotated), 1, "$what: the others go on");
+	is(verify($subscriber, $token), 0, "$what: a key that the publisher revokes is refused at the subscriber");
+	is(verify($subscriber, $rotated), 1, "$what: other keys go on at the subscriber");
 
 	$publisher->safe_psql('postgres', 'INSERT INTO document SELECT coalesce(max(id), 0) + 1 FROM document');
 	$catch_up->();
@@ -141,7 +141,7 @@ $copying->wait_for_subscription_sync($publisher, 'copying');
 agrees($copying, 'copy_data');
 is($copying->safe_psql('postgres', 'SELECT count(*) FROM amt.amt_key_usage'), 0, 'copy_data: no counts are copied');
 is(join('', map { verify($copying, $_) } @before), '111', 'copy_data: keys from before verify');
-is(stored($copying, $before[0]), 1, 'copy_data: and are counted from 0');
+is(stored($copying, $before[0]), 1, 'copy_data: calls of keys from before are counted from 0');
 my $kept = goes_through($copying, 'copying', 'copy_data');
 agrees($copying, 'copy_data');
 no_errors($copying, 'copy_data');
@@ -153,7 +153,7 @@ $later->safe_psql('postgres', "$extension CREATE TABLE document (id int PRIMARY 
 $later->wait_for_subscription_sync($publisher, 'later');
 is(join('', map { verify($later, $_) } @before), '000', 'without copy_data: keys from before are unknown');
 is($publisher->safe_psql('postgres', "SELECT amt.amt_revoke('$before[2]')"), 't',
-	'without copy_data: one of them is revoked at the publisher');
+	'without copy_data: a key from before is revoked at the publisher');
 goes_through($later, 'later', 'without copy_data');
 is($later->safe_psql('postgres', 'SELECT string_agg(name, $$, $$ ORDER BY name) FROM amt.amt_key'), 'other',
 	'without copy_data: the subscriber has later keys only');
@@ -162,19 +162,19 @@ $later->safe_psql('postgres', 'DROP SUBSCRIPTION later');
 $later->stop;
 
 $publisher->wait_for_catchup('copying');
-is(verify($copying, $before[2]), 0, 'copy_data: what is revoked later is refused as well');
+is(verify($copying, $before[2]), 0, 'copy_data: a key that is revoked later is refused as well');
 
-subtest 'a key that is managed at the subscriber' => sub {
+subtest 'a key that is managed at the subscriber stops the replication' => sub {
 	my $stray = new_server('stray');
 	$stray->safe_psql('postgres', "$extension CREATE TABLE document (id int PRIMARY KEY);
 		CREATE SUBSCRIPTION stray CONNECTION '" . $publisher->connstr . q{ dbname=postgres' PUBLICATION everything});
 	$stray->wait_for_subscription_sync($publisher, 'stray');
-	is($stray->safe_psql('postgres', "SELECT amt.amt_revoke('$before[1]')"), 't', 'can be revoked there');
-	is(verify($stray, $before[1]) . verify($publisher, $before[1]), '01', 'which holds there only');
+	is($stray->safe_psql('postgres', "SELECT amt.amt_revoke('$before[1]')"), 't', 'a key can be revoked at the subscriber');
+	is(verify($stray, $before[1]) . verify($publisher, $before[1]), '01', 'a revocation at the subscriber holds there only');
 	create($publisher, 'collides');
 	# Since version 18 the log calls it a conflict.
 	ok($stray->wait_for_log(qr/duplicate key value violates unique constraint "amt_key_event_pkey"|"amt\.amt_key_event": conflict=insert_exists/),
-		'and its event collides with the next one of the publisher');
+		'an event of the subscriber collides with the next one of the publisher');
 	$stray->safe_psql('postgres', 'ALTER SUBSCRIPTION stray DISABLE; ALTER SUBSCRIPTION stray SET (slot_name = NONE); DROP SUBSCRIPTION stray');
 	$stray->stop;
 	wait_for($publisher, q{SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name = 'stray' AND active});
@@ -205,8 +205,8 @@ SKIP:
 		$standby->wait_for_subscription_sync($publisher, 'made');
 		agrees($standby, 'pg_createsubscriber');
 		is(calls($standby, $before[0]), 5, 'calls that the primary had written are kept');
-		is(verify($standby, $before[1]), 1, 'a key verifies');
-		is(stored($standby, $before[1]), 2, 'and its call is added to what the primary had written');
+		is(verify($standby, $before[1]), 1, 'a key verifies at the new subscriber');
+		is(stored($standby, $before[1]), 2, 'a call at the new subscriber is added to those that the primary had written');
 		goes_through($standby, 'made', 'pg_createsubscriber');
 		no_errors($standby, 'pg_createsubscriber');
 		agrees($standby, 'pg_createsubscriber');
@@ -222,11 +222,11 @@ cmp_ok($last, '>', 10, 'the subscriber has events of the publisher');
 $publisher->stop('immediate');
 $copying->safe_psql('postgres', 'ALTER SUBSCRIPTION copying DISABLE; ALTER SUBSCRIPTION copying SET (slot_name = NONE); DROP SUBSCRIPTION copying');
 is(verify($copying, $kept), 1, 'failover: a key verifies');
-is($copying->safe_psql('postgres', "SELECT amt.amt_revoke('$kept')"), 't', 'failover: it is revoked');
-is(verify($copying, $kept), 0, 'failover: and refused');
+is($copying->safe_psql('postgres', "SELECT amt.amt_revoke('$kept')"), 't', 'failover: a key is revoked at the former subscriber');
+is(verify($copying, $kept), 0, 'failover: the revoked key is refused');
 my $new = create($copying, 'after the failover');
 is(verify($copying, $new), 1, 'failover: a new key verifies');
-is(stored($copying, $new), 1, 'failover: and is counted');
+is(stored($copying, $new), 1, 'failover: a call of the new key is counted');
 is($copying->safe_psql('postgres', "SELECT string_agg(event || ' ' || (event_id - $last), ', ' ORDER BY event_id)
 	FROM amt.amt_key_event WHERE event_id > $last"), 'revoked 1, created 2', 'failover: the numbers of events go on');
 

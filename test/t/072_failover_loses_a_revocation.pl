@@ -72,7 +72,7 @@ sub revoke_by_the_page
 	return $statements;
 }
 
-subtest 'an asynchronous failover loses what has not been received, which can be applied again' => sub {
+subtest 'an asynchronous failover loses changes that were not received, and they can be applied again' => sub {
 	my ($primary, $standby) = new_pair('async');
 	my %token = map { $_ => create($primary, $_) } qw(good revoked suspended resumed moved);
 	my $suspend = sub {
@@ -90,13 +90,13 @@ subtest 'an asynchronous failover loses what has not been received, which can be
 	$suspend->('resumed', 'NULL');
 	my ($section) = page_section($page, 'An organization is renamed') =~ /^```sql\n(.*?)^```/ms;
 	$primary->safe_psql('app', $section =~ s/= 'globex'/= 'acme' AND name = 'moved'/r);
-	is(verify($primary, @all), '10011', 'as the primary knows then');
+	is(verify($primary, @all), '10011', 'the primary knows all changes');
 
 	my $pid = $primary->{_pid};
 	$primary->kill9;
 	$standby->promote;
 	is(verify($standby, @all), '11101', 'after the failover the revoked key works again, and the suspended one');
-	unlike(events($standby), qr/revoked/, 'there is no trace of the revocation');
+	unlike(events($standby), qr/revoked/, 'the new primary has no event of the revocation');
 
 	# The old primary comes back, by itself.
 	for (1 .. 100)
@@ -117,15 +117,15 @@ subtest 'an asynchronous failover loses what has not been received, which can be
 	$primary->stop;
 	for my $round ('once', 'twice')
 	{
-		$run->($standby, $blocks[1]{text}, "and applied on the new one, $round");
-		is(verify($standby, @all), '10011', 'as the old primary knew');
+		$run->($standby, $blocks[1]{text}, "the events are applied on the new primary, $round");
+		is(verify($standby, @all), '10011', "the new primary knows all changes after they were applied $round");
 	}
-	is($standby->safe_psql('app', "SELECT org_id FROM amt.amt_verify('$token{good}')"), 'acme', 'the key that was not touched works');
-	like(events($standby), qr/revoked revoked.*suspended suspended.*resumed resumed/, 'and it is on record now');
+	is($standby->safe_psql('app', "SELECT org_id FROM amt.amt_verify('$token{good}')"), 'acme', 'a key that was not touched works on the new primary');
+	like(events($standby), qr/revoked revoked.*suspended suspended.*resumed resumed/, 'the new primary has events for all lost changes');
 	$standby->stop;
 };
 
-subtest 'remote_apply for the revoking transaction only' => sub {
+subtest 'a revocation with remote_apply holds on the standby when it returns' => sub {
 	my ($primary, $standby) = new_pair('sync');
 	$primary->append_conf('postgresql.conf', sprintf "synchronous_standby_names = '%s'\nsynchronous_commit = local\n", $standby->name);
 	$primary->reload;
@@ -134,26 +134,26 @@ subtest 'remote_apply for the revoking transaction only' => sub {
 	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 	is(verify($standby, $token, $second), '11', 'the standby knows two keys');
 
-	is($primary->safe_psql('app', revoke_by_the_page($token)), 't', 'one is revoked as the page says');
-	is(verify($standby, $token), '0', 'when that has returned, the standby refuses it, without a wait');
+	is($primary->safe_psql('app', revoke_by_the_page($token)), 't', 'a key is revoked as the page says');
+	is(verify($standby, $token), '0', 'the standby refuses the key without a wait when its revocation has returned');
 
 	ok(stop_receiving($standby), 'the standby receives nothing more');
-	is($primary->safe_psql('app', 'CREATE TABLE t AS SELECT 1 AS n; SELECT n FROM t'), '1', 'other transactions do not wait');
+	is($primary->safe_psql('app', 'CREATE TABLE t AS SELECT 1 AS n; SELECT n FROM t'), '1', 'other transactions do not wait for the standby');
 	my $session = Session->new($primary, dbname => 'app', verbosity => 'default');
 	my $backend = $session->backend;
 	$session->send(revoke_by_the_page($second));
 	ok($primary->poll_query_until('postgres', "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $backend"),
 		'a revocation waits for the standby');
-	ok(!$session->answers_within(1), 'and does not return');
+	ok(!$session->answers_within(1), 'a revocation does not return while the standby receives nothing');
 	$primary->safe_psql('postgres', "SELECT pg_cancel_backend($backend)");
 	like($session->receive, qr/The transaction has already committed locally, but might not have been replicated to the standby/,
-		'unless it is canceled, with a warning');
-	is(verify($primary, $second), '0', 'on the primary the key is refused then');
+		'a cancelled revocation warns that the standby may not have it');
+	is(verify($primary, $second), '0', 'the primary refuses the key of a cancelled revocation');
 
 	$primary->kill9;
 	$standby->promote;
-	is(verify($standby, $token), '0', 'after a failover, the revocation that had returned holds');
-	is(verify($standby, $second), '1', 'the one that was canceled was lost, as its caller was warned');
+	is(verify($standby, $token), '0', 'a revocation that had returned holds after a failover');
+	is(verify($standby, $second), '1', 'a cancelled revocation is lost by a failover');
 	$session->quit;
 	$standby->stop;
 };

@@ -31,7 +31,7 @@ $node->start;
 
 run_page($node, $_) for @pages;
 
-subtest 'the query for postgres_exporter' => sub {
+subtest 'the query for postgres_exporter returns the metrics of its file' => sub {
 	my $yaml = slurp_file(top_directory() . '/doc/postgres_exporter.yaml');
 	my ($query) = $yaml =~ /^  query: "(.*)"$/m or die;
 	my @metrics = $yaml =~ /^    - (\w+):$/mg;
@@ -44,16 +44,16 @@ subtest 'the query for postgres_exporter' => sub {
 		GRANT pg_monitor TO exporter; GRANT USAGE ON SCHEMA amt TO exporter});
 	my $csv = $node->safe_psql('postgres', "COPY ($query) TO STDOUT (FORMAT csv, HEADER)", extra_params => [ '-U', 'exporter' ]);
 	my ($header, $row) = split /\n/, $csv;
-	is($header, join(',', @metrics), 'its columns are the metrics');
-	like($row, qr/\A[0-9.]+(?:,[0-9.]+){$#metrics}\z/, 'and are numbers');
+	is($header, join(',', @metrics), 'the columns of the query are the metrics');
+	like($row, qr/\A[0-9.]+(?:,[0-9.]+){$#metrics}\z/, 'the values of the query are numbers');
 	my $all = $node->safe_psql('postgres', q{SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute
 		WHERE attrelid = 'amt.amt_stat'::regclass AND attnum > 0 AND attname <> 'stats_reset'});
-	is($header =~ s/scrypt_seconds/scrypt_time/r, $all, 'no counter is missing');
+	is($header =~ s/scrypt_seconds/scrypt_time/r, $all, 'the query leaves no counter of amt_stat out');
 };
 
-subtest 'a revocation that hangs' => sub {
+subtest 'the page finds the session that a revocation waits for' => sub {
 	my @blocks = page_blocks(page_section(slurp_file(top_directory() . '/doc/operations.md'), 'A revocation hangs'));
-	is(scalar(@blocks), 1, 'the page has one query for it');
+	is(scalar(@blocks), 1, 'the page has one query for a revocation that hangs');
 	my $token = $node->safe_psql('postgres', q{SELECT token FROM amt.amt_create_key('wanted', 'acme', 'editor')});
 	my ($idle, $revoking) = map { Session->new($node) } 1 .. 2;
 	my ($blocker, $waiting) = map { $_->backend } $idle, $revoking;
@@ -62,10 +62,10 @@ subtest 'a revocation that hangs' => sub {
 	$revoking->send("SELECT amt.amt_revoke('$token')");
 	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($blocks[0]{text}) AS q" =~ s/;\n?\)/)/r), 'the query finds the revocation');
 	like($node->safe_psql('postgres', $blocks[0]{text}), qr/\A$waiting\|Lock\|transactionid\|$blocker\|idle in transaction\|/,
-		'and the transaction in its way');
+		'the query finds the transaction in the way of the revocation');
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($blocker)");
-	is($revoking->receive, 't', 'when that is terminated, the key is revoked');
-	is($node->safe_psql('postgres', "SELECT count(*) FROM amt.amt_verify('$token')"), 0, 'and refused');
+	is($revoking->receive, 't', 'the key is revoked when the transaction in the way is terminated');
+	is($node->safe_psql('postgres', "SELECT count(*) FROM amt.amt_verify('$token')"), 0, 'the revoked key is refused when its revocation no longer hangs');
 	$_->quit for $idle, $revoking;
 };
 

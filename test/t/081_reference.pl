@@ -66,7 +66,7 @@ for (rows(qq{
 
 	my ($section) = $page =~ /^(#{2,3} [^\n]*`\Q$name\E\(.*?)(?=^#{2,3} )/ms;
 	$section //= (grep { /^\| `\Q$name\E\(/m } split /^(?=## )/m, $page)[0];
-	is($section =~ /\bNot executable by PUBLIC\b/ ? 'f' : 't', $public, "the reference says who may execute $name");
+	is($section =~ /\bNot executable by PUBLIC\b/ ? 'f' : 't', $public, "the reference says which callers may execute $name");
 	like($section, qr/^```sql\n(?:(?!^```).)*\b\Q$name\E\(/ms, "the reference has an example of $name")
 	  unless $name eq 'amt_stat_get' && $section =~ /FROM amt_stat_get/;
 }

@@ -150,7 +150,7 @@ test_key(void)
 			s != copy || len != cases[i].len;
 		free(copy);
 	}
-	ok(wrong == 0, "under a list without their prefixes none of these values carries a key");
+	ok(wrong == 0, "none of these values carries a key under a list without their prefixes");
 }
 
 /* Every beginning of a value, so that each comparison meets the end once. */

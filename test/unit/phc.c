@@ -34,12 +34,12 @@ test_parse(void)
 	size_t		i;
 	bool		counts = true;
 
-	ok(parse(GOOD, strlen(GOOD), &phc), "a string as we write it");
-	ok(phc.ln == 14 && phc.r == 8 && phc.p == 1, "its parameters");
+	ok(parse(GOOD, strlen(GOOD), &phc), "a string as we write it is read");
+	ok(phc.ln == 14 && phc.r == 8 && phc.p == 1, "the parameters of a string are read");
 	for (i = 0; i < 16; i++)
 		counts = counts && phc.salt[i] == i;
-	ok(phc.salt_len == 16 && counts, "its salt");
-	ok(phc.hash_len == 32 && memcmp(phc.hash, hash, 32) == 0, "its hash");
+	ok(phc.salt_len == 16 && counts, "the salt of a string is read");
+	ok(phc.hash_len == 32 && memcmp(phc.hash, hash, 32) == 0, "the hash of a string is read");
 }
 
 /* A hash that is read is written the same. */
@@ -67,9 +67,9 @@ test_read_and_written(void)
 		AmtPhc		phc;
 		char		text[AMT_PHC_MAX] = "";
 
-		ok(parse(strings[i], strlen(strings[i]), &phc), "reads %.60s", strings[i]);
-		ok(amt_phc_format(&phc, text) == strlen(strings[i]), "its length is as it was");
-		is_text(text, strings[i], "and so is the text");
+		ok(parse(strings[i], strlen(strings[i]), &phc), "this string is read: %.60s", strings[i]);
+		ok(amt_phc_format(&phc, text) == strlen(strings[i]), "a string that was read is written in the same length");
+		is_text(text, strings[i], "a string that was read is written the same");
 	}
 }
 
@@ -150,11 +150,11 @@ test_refused(void)
 	int			slips = 0;
 
 	for (i = 0; i < COUNT(cases); i++)
-		ok(!parse(cases[i].text, cases[i].len, &phc), "refuses %s", cases[i].why);
+		ok(!parse(cases[i].text, cases[i].len, &phc), "a string with this is refused: %s", cases[i].why);
 	/* 22 of the hash's 43 digits make the 16 bytes that it must have. */
 	for (i = 0; i < strlen(GOOD) - 43 + 22; i++)
 		slips += parse(GOOD, i, &phc);
-	ok(slips == 0, "refuses every beginning that is too short");
+	ok(slips == 0, "every beginning of a string that is too short is refused");
 }
 
 /* One spelling for each hash: whatever one byte becomes, it reads back as that. */
@@ -184,7 +184,7 @@ test_canonical(void)
 		text[at] = GOOD[at];
 	}
 	note("%d of %zu changes of one byte make another usable string", read, 255 * strlen(GOOD));
-	ok(read > 63 * 60 && differ == 0, "what is read is always written the same");
+	ok(read > 63 * 60 && differ == 0, "a string that is read is always written the same");
 }
 
 static void
@@ -215,7 +215,7 @@ test_params(void)
 	for (i = 0; i < COUNT(cases); i++)
 		ok(amt_scrypt_params_ok(cases[i].ln, cases[i].r, cases[i].p) == cases[i].fine,
 		   "ln=%lld r=%lld p=%lld %s", (long long) cases[i].ln, (long long) cases[i].r,
-		   (long long) cases[i].p, cases[i].fine ? "can be run" : "cannot");
+		   (long long) cases[i].p, cases[i].fine ? "can be run" : "cannot be run");
 }
 
 /* The widest that can be written has room, usable or not. */

@@ -54,13 +54,13 @@ test_rfc(void)
 		/* The last one needs all the memory that we ever ask for. */
 		if (vectors[i].ln == 20 && getenv("AMT_TEST_1_GIB") == NULL)
 		{
-			ok(true, "RFC 7914, vector %zu # SKIP set AMT_TEST_1_GIB to let it use 1 GiB and seconds", i + 1);
+			ok(true, "vector %zu of RFC 7914 has its hash # SKIP set AMT_TEST_1_GIB to let it use 1 GiB and seconds", i + 1);
 			continue;
 		}
 		phc.salt_len = strlen(vectors[i].salt);
 		memcpy(phc.salt, vectors[i].salt, phc.salt_len);
 		ok(amt_scrypt_hash(vectors[i].secret, strlen(vectors[i].secret), &phc) &&
-		   memcmp(phc.hash, vectors[i].hash, 64) == 0, "RFC 7914, vector %zu", i + 1);
+		   memcmp(phc.hash, vectors[i].hash, 64) == 0, "vector %zu of RFC 7914 has its hash", i + 1);
 	}
 }
 
@@ -103,10 +103,10 @@ test_made_elsewhere(void)
 		char		again[AMT_PHC_MAX];
 
 		ok(amt_phc_parse(text, strlen(text), &phc) &&
-		   check(secret, strlen(secret), &phc) == AMT_SCRYPT_MATCH, "Python's %.24s fits", text);
+		   check(secret, strlen(secret), &phc) == AMT_SCRYPT_MATCH, "the secret matches the hash that Python has made: %.24s", text);
 		memset(phc.hash, 0, sizeof(phc.hash));
 		ok(amt_scrypt_hash(secret, strlen(secret), &phc) && amt_phc_format(&phc, again) > 0 &&
-		   strcmp(again, text) == 0, "and ours is the same");
+		   strcmp(again, text) == 0, "our hash is the same as Python's");
 	}
 }
 
@@ -118,11 +118,11 @@ test_mismatch(void)
 	int			slips = 0;
 	size_t		bit;
 
-	ok(amt_scrypt_hash("secret", 6, &phc) && check("secret", 6, &phc) == AMT_SCRYPT_MATCH, "a hash of ours fits");
-	ok(check("secres", 6, &phc) == AMT_SCRYPT_MISMATCH, "not another secret");
-	ok(check("secre", 5, &phc) == AMT_SCRYPT_MISMATCH, "not a shorter one");
-	ok(check("secretx", 7, &phc) == AMT_SCRYPT_MISMATCH, "not a longer one");
-	ok(check("", 0, &phc) == AMT_SCRYPT_MISMATCH, "not an empty one");
+	ok(amt_scrypt_hash("secret", 6, &phc) && check("secret", 6, &phc) == AMT_SCRYPT_MATCH, "a secret matches the hash that we have made");
+	ok(check("secres", 6, &phc) == AMT_SCRYPT_MISMATCH, "another secret does not match");
+	ok(check("secre", 5, &phc) == AMT_SCRYPT_MISMATCH, "a shorter secret does not match");
+	ok(check("secretx", 7, &phc) == AMT_SCRYPT_MISMATCH, "a longer secret does not match");
+	ok(check("", 0, &phc) == AMT_SCRYPT_MISMATCH, "an empty secret does not match");
 
 	for (bit = 0; bit < 8 * phc.hash_len; bit++)
 	{
@@ -141,13 +141,13 @@ test_mismatch(void)
 
 	changed = phc;
 	changed.ln = 5;
-	ok(check("secret", 6, &changed) == AMT_SCRYPT_MISMATCH, "so does ln");
+	ok(check("secret", 6, &changed) == AMT_SCRYPT_MISMATCH, "the parameter ln counts");
 	changed = phc;
 	changed.r = 9;
-	ok(check("secret", 6, &changed) == AMT_SCRYPT_MISMATCH, "so does r");
+	ok(check("secret", 6, &changed) == AMT_SCRYPT_MISMATCH, "the parameter r counts");
 	changed = phc;
 	changed.p = 2;
-	ok(check("secret", 6, &changed) == AMT_SCRYPT_MISMATCH, "so does p");
+	ok(check("secret", 6, &changed) == AMT_SCRYPT_MISMATCH, "the parameter p counts");
 }
 
 /* The memory that we let OpenSSL use is enough, whichever parameter it goes to. */
@@ -169,7 +169,7 @@ test_memory(void)
 	{
 		AmtPhc		phc = {.ln = cases[i].ln, .r = cases[i].r, .p = cases[i].p, .salt_len = 16, .hash_len = 32};
 
-		ok(amt_scrypt_hash("secret", 6, &phc), "enough memory for ln=%d r=%d p=%d", phc.ln, phc.r, phc.p);
+		ok(amt_scrypt_hash("secret", 6, &phc), "there is enough memory for ln=%d r=%d p=%d", phc.ln, phc.r, phc.p);
 	}
 }
 
@@ -188,18 +188,18 @@ test_failure(void)
 	bad[5].ln = 16, bad[5].r = 1;
 	for (i = 0; i < COUNT(bad); i++)
 		ok(!amt_scrypt_hash("secret", 6, &bad[i]) && check("secret", 6, &bad[i]) == AMT_SCRYPT_FAILED,
-		   "not run with ln=%d r=%d p=%d", bad[i].ln, bad[i].r, bad[i].p);
+		   "scrypt is not run with ln=%d r=%d p=%d", bad[i].ln, bad[i].r, bad[i].p);
 
 	/* As where a FIPS provider does without scrypt. */
 	EVP_set_default_properties(NULL, "provider=none");
 	ok(EVP_PBE_scrypt("x", 1, (const unsigned char *) "x", 1, 2, 1, 1, 0, phc.hash, 16) == 0 &&
 	   ERR_peek_error() != 0, "without scrypt, OpenSSL fails and queues errors");
 	ERR_clear_error();
-	ok(!amt_scrypt_hash("secret", 6, &phc), "then no hash is made");
-	ok(check("secret", 6, &phc) == AMT_SCRYPT_FAILED, "and a check has no answer, which is not a mismatch");
-	ok(ERR_peek_error() == 0, "and no error is left in OpenSSL's queue");
+	ok(!amt_scrypt_hash("secret", 6, &phc), "no hash is made without scrypt");
+	ok(check("secret", 6, &phc) == AMT_SCRYPT_FAILED, "a check without scrypt has no answer, which is not a mismatch");
+	ok(ERR_peek_error() == 0, "no error is left in OpenSSL's queue");
 	EVP_set_default_properties(NULL, "");
-	ok(amt_scrypt_hash("secret", 6, &phc) && check("secret", 6, &phc) == AMT_SCRYPT_MATCH, "afterwards it works as before");
+	ok(amt_scrypt_hash("secret", 6, &phc) && check("secret", 6, &phc) == AMT_SCRYPT_MATCH, "hashes are made and checked as before when there is scrypt again");
 }
 
 int

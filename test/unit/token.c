@@ -223,10 +223,10 @@ test_prefixes_add(void)
 	ok(amt_prefixes_add(&list, "amt+++", 3) && list.n == 1, "a prefix is added to an empty list");
 	ok(list.prefix[0].len == 3 && strcmp(list.prefix[0].name, "amt") == 0 &&
 	   memchr(list.prefix[0].name, 'x', sizeof(list.prefix[0].name)) == NULL,
-	   "only its own characters are kept, with NUL behind them");
+	   "only the characters of a prefix are kept, with NUL behind them");
 	ok(amt_prefixes_add(&list, "abcdefghijklmno9", 16) && list.n == 2 &&
 	   strcmp(list.prefix[1].name, "abcdefghijklmno9") == 0 && strcmp(list.prefix[0].name, "amt") == 0,
-	   "the next prefix is added behind it");
+	   "the next prefix is added behind the first");
 
 	before = list;
 	ok(!amt_prefixes_add(&list, "amt", 3) && !amt_prefixes_add(&list, "abcdefghijklmno9", 16),
@@ -311,7 +311,7 @@ test_generate(void)
 		count[(unsigned char) digits_of_all[i]]++;
 	for (i = 0; i < BASE; i++)
 		even = even && count[(unsigned char) digits[i]] == 4;
-	ok(even, "each digit comes four times among them");
+	ok(even, "each digit comes four times among the 248");
 }
 
 static void
@@ -405,7 +405,7 @@ test_bad_sources(void)
 	constant = 0xFF;
 	calls = 0;
 	ok(!amt_token_generate(&amt, stuck, token), "a source of rejected bytes only makes no token");
-	ok(calls == RANDOM_BLOCKS && is_wiped(token), "such a source is given up after %d blocks", RANDOM_BLOCKS);
+	ok(calls == RANDOM_BLOCKS && is_wiped(token), "a source of rejected bytes only is given up after %d blocks", RANDOM_BLOCKS);
 }
 
 /* Where the source of the next test keeps a copy of its bytes. */
@@ -564,7 +564,7 @@ test_slips(const char *token)
 			slips += check(&alike, text, len);
 		}
 	}
-	ok(slips == 0, "with any one character changed it is not one of ours");
+	ok(slips == 0, "a token with any one character changed is not one of ours");
 
 	for (at = 0; at + 1 < len; at++)
 	{
@@ -575,7 +575,7 @@ test_slips(const char *token)
 		text[at + 1] = token[at];
 		slips += check(&alike, text, len);
 	}
-	ok(slips == 0, "with any two neighbours swapped it is not one of ours");
+	ok(slips == 0, "a token with any two neighbours swapped is not one of ours");
 
 	for (at = 0; at < len; at++)
 	{
@@ -590,7 +590,7 @@ test_slips(const char *token)
 		memcpy(text + at + 1, token + at, len - at);
 		slips += check(&alike, text, len + 1);
 	}
-	ok(slips == 0, "with one character less or more it is not one of ours");
+	ok(slips == 0, "a token with one character less or more is not one of ours");
 }
 
 static void
@@ -813,12 +813,12 @@ test_parse(void)
 			   token.secret_len == strlen(cases[i].secret) &&
 			   memcmp(token.secret, cases[i].secret, token.secret_len) == 0 &&
 			   token.secret + token.secret_len == copy + cases[i].len,
-			   "this is taken apart: %.40s", cases[i].text);
+			   "this token is taken apart: %.40s", cases[i].text);
 		wrong += amt_token_parse(&others, copy, cases[i].len, &token);
 		wrong += amt_token_parse(&none, copy, cases[i].len, &token);
 		free(copy);
 	}
-	ok(wrong == 0, "under a list without their prefixes none of these is a token");
+	ok(wrong == 0, "none of these texts is a token under a list without their prefixes");
 }
 
 /* The tokens that are found, as offset and length, in a text given in pieces. */
@@ -909,7 +909,7 @@ test_find_with_prefixes(void)
 	is_text(found_in(&alike, "am_amt_xamt_", AM, "_amt_", "am"), "12+65 ", "a token among prefixes is found");
 
 	is_text(found_in(&same, "hciybfxe", a, "", ""), "0+74 8+66 ", "of two tokens that end at the same place the longest is found first");
-	is_text(found_in(&same_backwards, "hciybfxe", a, "", ""), "0+74 8+66 ", "the order of the list does not change that");
+	is_text(found_in(&same_backwards, "hciybfxe", a, "", ""), "0+74 8+66 ", "the order of the list does not change which of two tokens is found first");
 	is_text(found_in(&amt, "hciybfxe", a, "", ""), "8+66 ", "a longer prefix that is not listed does not count");
 	is_text(found_in(&alike, &A1[1], a, "", ""), "64+66 ", "a token without the first character of its prefix is not found");
 
