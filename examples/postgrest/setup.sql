@@ -33,8 +33,10 @@ GRANT SET ON PARAMETER amt_keys.org_id TO authenticator;
 ALTER ROLE authenticator IN DATABASE :"DBNAME" SET amt_keys.db_role = 'web_agent';
 -- Masks tokens in the server's log from a session's first statement on.
 ALTER ROLE authenticator IN DATABASE :"DBNAME" SET session_preload_libraries = 'amt_keys';
--- A temporary table would outlive its request, and the next one would find it before the real table.
+-- A temporary table, or a function in a schema of the search_path, would outlive its request, and the next one would find
+-- it before the real one.
 REVOKE TEMPORARY ON DATABASE :"DBNAME" FROM PUBLIC;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 
 -- The table that the API is about.  The role in the organization and the key's scopes decide in the policies, the
 -- database role in the grants.
