@@ -7,9 +7,11 @@
  */
 #include "postgres.h"
 
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "attempt.h"
 #include "header.h"
 #include "json.h"
 #include "prefixes.h"
@@ -176,14 +178,33 @@ amt_request_has_persons_claims(void)
 	return true;
 }
 
-/* The text of a claim; NULL if it has none. */
+static void
+write_out_number(void *arg)
+{
+	const char **number = arg;
+	Datum		value = DirectFunctionCall3(numeric_in, CStringGetDatum(*number),
+											ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+
+	*number = DatumGetCString(DirectFunctionCall1(numeric_out, value));
+}
+
+/* The text of a claim; NULL if it has none.  A number is written without exponent. */
 static const char *
 get_claim(const AmtJsonMember *claim)
 {
-	bool		has_text = claim->kind == AMT_JSON_NUMBER ||
-	(claim->kind == AMT_JSON_STRING && *claim->value != '\0');
+	const char *text = claim->value;
 
-	return has_text ? claim->value : NULL;
+	switch (claim->kind)
+	{
+		case AMT_JSON_STRING:
+			return *text != '\0' ? text : NULL;
+		case AMT_JSON_NUMBER:
+			if (strpbrk(text, "eE") != NULL && amt_attempt(write_out_number, &text) != NULL)
+				return NULL;	/* out of range */
+			return text;
+		default:
+			return NULL;
+	}
 }
 
 bool

@@ -111,7 +111,7 @@ for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE
 	is($a->receive, 1, 'amt_flush_usage() returns when the other transaction ends');
 	is(stored_calls($node, id_of($new)), 1, 'the call is written when amt_flush_usage() returns');
 	my $client = Session->new($node);
-	$b->query('BEGIN', "UPDATE amt_key SET name = 'again' WHERE key_id = '" . id_of($new) . "'");
+	$b->query('BEGIN', "DELETE FROM amt_key WHERE key_id = '" . id_of($new) . "'");
 	verify($s, $new);
 	$pid = $client->backend;
 	$client->send($flush);
