@@ -26,12 +26,14 @@
 #include "access/transam.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
@@ -164,13 +166,26 @@ check_constraints(Check *check)
 				   constr->check[i].ccname);
 }
 
+/*
+ * An expression or the condition of an index, as it is stored.  The server's own
+ * functions for them would run functions of constants at once, as the current user.
+ */
+static Node *
+get_stored_node(Relation index, AttrNumber attnum)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, attnum, &isnull);
+
+	return isnull ? NULL : stringToNode(TextDatumGetCString(value));
+}
+
 static void
 check_index(Check *check, Oid relid)
 {
 	Relation	index = index_open(relid, AccessShareLock);
 	bool		is_foreign = !is_built_in(index->rd_rel->relam) ||
-	is_foreign_code((Node *) RelationGetIndexExpressions(index), check) ||
-	is_foreign_code((Node *) RelationGetIndexPredicate(index), check);
+	is_foreign_code(get_stored_node(index, Anum_pg_index_indexprs), check) ||
+	is_foreign_code(get_stored_node(index, Anum_pg_index_indpred), check);
 
 	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
 		is_foreign = is_foreign || !is_built_in(index->rd_opfamily[i]);

@@ -67,7 +67,6 @@ make_estate(AmtWrite *write)
 void
 amt_write_begin(AmtWrite *write, Relation rel)
 {
-	amt_check_code(rel);
 	write->rel = rel;
 	GetUserIdAndSecContext(&write->save_userid, &write->save_sec_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
@@ -77,6 +76,7 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (strcmp(namespace_search_path, SAFE_PATH) != 0)
 		(void) set_config_option("search_path", SAFE_PATH, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+	amt_check_code(rel);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	make_estate(write);

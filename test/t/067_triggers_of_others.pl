@@ -85,25 +85,27 @@ $bob->query('CREATE FUNCTION bobs.region() RETURNS text LANGUAGE plpgsql AS $$ B
 	'CREATE FUNCTION bobs.norm(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN $1; EXCEPTION WHEN OTHERS THEN RETURN $1; END $$',
 	q{CREATE DOMAIN bobs.word AS text CHECK (bobs.norm(value) IS DISTINCT FROM 'y')}, 'CREATE TABLE bobs.refers (key_id text COLLATE "C")');
 for my $code (
-	[ 'a default', 'ALTER TABLE TABLE ADD c text; ALTER TABLE TABLE ALTER c SET DEFAULT bobs.region()', 'ALTER TABLE TABLE DROP c' ],
-	[ 'a default of a domain', q{ALTER TABLE TABLE ADD c bobs.word; ALTER TABLE TABLE ALTER c SET DEFAULT 'x'}, 'ALTER TABLE TABLE DROP c' ],
-	[ 'a generated column', 'ALTER TABLE TABLE ADD c text GENERATED ALWAYS AS (bobs.norm(key_id)) STORED', 'ALTER TABLE TABLE DROP c' ],
-	[ 'a constraint', 'ALTER TABLE TABLE ADD CONSTRAINT c CHECK (bobs.norm(key_id) IS NOT NULL)', 'ALTER TABLE TABLE DROP CONSTRAINT c' ],
-	[ 'a constraint on a cast to a domain', 'ALTER TABLE TABLE ADD CONSTRAINT c CHECK (key_id::bobs.word IS NOT NULL) NOT VALID', 'ALTER TABLE TABLE DROP CONSTRAINT c' ],
-	[ 'an index on an expression', 'CREATE INDEX c ON TABLE (bobs.norm(key_id))', 'DROP INDEX c' ],
-	[ 'an index with a condition', q{CREATE INDEX c ON TABLE (key_id) WHERE bobs.norm(key_id) = 'x'}, 'DROP INDEX c' ],
-	[ 'a foreign key that refers to it', 'ALTER TABLE bobs.refers ADD CONSTRAINT c FOREIGN KEY (key_id) REFERENCES TABLE ON DELETE CASCADE', 'ALTER TABLE bobs.refers DROP CONSTRAINT c' ])
+	[ 'a default', 'ALTER TABLE {t} ADD c text; ALTER TABLE {t} ALTER c SET DEFAULT bobs.region()', 'ALTER TABLE {t} DROP c' ],
+	[ 'a default of a domain', q{ALTER TABLE {t} ADD c bobs.word; ALTER TABLE {t} ALTER c SET DEFAULT 'x'}, 'ALTER TABLE {t} DROP c' ],
+	[ 'a generated column', 'ALTER TABLE {t} ADD c text GENERATED ALWAYS AS (bobs.norm(key_id)) STORED', 'ALTER TABLE {t} DROP c' ],
+	[ 'a constraint', 'ALTER TABLE {t} ADD CONSTRAINT c CHECK (bobs.norm(key_id) IS NOT NULL)', 'ALTER TABLE {t} DROP CONSTRAINT c' ],
+	[ 'a constraint on a cast to a domain', 'ALTER TABLE {t} ADD CONSTRAINT c CHECK (key_id::bobs.word IS NOT NULL) NOT VALID', 'ALTER TABLE {t} DROP CONSTRAINT c' ],
+	[ 'an index on an expression', 'CREATE INDEX c ON {t} (bobs.norm(key_id))', 'DROP INDEX c' ],
+	[ 'an index with a condition', q{CREATE INDEX c ON {t} (key_id) WHERE bobs.norm(key_id) = 'x'}, 'DROP INDEX c' ],
+	[ 'an index on a constant expression', q{CREATE INDEX c ON {t} ((bobs.norm('x')))}, 'DROP INDEX c' ],
+	[ 'an index with a constant condition', q{CREATE INDEX c ON {t} (key_id) WHERE bobs.norm('x') = 'x'}, 'DROP INDEX c' ],
+	[ 'a foreign key that refers to it', 'ALTER TABLE bobs.refers ADD CONSTRAINT c FOREIGN KEY (key_id) REFERENCES {t} ON DELETE CASCADE', 'ALTER TABLE bobs.refers DROP CONSTRAINT c' ])
 {
 	my ($what, $add, $remove) = @$code;
 	for my $table ($what =~ /foreign/ ? 'amt_key' : ('amt_key', 'amt_key_event'))
 	{
 		my $victim = create_key($node);
-		is($super->query(split /; /, $add =~ s/TABLE/$table/gr), '', "a superuser adds $what to $table");
+		is($super->query(split /; /, $add =~ s/\{t\}/$table/gr), '', "a superuser adds $what to $table");
 		$super->query('ALTER ROLE bob NOSUPERUSER');	# to add it may have run it, as the superuser
 		is($super->query($statement{$table}), 'ERROR:  42501', "$table is not written while it has $what that is not its owner's") unless $what =~ /foreign/;
 		is($super->query("SELECT amt_revoke('" . id_of($victim) . "')"), 'ERROR:  42501', "no key is revoked while $table has $what");
 		is_no_superuser("$what of $table");
-		is($super->query($remove =~ s/TABLE/$table/gr), '', "the superuser removes $what from $table");
+		is($super->query($remove =~ s/\{t\}/$table/gr), '', "the superuser removes $what from $table");
 		is($super->query("SELECT amt_revoke('" . id_of($victim) . "')"), 't', "without $what on $table the key is revoked");
 	}
 }
