@@ -7,15 +7,15 @@
  * owner's code would run in sessions of other people, where even a restricted
  * operation leaves it ways to their rights.  Therefore:
  *
- * - Our own triggers may run, and expressions of built-in functions that can run
- *	 no SQL.
+ * - Our own triggers may run, and expressions of built-in types and functions that
+ *	 can run no SQL.
  * - Other code may run only if it is the owner's: triggers that consist of nothing
  *	 but a function of the owner, and expressions that call built-in functions and
  *	 those of the owner.  And it may run only where it can harm nobody: if the owner
  *	 is a superuser, or in our worker.
  * - Anything else is an error: code of others, foreign keys that refer to the
- *	 table, since the tables behind them have code of their own, domains, and
- *	 operator classes that are not built in.
+ *	 table, since the tables behind them have code of their own, types and operator
+ *	 classes that are not built in, and expressions that we do not look into.
  *
  * The result is remembered until something changes that it depends on.
  */
@@ -29,6 +29,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -36,6 +37,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
@@ -79,6 +81,7 @@ amt_table_code_init(void)
 {
 	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, forget_all, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(RELOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, forget_all, (Datum) 0);
 }
@@ -127,15 +130,74 @@ note_function(Oid function, void *arg)
 	return is_foreign;
 }
 
+/*
+ * May values of the type bring code along?  Domains have constraints, ranges have
+ * functions, and so have the parts of composite types.  An enum has casts.
+ */
+static bool
+is_foreign_type(Check *check, Oid type)
+{
+	HeapTuple	tuple;
+	Form_pg_type form;
+	Oid			element;
+	bool		is_foreign;
+
+	if (is_built_in(type))
+		return false;
+	check->has_owners_code = true;
+	element = get_element_type(type);
+	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(OidIsValid(element) ? element : type));
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	form = (Form_pg_type) GETSTRUCT(tuple);
+	is_foreign = form->typtype != TYPTYPE_ENUM || !is_owners(check, form->typowner);
+	ReleaseSysCache(tuple);
+	return is_foreign;
+}
+
+/* Is it a node of which we know what it runs: the functions that it names? */
+static bool
+is_plain(const Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_Var:
+		case T_Const:
+		case T_FuncExpr:
+		case T_NamedArgExpr:
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+		case T_ScalarArrayOpExpr:
+		case T_BoolExpr:
+		case T_RelabelType:
+		case T_CoerceViaIO:
+		case T_ArrayCoerceExpr:
+		case T_CollateExpr:
+		case T_CaseExpr:
+		case T_CaseTestExpr:
+		case T_ArrayExpr:
+		case T_CoalesceExpr:
+		case T_MinMaxExpr:
+		case T_SQLValueFunction:
+		case T_NullTest:
+		case T_BooleanTest:
+		case T_NextValueExpr:
+			return true;
+		default:
+			return false;
+	}
+}
+
 /* Does the expression run code that must not run? */
 static bool
 is_foreign_code(Node *node, void *arg)
 {
 	if (node == NULL)
 		return false;
-	if (check_functions_in_node(node, note_function, arg))
-		return true;
-	if (IsA(node, CoerceToDomain) && !is_built_in(((CoerceToDomain *) node)->resulttype))
+	if (!IsA(node, List) && !IsA(node, CaseWhen) &&
+		(!is_plain(node) || is_foreign_type(arg, exprType(node)) ||
+		 check_functions_in_node(node, note_function, arg)))
 		return true;
 	return expression_tree_walker(node, is_foreign_code, arg);
 }
@@ -149,8 +211,10 @@ check_columns(Check *check)
 	{
 		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
 
-		if (!att->attisdropped && is_foreign_code(build_column_default(check->rel, i + 1), check))
-			refuse(check, "The default of column \"%s\" has a function of another role, or is of a domain.",
+		if (!att->attisdropped &&
+			(is_foreign_type(check, att->atttypid) ||
+			 is_foreign_code(build_column_default(check->rel, i + 1), check)))
+			refuse(check, "Column \"%s\" is of a type, or its default has a function, that may run code of another role.",
 				   NameStr(att->attname));
 	}
 }
@@ -162,7 +226,7 @@ check_constraints(Check *check)
 
 	for (int i = 0; constr != NULL && i < constr->num_check; i++)
 		if (is_foreign_code(stringToNode(constr->check[i].ccbin), check))
-			refuse(check, "Constraint \"%s\" has a function of another role, or a domain.",
+			refuse(check, "Constraint \"%s\" has a type or a function that may run code of another role.",
 				   constr->check[i].ccname);
 }
 
@@ -190,7 +254,7 @@ check_index(Check *check, Oid relid)
 	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
 		is_foreign = is_foreign || !is_built_in(index->rd_opfamily[i]);
 	if (is_foreign)
-		refuse(check, "Index \"%s\" has a function of another role, a domain, or an operator class that is not built in.",
+		refuse(check, "Index \"%s\" has a type, a function or an operator class that may run code of another role.",
 			   RelationGetRelationName(index));
 	index_close(index, NoLock);
 }

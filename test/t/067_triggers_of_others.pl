@@ -83,7 +83,8 @@ is($super->query($statement{amt_key}), 't', 'keys are created again once the tri
 # Other code of somebody else's that a superuser has attached, and foreign keys.
 $bob->query('CREATE FUNCTION bobs.region() RETURNS text LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN 1; END $$',
 	'CREATE FUNCTION bobs.norm(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN $1; EXCEPTION WHEN OTHERS THEN RETURN $1; END $$',
-	q{CREATE DOMAIN bobs.word AS text CHECK (bobs.norm(value) IS DISTINCT FROM 'y')}, 'CREATE TABLE bobs.refers (key_id text COLLATE "C")');
+	q{CREATE DOMAIN bobs.word AS text CHECK (bobs.norm(value) IS DISTINCT FROM 'y')}, 'CREATE TABLE bobs.refers (key_id text COLLATE "C")',
+	q{CREATE TYPE bobs.color AS ENUM ('red')}, 'CREATE TYPE bobs.span AS RANGE (subtype = float8)');
 for my $code (
 	[ 'a default', 'ALTER TABLE {t} ADD c text; ALTER TABLE {t} ALTER c SET DEFAULT bobs.region()', 'ALTER TABLE {t} DROP c' ],
 	[ 'a default of a domain', q{ALTER TABLE {t} ADD c bobs.word; ALTER TABLE {t} ALTER c SET DEFAULT 'x'}, 'ALTER TABLE {t} DROP c' ],
@@ -92,6 +93,11 @@ for my $code (
 	[ 'a constraint on a cast to a domain', 'ALTER TABLE {t} ADD CONSTRAINT c CHECK (key_id::bobs.word IS NOT NULL) NOT VALID', 'ALTER TABLE {t} DROP CONSTRAINT c' ],
 	[ 'an index on an expression', 'CREATE INDEX c ON {t} (bobs.norm(key_id))', 'DROP INDEX c' ],
 	[ 'an index with a condition', q{CREATE INDEX c ON {t} (key_id) WHERE bobs.norm(key_id) = 'x'}, 'DROP INDEX c' ],
+	[ 'a column of a domain', 'ALTER TABLE {t} ADD c bobs.word', 'ALTER TABLE {t} DROP c' ],
+	[ 'a column of an array of a domain', 'ALTER TABLE {t} ADD c bobs.word[]', 'ALTER TABLE {t} DROP c' ],
+	[ 'a column of an enum', 'ALTER TABLE {t} ADD c bobs.color', 'ALTER TABLE {t} DROP c' ],
+	[ 'a column of a range', 'ALTER TABLE {t} ADD c bobs.span', 'ALTER TABLE {t} DROP c' ],
+	[ 'an expression that is not looked into', 'ALTER TABLE {t} ADD CONSTRAINT c CHECK (xmlelement(name x, key_id) IS NOT NULL)', 'ALTER TABLE {t} DROP CONSTRAINT c' ],
 	[ 'an index on a constant expression', q{CREATE INDEX c ON {t} ((bobs.norm('x')))}, 'DROP INDEX c' ],
 	[ 'an index with a constant condition', q{CREATE INDEX c ON {t} (key_id) WHERE bobs.norm('x') = 'x'}, 'DROP INDEX c' ],
 	[ 'a foreign key that refers to it', 'ALTER TABLE bobs.refers ADD CONSTRAINT c FOREIGN KEY (key_id) REFERENCES {t} ON DELETE CASCADE', 'ALTER TABLE bobs.refers DROP CONSTRAINT c' ])
@@ -112,10 +118,11 @@ for my $code (
 
 # Code of the table's owner, a superuser, goes on running, and so do built-in functions.
 $super->query(q{CREATE FUNCTION own() RETURNS text LANGUAGE sql AS $$ SELECT 'own' $$});
-for my $default ('now()', q{'x'}, 'public.own()')
+$super->query(q{CREATE TYPE own AS ENUM ('x')});
+for my $default ('text DEFAULT now()', q{text DEFAULT 'x'}, 'text DEFAULT public.own()', q{own DEFAULT 'x'}, q{text[] DEFAULT array[lower('X'), current_user]})
 {
-	is($super->query("ALTER TABLE amt_key ADD c text DEFAULT $default"), '', "a superuser adds a column whose default is $default");
-	is($super->query($statement{amt_key}), 't', "a table with a column whose default is $default is written");
+	is($super->query("ALTER TABLE amt_key ADD c $default"), '', "a superuser adds a column: $default");
+	is($super->query($statement{amt_key}), 't', "a table with a column is written: $default");
 	$super->query('ALTER TABLE amt_key DROP c');
 }
 
