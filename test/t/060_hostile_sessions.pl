@@ -88,8 +88,8 @@ is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-
 # A role with the right keeps the values that it has set itself, and no others.
 is(answer(as('gateway'), q{SET amt_keys.org_id = 'globex'}, $whoami), 'globex/-/-/-', 'a gateway\'s SET before loading is kept');
 is(answer(as('gateway', options => '-c amt_keys.org_id=globex'), $whoami), 'globex/-/-/-', q{a gateway's PGOPTIONS are kept});
-is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), q{a gateway's SET of a setting that it was not granted is not kept}, q{a gateway's SET of what it was not granted is not kept});
-is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), q{an identity that evil has set in a superuser's session is not kept}, q{what evil has set in a superuser's session is not kept});
+is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', q{a gateway's SET of a setting that it was not granted is not kept});
+is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), '-/-/-/-', q{an identity that evil has set in a superuser's session is not kept});
 is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil', $whoami), 'globex/-/-/-', 'an identity that a superuser has set before becoming evil is kept');
 
 # The same with the library loaded at the session's start, as for its log redaction.
@@ -160,7 +160,7 @@ my $app = as('app');
 is($app->query('BEGIN', $identify_acme, 'DECLARE c CURSOR WITH HOLD FOR SELECT text FROM note', 'FETCH 1 FROM c', 'COMMIT', $whoami),
 	"acme\nacme\n-/-/-/-", 'a cursor held over the commit keeps no identity');
 is($app->query('BEGIN', $identify_globex, 'FETCH ALL FROM c', 'SELECT DISTINCT text FROM note', 'COMMIT', 'CLOSE c'),
-	"a held cursor has the rows of its own transaction, and none of the next one's", q{a held cursor has what its own transaction could see, and nothing of the next one's});
+	"globex\nacme\nglobex", q{a held cursor has the rows of its own transaction, and none of the next one's});
 is($app->query('BEGIN', $identify_acme, 'DECLARE c CURSOR WITH HOLD FOR SELECT text FROM note', 'ROLLBACK', 'FETCH 1 FROM c'), "acme\nERROR:  34000", 'a held cursor of a transaction that rolled back does not exist');
 is($app->query('BEGIN', $identify_acme, q{INSERT INTO note (text) VALUES ('prepared')}, q{PREPARE TRANSACTION 'p'}, $whoami, 'SELECT count(*) FROM note'),
 	"acme\n-/-/-/-\n0", 'a prepared transaction takes its identity along');
