@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 
 #include "compat.h"
@@ -21,15 +22,19 @@
 #include "usage.h"
 #include "writer_slot.h"
 
-/* Does the key's row still store this hash?  A key of the same id may be new. */
+/*
+ * Does the key's row still store this hash, for all that others know?  A key of the
+ * same id may be new.  If this transaction has made it, it may still be undone.
+ */
 static bool
 is_still_stored(Oid extension, const AmtKeyRef *ref, uint64 hash_tag)
 {
 	AmtKey		key;
 
-	if (!amt_key_get(extension, ref->id, ref->id_len, NULL, NULL, &key))
-		return false;
-	return amt_entry_tag_of(&key) == hash_tag;
+	return amt_key_get(extension, ref->id, ref->id_len, NULL, NULL, &key) &&
+		amt_entry_tag_of(&key) == hash_tag &&
+		!(TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		  amt_key_is_ours(extension, ref->id, ref->id_len));
 }
 
 void

@@ -76,6 +76,10 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (strcmp(namespace_search_path, SAFE_PATH) != 0)
 		(void) set_config_option("search_path", SAFE_PATH, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+	/* Our triggers record what happens, whatever the session replicates. */
+	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
+		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	amt_check_code(rel);
 
 	PushActiveSnapshot(GetTransactionSnapshot());

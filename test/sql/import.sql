@@ -200,6 +200,15 @@ SELECT calls FROM amt_keys WHERE key_id = :'id3';
 SELECT amt_flush_usage() > 0 AS flushed;
 SELECT calls FROM amt_key_usage WHERE key_id = :'id3';
 
+-- an import that is undone takes no call of the key that was there
+BEGIN;
+DELETE FROM amt_key WHERE key_id = :'id3';
+SELECT amt_import_key(sha256(:'token1'), 'undone', 'globex', 'editor') IS NOT NULL AS imported;
+SELECT name FROM amt_verify(:'token1');
+ROLLBACK;
+SELECT name FROM amt_verify(:'token1');
+SELECT calls FROM amt_keys WHERE key_id = :'id3';
+
 -- rotated into a key of ours
 CALL become('globex', 'editor', 'gus');
 SELECT k.name, k.org_id, k.role, k.replaces = :'id3' AS replaces, amt_check_token(k.token) AS token FROM amt_rotate_key(:'id3', '1 day') AS k;

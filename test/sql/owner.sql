@@ -43,6 +43,12 @@ SELECT name FROM amt_rotate_key(:'key_id', '1 hour');
 DROP TRIGGER of_expires_at ON amt_key;
 DROP TRIGGER of_name ON amt_key;
 
+-- what the functions do is recorded in a session that replicates, too
+SET session_replication_role = replica;
+SELECT amt_revoke(key_id) FROM amt_create_key('replicated', 'acme', 'viewer');
+RESET session_replication_role;
+SELECT event FROM amt_key_event WHERE name = 'replicated' ORDER BY event_id;
+
 -- a number of calls stays one
 INSERT INTO amt_key_usage VALUES (:'key_id', 9223372036854775807, now());
 SELECT name FROM amt_verify(:'token');
