@@ -2,10 +2,10 @@
  * amt_keys.c
  *	  The library's entry: every file sets itself up.
  *
- * The library is loaded by the first call of one of its functions, or earlier
- * by session_preload_libraries or shared_preload_libraries.  Settings that were
- * made before are checked as they are defined: the server throws away what the
- * user had no right to set.
+ * The server loads the library at the first call of one of its functions, or
+ * earlier by session_preload_libraries or shared_preload_libraries.
+ * Settings made before are checked when we define them: the server discards
+ * a value that the user had no right to set.
  */
 #include "postgres.h"
 
@@ -37,7 +37,7 @@ PGDLLEXPORT void _PG_init(void);
 static void
 define_all(void)
 {
-	/* Those with a part of shared memory, always in this order. */
+	/* These register their parts of shared memory, always in this order. */
 	amt_stat_init();
 	amt_scrypt_queue_init();
 	amt_entry_init();

@@ -1,38 +1,38 @@
 /*
  * ascii.h
- *	  What tokens are made of.
+ *	  The characters that tokens are made of.
  *
- * ASCII by definition, so the C library's <ctype.h>, which asks the locale,
- * has no say here.  Every server encoding of PostgreSQL is a superset of
- * ASCII in which no byte of a longer character looks like one of these.
+ * Tokens are ASCII in every locale, so we do not use <ctype.h>.  Every
+ * server encoding of PostgreSQL contains ASCII.  No byte of a longer
+ * character looks like one of these.
  */
 #ifndef AMT_ASCII_H
 #define AMT_ASCII_H
 
 #include <stdbool.h>
 
-/* Prefixes begin with one of these. */
+/* A prefix begins with one of these. */
 static inline bool
 amt_is_lower(char c)
 {
 	return c >= 'a' && c <= 'z';
 }
 
-/* Prefixes. */
+/* A prefix consists of these. */
 static inline bool
 amt_is_lower_or_digit(char c)
 {
 	return amt_is_lower(c) || (c >= '0' && c <= '9');
 }
 
-/* Key ids, and the secrets that we write. */
+/* A key id, and a secret that we write, consist of these. */
 static inline bool
 amt_is_base62(char c)
 {
 	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
 
-/* Secrets that we read. */
+/* A secret that we read consists of these. */
 static inline bool
 amt_is_secret_char(char c)
 {

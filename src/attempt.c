@@ -1,12 +1,14 @@
 /*
  * attempt.c
- *	  Run something that may fail without the caller failing.
+ *	  Run a function that may raise an error, and go on.
  *
- * Some functions of the server raise an error where we must go on: dynamic
- * shared memory runs out, or a text is no JSON.  An error may leave locks and
- * pins behind, so it is safe to catch it only around a subtransaction, whose
- * rollback releases them.  A subtransaction costs a few microseconds and no
- * transaction id, and works in READ ONLY transactions and during recovery.
+ * Some functions of the server raise an error where we must go on: when
+ * dynamic shared memory runs out, or when a text is not JSON.  An error may
+ * leave locks and pins behind, which the rollback of a subtransaction
+ * releases.  So an error must not be caught without one.
+ *
+ * A subtransaction costs a few microseconds and no transaction id.  It works
+ * in READ ONLY transactions and during recovery.
  */
 #include "postgres.h"
 

@@ -2,26 +2,26 @@
  * authenticate.c
  *	  The identity of a PostgREST request.
  *
- * PostgREST verifies a person's JWT, and hands headers and claims over in
- * settings of the transaction that anybody can change.  A key needs no trust:
- * whoever presents its token is the key.  Claims do need trust.  They are
- * believed only where they must be PostgREST's, that is, if:
+ * PostgREST verifies a person's JWT.  It hands over headers and claims in
+ * settings of the transaction, which anybody can change.  A key needs no
+ * trust: the client that presents its token is the key.  Claims need trust.
+ * We believe them only if:
  *
  * - the call is the transaction's first;
- * - the process is a client's backend;
- * - the session user may set the identity, and is no superuser, whose session
- *   runs other people's code in maintenance.
+ * - the process is a client's backend, and no trigger is running;
+ * - the session user may set the identity, and is no superuser.  A
+ *   superuser's maintenance runs other people's code.
  *
- * Where code runs with other rights, as in a SECURITY DEFINER function, nothing is
- * done, and a key is refused: the author must not decide who the caller is.
+ * With other rights in force, as in a SECURITY DEFINER function, we set
+ * nothing and refuse a key: its author must not decide the identity.
  *
- * SQL of the web user's making may run later in the transaction, so the call
- * seals the identity (identity.c), whatever the outcome.  A later call without a
- * key leaves it as it was decided.  Another key can still be presented: it
+ * The web user's SQL may run later in the transaction.  So the call seals
+ * the identity (identity.c), whatever the outcome.  A later call without a
+ * key leaves the identity as it is.  Another key can still be presented: it
  * proves itself.
  *
- * The error for a bad key tells nothing of what the client sent, since
- * PostgREST copies its text into the response.
+ * The error for a bad key must not quote the request: PostgREST copies it
+ * into the response.
  */
 #include "postgres.h"
 
@@ -64,7 +64,7 @@ unauthenticated(void)
 			 errmsg("unauthenticated")));
 }
 
-/* The role that amt_keys.db_role leads to. */
+/* The database role that amt_keys.db_role gives for a key's role. */
 static char *
 make_role_name(const char *key_role)
 {
@@ -84,7 +84,7 @@ make_role_name(const char *key_role)
 	return name.data;
 }
 
-/* SET LOCAL ROLE as amt_keys.db_role says; a mistake in it is the server's. */
+/* SET LOCAL ROLE as amt_keys.db_role says.  A mistake in it is the server's. */
 static void
 switch_role(const char *key_role)
 {
@@ -105,8 +105,8 @@ switch_role(const char *key_role)
 }
 
 /*
- * Does code run with other rights than those of the session: a SECURITY DEFINER
- * function, an index function, a maintenance command?
+ * Does code run with other rights than the session's, as in a SECURITY
+ * DEFINER function, an index function or a maintenance command?
  */
 static bool
 has_changed_rights(void)
@@ -118,7 +118,7 @@ has_changed_rights(void)
 	return sec_context != 0 || userid != GetOuterUserId();
 }
 
-/* Can the claims be nobody's but PostgREST's?  Rights were checked before. */
+/* Must the claims be PostgREST's?  The caller has checked for other rights. */
 static bool
 may_believe_claims(void)
 {
@@ -132,13 +132,16 @@ authenticate_by_key(Oid extension, const char *s, Size len, bool beside_jwt)
 {
 	AmtKey		key;
 
-	/* Whose database role would it be?  Ask first: to verify counts a call. */
+	/*
+	 * The database role would still be the person's.  Check first: to verify
+	 * counts a call.
+	 */
 	if (*db_role == '\0' && (beside_jwt || amt_request_has_persons_claims()))
 		unauthenticated();
 	if (amt_verify_text(extension, s, len, &key) != AMT_GOOD)
 		unauthenticated();
 	amt_identify(&key);
-	/* The owner of the table may have forced in empty ones. */
+	/* The table's owner may have forced in an empty organization or role. */
 	if (amt_identity().org_id == NULL || amt_identity().role == NULL)
 		unauthenticated();
 	amt_request_empty_claims();
@@ -174,8 +177,8 @@ authenticate(Oid extension, bool first)
 }
 
 /*
- * Where other rights are in force, the identity is the caller's, and must stay so
- * after the function.  A key is refused, so that the author learns of it.
+ * With other rights in force, leave the identity as it is.  A key is
+ * refused, so that the function's author learns of it.
  */
 static void
 stand_aside(void)
@@ -203,7 +206,7 @@ amt_authenticate(PG_FUNCTION_ARGS)
 
 	amt_session_check();
 
-	/* First, so that it holds even if somebody catches our error. */
+	/* Seal first: somebody may catch our error. */
 	if (!has_changed_rights())
 		amt_identity_seal();
 

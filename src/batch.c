@@ -2,9 +2,9 @@
  * batch.c
  *	  A short transaction of the background worker.
  *
- * The worker waits for nobody: it locks tables only if it can at once.  But it runs
- * code of the tables' owner.  If a batch takes longer than a second, it is
- * cancelled, and if that does not end it, the worker is terminated.
+ * The worker locks a table only if the lock is free.  But it runs code of
+ * the table's owner.  So a batch is cancelled after a second.  If it still
+ * runs a second later, the worker is terminated.
  */
 #include "postgres.h"
 
@@ -22,12 +22,15 @@
 #include "compat.h"
 #include "entry.h"
 
-#define BATCH_MS	1000		/* that a batch may take */
+#define BATCH_MS	1000		/* a longer batch is cancelled */
 
 static TimeoutId batch_timeout;
 static volatile sig_atomic_t timeouts = 0;
 
-/* In a signal handler: cancel the batch, and later terminate the worker. */
+/*
+ * Called in a signal handler.  Cancels the batch, and the next time
+ * terminates the worker.
+ */
 static void
 handle_batch_timeout(void)
 {

@@ -12,30 +12,31 @@
 /* The tables of a batch. */
 typedef struct AmtBatch
 {
-	Relation	key;
-	Relation	usage;
-	bool		exclusive;		/* nobody else can write usage */
-	Oid			usage_index;
+	Relation	key;			/* amt_key */
+	Relation	usage;			/* amt_key_usage; NULL during recovery */
+	bool		exclusive;		/* no other process can write "usage" */
+	Oid			usage_index;	/* the index of amt_key_usage on key_id */
 } AmtBatch;
 
 extern void amt_batch_init(void);
 
-/* Begin a transaction with a snapshot, for whose code now() is the present. */
+/* Begin a transaction with a snapshot.  now() is the present in it. */
 extern void amt_batch_begin(void);
 extern void amt_batch_commit(void);
 
 /*
- * Map what other processes have added to shared memory, or exit: a worker cannot
- * do without.  The caller must be in a transaction.
+ * Map the shared memory that other processes have added.  The worker exits
+ * if that fails.  The caller must be in a transaction.
  */
 extern void amt_batch_attach(void);
 
-/* From now on the code may take a second; or no longer. */
+/* Start or stop the timeout of a batch. */
 extern void amt_batch_timeout(bool enable);
 
 /*
- * Lock the tables if that can be done at once, amt_key_usage in this mode or so
- * that others can write it, too.  During recovery "usage" is NULL.
+ * Lock the tables, or return false if that cannot be done at once.
+ * amt_key_usage is locked in this mode, else in RowExclusiveLock.  During
+ * recovery "usage" is NULL.
  */
 extern bool amt_batch_open(AmtBatch *batch, Oid extension, LOCKMODE mode);
 extern void amt_batch_close(AmtBatch *batch);

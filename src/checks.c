@@ -1,17 +1,15 @@
 /*
  * checks.c
- *	  What the texts and times of a key must be like.
+ *	  Rules for the texts and times of a key.
  *
- * People read names in lists and logs, so a name must show something and must
- * not forge lines or hold a token.  Characters are judged in UTF-8; in
- * SQL_ASCII a text that is valid UTF-8 is taken for that, and any other text,
- * as in other single-byte encodings, byte by byte.  No conversion is used: the
- * server looks conversions up in the search_path.
+ * People read names in lists and logs.  So a name must show something, and
+ * must not forge lines or hold a token.  In UTF-8, every character is
+ * judged.  In SQL_ASCII, valid UTF-8 is judged as UTF-8, and everything else
+ * byte by byte.  In other encodings only single bytes are judged.  We use no
+ * conversion: the server would look it up in the search_path.
  *
- * All loops are bounded by the text's length, which was verified before.
- *
- * Rows that come from elsewhere, by a dump or by replication, are judged without
- * any setting: a name that was fine must stay so when the prefixes change.
+ * The functions named "is_valid" depend on no setting.  A restored or
+ * replicated name must stay valid when the prefixes change.
  */
 #include "postgres.h"
 
@@ -108,7 +106,10 @@ has_c1_bytes(void)
 	}
 }
 
-/* Judge the characters of a text; returns their number, or -1 for a bad one. */
+/*
+ * Count the characters.  Returns -1 if one is a control character, and
+ * INT_MAX if the text is much too long.
+ */
 static int
 count_chars(const char *s, bool *visible)
 {
@@ -189,7 +190,7 @@ amt_token_prefix_is_valid(const char *prefix, const char **problem)
 	return false;
 }
 
-/* Does the text hold a token, of one of the prefixes now in force? */
+/* Does the text hold a token with one of the prefixes in force? */
 static bool
 holds_token(const char *s)
 {

@@ -1,6 +1,6 @@
 /*
  * checks.h
- *	  What the texts and times of a key must be like.
+ *	  Rules for the texts and times of a key.
  */
 #ifndef AMT_CHECKS_H
 #define AMT_CHECKS_H
@@ -12,14 +12,17 @@
 
 extern void amt_checks_init(void);
 
-/* Each returns false and says what is wrong; the text must be validly encoded. */
+/*
+ * Each returns false and sets *problem if the text is not valid.  Its
+ * encoding must have been verified.
+ */
 extern bool amt_name_is_valid(const char *name, const char **problem);
 extern bool amt_org_id_is_valid(const char *org_id, const char **problem);
 extern bool amt_token_prefix_is_valid(const char *prefix, const char **problem);
 
 /*
- * For what people pass: a name without surrounding spaces, and a displayed
- * prefix.  Raise 22023 if it is not valid or holds a token.
+ * Check a caller's argument.  Raises 22023 if it is not valid or holds a
+ * token.  amt_check_name() returns the name without surrounding spaces.
  */
 extern char *amt_check_name(const char *name);
 extern void amt_check_token_prefix(const char *prefix);
@@ -27,12 +30,15 @@ extern void amt_check_token_prefix(const char *prefix);
 /* Raise 22023, with a hint. */
 extern void amt_invalid(const char *problem, const char *hint);
 
-/* The expiry of a key that is created without one; DT_NOEND for none. */
+/*
+ * The expiry of a key that is created without one.  DT_NOEND stands for
+ * none.
+ */
 extern TimestampTz amt_default_expiry(TimestampTz now);
 
 /*
- * Raise 22023 if a caller that is not trusted may not give a key that was
- * created then this expiry.  DT_NOEND stands for none.
+ * Raise 22023 if amt_keys.max_lifetime forbids this expiry of a key that was
+ * created then.  DT_NOEND stands for none.
  */
 extern void amt_check_lifetime(TimestampTz created_at, TimestampTz expires_at);
 

@@ -1,7 +1,7 @@
 /*
  * compat.h
- *	  What differs between the supported versions of PostgreSQL, and nothing
- *	  else: whole statements or inline wrappers.
+ *	  The differences between the supported versions of PostgreSQL, and
+ *	  nothing else: whole statements or inline wrappers.
  */
 #ifndef AMT_COMPAT_H
 #define AMT_COMPAT_H
@@ -28,15 +28,15 @@
 #endif
 
 #if PG_VERSION_NUM >= 160000
-#include "varatt.h"				/* which postgres.h no longer includes in 19 */
+#include "varatt.h"				/* postgres.h does not include it in 19 */
 #endif
 
 #if PG_VERSION_NUM >= 170000
 #include "storage/dsm_registry.h"
-#define AMT_HAVE_DSM_REGISTRY	/* shared memory that needs no slop */
+#define AMT_HAVE_DSM_REGISTRY	/* named segments of dynamic shared memory */
 #endif
 
-/* The block that a GUC check hook hands over to guc.c, which frees it. */
+/* Memory for the "extra" of a GUC check hook, which guc.c frees. */
 static inline void *
 amt_guc_alloc(Size size)
 {
@@ -69,7 +69,7 @@ amt_all_settings(int *n)
 #endif
 }
 
-/* A tranche of LWLocks; its number lives in shared memory. */
+/* Make a tranche of LWLocks.  Its number must be kept in shared memory. */
 static inline int
 amt_new_tranche(const char *name)
 {
@@ -91,8 +91,8 @@ amt_name_tranche(int tranche, const char *name)
 }
 
 /*
- * The server's shared memory of that name, initialized if this is the first
- * call; "init" must not fail.
+ * The server's shared memory of that name.  The first call in the server
+ * runs "init", which must not fail.
  */
 typedef void (*AmtSegmentInit) (void *segment);
 
@@ -124,7 +124,7 @@ amt_get_segment(const char *name, Size size, AmtSegmentInit init)
 	return segment;
 }
 
-/* A wait event with a name of its own, where the version has them. */
+/* A wait event of that name, where the version supports it. */
 static inline uint32
 amt_wait_event(const char *name)
 {
@@ -149,7 +149,7 @@ amt_leader_transaction_id(void)
 #endif
 }
 
-/* May the role say SET ROLE to the other one? */
+/* May "member" SET ROLE to the other role? */
 static inline bool
 amt_can_set_role(Oid member, Oid roleid)
 {
@@ -172,8 +172,8 @@ amt_identity_sequence(Relation rel, AttrNumber attnum)
 }
 
 /*
- * Give the executor state a range table of one relation.  Returns where the
- * columns that are updated are kept.
+ * Give the executor state a range table of one relation.  Returns the place
+ * of its set of updated columns.
  */
 static inline Bitmapset **
 amt_init_range_table(EState *estate, RangeTblEntry *rte)
@@ -206,7 +206,7 @@ amt_eval_plan_qual_init(EPQState *epqstate, EState *estate)
 #endif
 }
 
-/* No limit to the time of this process's transactions, where there can be one. */
+/* Turn transaction_timeout off, where the version has it. */
 static inline void
 amt_no_transaction_timeout(void)
 {
@@ -226,7 +226,7 @@ amt_read_recent_buffer(Relation rel, BlockNumber block, Buffer buffer)
 #endif
 }
 
-/* What the server's JSON parser expects of the functions that it calls. */
+/* The result of a function that the server's JSON parser calls. */
 #if PG_VERSION_NUM >= 160000
 typedef JsonParseErrorType AmtJsonResult;
 #define AMT_JSON_DONE	return JSON_SUCCESS
@@ -235,7 +235,7 @@ typedef void AmtJsonResult;
 #define AMT_JSON_DONE	return
 #endif
 
-/* A lexer for a text, which has to stay as it is. */
+/* A lexer for a text, which must not change meanwhile. */
 static inline JsonLexContext *
 amt_json_lexer(const char *text)
 {

@@ -2,7 +2,7 @@
  * create.c
  *	  Creating keys: amt_create_key(), amt_rotate_key(), amt_import_key().
  *
- * A new secret is hashed before any lock is taken, since that takes long.
+ * Hashing a new secret takes long, so no table is locked meanwhile.
  */
 #include "postgres.h"
 
@@ -63,7 +63,7 @@ check_expiry(TimestampTz expires_at)
 					"Leave expires_at out for a key that does not expire.");
 }
 
-/* Make token, hash and row, and forget the secret; returns the result. */
+/* Make token, hash and row.  Returns the result, and wipes the secret. */
 static Datum
 make_key(FunctionCallInfo fcinfo, Oid extension, AmtNewKey *key,
 		 void (*with_row) (Relation rel, AmtNewKey *key, void *arg), void *arg)
@@ -146,11 +146,11 @@ key_is_suspended(void)
 typedef struct OldKey
 {
 	AmtKey		key;
-	bool		has_grace;
+	bool		has_grace;		/* let the key live until grace_end */
 	TimestampTz grace_end;
 } OldKey;
 
-/* Find the key that is to be rotated, and check that the caller may. */
+/* Find the key to rotate, and check that the caller may rotate it. */
 static void
 find_old_key(Oid extension, FunctionCallInfo fcinfo, OldKey *old)
 {
@@ -176,7 +176,7 @@ find_old_key(Oid extension, FunctionCallInfo fcinfo, OldKey *old)
 	old->key = target.key;
 }
 
-/* The new key's expiry, if none was asked for: it lives as long as the old one. */
+/* The new key's default expiry: it gets the lifetime of the old key. */
 static TimestampTz
 same_lifetime(const AmtKey *old, TimestampTz since)
 {
@@ -213,8 +213,8 @@ read_grace(FunctionCallInfo fcinfo, OldKey *old)
 }
 
 /*
- * Revoke the old key, or let it expire when the grace ends.  We wait for another
- * rotation of it.  If that has revoked the key, it does not exist any more.
+ * Revoke the old key, or let it expire when the grace ends.  Waits for
+ * another rotation of the same key, and raises P0002 if that has revoked it.
  */
 static void
 end_old_key(Relation rel, AmtNewKey *key, void *arg)
@@ -311,7 +311,10 @@ check_sha256(FunctionCallInfo fcinfo, AmtNewKey *key)
 	key->token_sha256 = (const uint8 *) VARDATA_ANY(digest);
 }
 
-/* An id that is not taken; the index has the last word. */
+/*
+ * Make a random id, and a displayed prefix if there is none.  The unique
+ * index refuses an id that is taken.
+ */
 static void
 make_id(AmtNewKey *key)
 {

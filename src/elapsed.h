@@ -2,8 +2,8 @@
  * elapsed.h
  *	  Whether so many milliseconds have passed.
  *
- * The clock may be set back.  A time that lies further ahead than the period
- * counts as passed; otherwise nothing would happen until that time comes.
+ * The clock may be set back.  If "since" lies further ahead than the period,
+ * the period counts as passed.  Otherwise nothing would happen until then.
  */
 #ifndef AMT_ELAPSED_H
 #define AMT_ELAPSED_H

@@ -1,22 +1,23 @@
 /*
  * entry.c
- *	  Keys in use: what was proved of a key's secret, and its calls.
+ *	  Keys in use: the proof of a key's secret, and its calls.
  *
- * One entry in shared memory serves both.  It belongs to a key with a certain
- * stored hash: database, table, key id, and a tag of the hash.  The proof is a
- * MAC of all these and the secret, under a random key that lives in shared
- * memory only.  The caller has just read the row, so an entry about a hash that
- * is not stored any more proves nothing, and no entry ever has to be
- * invalidated.
+ * One entry in shared memory has both.  It belongs to a key with a certain
+ * stored hash: database, table, key id, and a tag of the hash.  The proof
+ * (mac.c) is a MAC of database, table, id, stored hash and secret.  The
+ * caller has just read the row.  An entry about another hash therefore
+ * proves nothing to it.  So no process has to invalidate an entry.
  *
- * Calls are counted here and written by the worker of the database (writer.c),
- * which is the only process that sets "base" and "written".  An entry may make
- * room for another when written = counted.  A new entry of the same key has a
- * new serial.  doc/internals.md has the states, and says which process may change
- * which field.  The names in brackets are labels of the model in test/model.
+ * Backends count calls here.  The worker of the database (writer.c) writes
+ * them, and only it sets "base" and "written".  An entry may make room for
+ * another when written = counted.  A new entry of the same key has a new
+ * serial.  doc/internals.md lists the states, and the process that may
+ * change each field.  The names in brackets are labels of the model in
+ * test/model.
  *
- * Locks: those of hashtable.c.  Counting holds a partition's lock shared and
- * adds atomically; everything else that changes an entry holds it exclusively.
+ * Locks: see hashtable.c.  To count, a process must hold a partition's lock
+ * shared, and add atomically.  For any other change of an entry it must hold
+ * the lock exclusively.
  */
 #include "postgres.h"
 
@@ -75,8 +76,8 @@ amt_entry_init(void)
 }
 
 /*
- * The table's memory that was mapped last.  Mapping may fail, so it is done
- * before a lock is taken.
+ * The table's memory that this process mapped last.  Mapping may fail, so we
+ * map before we take a lock.
  */
 static dsa_pointer mapped = InvalidDsaPointer;
 
@@ -139,7 +140,7 @@ amt_entry_tag_of(const AmtKey *key)
 	return amt_entry_hash(stored, len, id, id_len);
 }
 
-/* The tag of a key of that table in this database. */
+/* The tag of a key of a table in this database. */
 static AmtTag
 make_tag(Oid table, const void *name, Size len, bool imported)
 {
@@ -188,8 +189,8 @@ amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256_LEN])
 }
 
 /*
- * Make the entry one of a key with that stored hash, of which nothing is known
- * yet.  Calls of another key of the same id, which is gone, are dropped.
+ * Initialize the entry for the key with that stored hash.  Unwritten calls
+ * of an earlier key with the same id are dropped.
  */
 static void
 reset_entry(Entry *entry, const AmtKeyRef *ref, uint64 hash_tag, bool added)
@@ -238,10 +239,11 @@ make_room(uint32 nslots)
 }
 
 /*
- * Find or make the entry of the key with that stored hash, locked exclusively.
- * An entry about another stored hash is replaced if its calls are all written, or
- * if its serial is *other.  Returns NULL without a lock if there is no memory
- * (*other is 0), or if there is another entry (*other is its serial).
+ * Find or make the entry of the key with that stored hash, locked
+ * exclusively.  An entry about another hash is replaced if all its calls are
+ * written, or if its serial is *other.  Otherwise sets *other to its serial,
+ * and returns NULL without a lock.  If there is no memory, returns NULL and
+ * *other is 0.
  */
 static Entry *
 add_entry(const AmtKeyRef *ref, uint64 hash_tag, uint64 *other)
@@ -275,7 +277,7 @@ add_entry(const AmtKeyRef *ref, uint64 hash_tag, uint64 *other)
 		/* Other processes may take the room that we make. */
 		if (!make_room(nslots))
 		{
-			/* Without more memory, another entry has to make room. */
+			/* Without more memory, another entry must make room. */
 			if (limit <= nslots)
 				break;
 			limit = nslots;
@@ -337,7 +339,7 @@ advance(pg_atomic_uint64 *used_at, TimestampTz at)
 		;
 }
 
-/* The time first: who sees the call must see its time. */
+/* Set the time first: a process that sees the call must see its time. */
 static void
 add_call(Entry *entry, TimestampTz at)
 {

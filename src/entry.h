@@ -1,6 +1,6 @@
 /*
  * entry.h
- *	  Keys in use: what was proved of a key's secret, and its calls.
+ *	  Keys in use: the proof of a key's secret, and its calls.
  */
 #ifndef AMT_ENTRY_H
 #define AMT_ENTRY_H
@@ -15,35 +15,36 @@
 
 #define AMT_MAC_LEN		32
 
-/* A key, as its entry is found by. */
+/* A key whose entry is to be found. */
 typedef struct AmtKeyRef
 {
-	AmtTag		tag;
-	Oid			table;			/* of the key's row; in this database */
-	uint32		id_len;
-	const char *id;
+	AmtTag		tag;			/* of the key's entry */
+	Oid			table;			/* the key's table, in this database */
+	uint32		id_len;			/* 0 while the id is not known */
+	const char *id;				/* NULL while the id is not known */
 } AmtKeyRef;
 
-/* What an entry says of the secret. */
+/* The proof in an entry. */
 typedef struct AmtProof
 {
 	bool		known;			/* was a secret proved for this stored hash? */
-	uint64		hash_tag;		/* amt_entry_hash() of the stored hash */
-	uint8		mac[AMT_MAC_LEN];	/* amt_entry_mac() of the secret */
-	AmtRowHint	hint;
+	uint64		hash_tag;		/* tag of the stored hash */
+	uint8		mac[AMT_MAC_LEN];	/* amt_entry_mac() of the proved secret */
+	AmtRowHint	hint;			/* where the key's row was seen */
 } AmtProof;
 
-/* What an entry says of the calls. */
+/* The calls in an entry. */
 typedef struct AmtCount
 {
 	uint64		serial;			/* the entry's number; 0 if there is none */
-	bool		base_known;
-	uint64		base;			/* calls in the table when it was made */
-	uint64		counted;		/* calls since then */
-	TimestampTz used_at;		/* DT_NOBEGIN if there was no call */
+	bool		base_known;		/* has the worker set "base"? */
+	uint64		base;			/* calls in amt_key_usage when the entry was
+								 * made */
+	uint64		counted;		/* calls since the entry was made */
+	TimestampTz used_at;		/* time of the last call; DT_NOBEGIN if none */
 } AmtCount;
 
-/* The total of two numbers of calls, in the range of a bigint. */
+/* The sum of two numbers of calls, at most the largest bigint. */
 static inline int64
 amt_total(uint64 base, uint64 counted)
 {
@@ -54,36 +55,39 @@ amt_total(uint64 base, uint64 counted)
 
 extern void amt_entry_init(void);
 
-/* Is there shared memory for entries?  Every other function needs it. */
+/*
+ * Attach to the entries; false if there is no shared memory.  The functions
+ * that use a tag or an entry must not be called before.
+ */
 extern bool amt_entry_attach(void);
 
-/* May secrets be remembered (amt_keys.cache_size is not 0)? */
+/* May proofs be kept?  Not if amt_keys.cache_size is 0. */
 extern bool amt_entry_may_prove(void);
 
 /* A key of table "table" in this database.  The id is not copied. */
 extern AmtKeyRef amt_entry_ref(Oid table, const char *id, Size id_len);
 
 /*
- * The same for an imported key, whose entry is found by the digest of its token,
- * since that is what is known of it first.  The id may be given later.
+ * An imported key's entry is found by the token's digest.  A caller knows
+ * the digest before the id, so it may add the id later.
  */
 extern AmtKeyRef amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256_LEN]);
 
-/* A seeded hash of a stored hash, and of the key's id if that is given. */
+/* A seeded hash of a stored hash, and of the key's id unless id_len is 0. */
 extern uint64 amt_entry_hash(const void *stored, Size len, const void *id, Size id_len);
 
 /*
- * What tells the entry of a key from that of an earlier key: a hash of what its
- * row stores of the token.  An imported key's entry is found by the token, so the
- * key's id is in the hash too.
+ * The tag of the row's stored hash.  It tells the key's entry from that of
+ * an earlier key with the same id.  An imported key's entry is found by the
+ * token, so its tag covers the id too.
  */
 extern uint64 amt_entry_tag_of(const AmtKey *key);
 
-/* The MAC of a secret that was presented; false if OpenSSL fails. */
+/* The MAC of a presented secret; false if OpenSSL fails. */
 extern bool amt_entry_mac(const AmtKeyRef *ref, const char *stored, Size stored_len,
 						  const char *secret, Size secret_len, uint8 mac[AMT_MAC_LEN]);
 
-/* Prove: look up, enter, and say that the row has moved. */
+/* Proofs: look one up, enter one, note the row's new place, forget all. */
 extern bool amt_entry_find(const AmtKeyRef *ref, AmtProof *proof);
 extern void amt_entry_prove(const AmtKeyRef *ref, const AmtProof *proof);
 extern void amt_entry_move(const AmtKeyRef *ref, uint64 hash_tag, const AmtRowHint *hint);
@@ -97,16 +101,19 @@ typedef enum AmtCounted
 } AmtCounted;
 
 /*
- * Count one call of the key with that stored hash.  If the entry is about another
- * hash and has unwritten calls, the call is not counted, and *other is set to the
- * entry's serial.  The caller must look whether the key's row still stores the
- * hash, and may then call again: an entry with the serial *other is replaced.
- * *other must be 0 at first.
+ * Count one call of the key with that stored hash.  *other must be 0 at
+ * first.  An entry about another hash with unwritten calls is left alone,
+ * and *other is set to its serial.  The caller must then check that the
+ * key's row still stores the hash, and may call again.  An entry with the
+ * serial *other is then replaced.
  */
 extern AmtCounted amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
 								  uint64 *other);
 
-/* Read the calls that an entry with that stored hash knows of. */
+/*
+ * Read the calls of the entry with that stored hash.  Without one, the
+ * serial is 0.
+ */
 extern void amt_entry_read(const AmtKeyRef *ref, uint64 hash_tag, AmtCount *count);
 
 #endif							/* AMT_ENTRY_H */

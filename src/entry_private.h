@@ -16,18 +16,19 @@
 typedef struct Entry
 {
 	AmtSlot		slot;			/* spare[0] is "proved", spare[1] "has base" */
-	uint64		hash_tag;		/* of the stored hash that all this is about */
-	uint8		mac[AMT_MAC_LEN];	/* valid if a secret was proved */
-	AmtRowHint	hint;
-	uint32		id_len;
+	uint64		hash_tag;		/* tag of the key's stored hash */
+	uint8		mac[AMT_MAC_LEN];	/* of the proved secret; valid if "proved" */
+	AmtRowHint	hint;			/* where the key's row was seen */
+	uint32		id_len;			/* length of "id" */
 	pg_atomic_uint64 counted;	/* calls since the entry was made */
 	pg_atomic_uint64 used_at;	/* time of the last call, a TimestampTz */
-	uint64		serial;			/* never given twice */
-	uint64		base;			/* calls in the table when it was made */
-	uint64		written;		/* how many of "counted" are in the table */
-	Oid			database;
-	Oid			table;
-	char		id[AMT_ID_MAX];
+	uint64		serial;			/* number of the entry; never given twice */
+	uint64		base;			/* calls in amt_key_usage when the entry was
+								 * made */
+	uint64		written;		/* how many of "counted" are in amt_key_usage */
+	Oid			database;		/* the key's database */
+	Oid			table;			/* the key's table in that database */
+	char		id[AMT_ID_MAX]; /* the key's id */
 } Entry;
 
 StaticAssertDecl(sizeof(Entry) <= 192, "an entry fills three cache lines");
@@ -37,10 +38,11 @@ StaticAssertDecl(sizeof(Entry) <= 192, "an entry fills three cache lines");
 
 typedef struct Entries
 {
-	uint64		seed[2];		/* of tags and hashes; constant */
-	uint8		mac_key[AMT_MAC_KEY_LEN];	/* constant, never on disk */
-	pg_atomic_uint64 serials;	/* the last serial that was given */
-	AmtTable	table;
+	uint64		seed[2];		/* seeds of tags and hashes; constant */
+	uint8		mac_key[AMT_MAC_KEY_LEN];	/* key of the MACs; constant,
+											 * never on disk */
+	pg_atomic_uint64 serials;	/* last serial that was given */
+	AmtTable	table;			/* the entries */
 } Entries;
 
 /* Valid once amt_entry_attach() has returned true. */
@@ -66,7 +68,7 @@ unwritten(const Entry *entry)
 {
 	uint64		counted = pg_atomic_read_u64((pg_atomic_uint64 *) &entry->counted);
 
-	/* Without the lock, an entry may be seen while it is made anew. */
+	/* A caller without the lock may see an entry that is being reset. */
 	return counted > entry->written ? counted - entry->written : 0;
 }
 

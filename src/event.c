@@ -3,9 +3,9 @@
  *	  Writing amt_key_event.
  *
  * Numbers come from the identity column's sequence.  After a failover to a
- * logical subscriber or a partial restore, the sequence may be behind the rows.
- * No revocation may fail for that, so a number that is taken makes the sequence
- * go on behind the highest one.
+ * logical subscriber or a partial restore, the sequence may be behind the
+ * rows.  A revocation must not fail because of that.  So if a number is
+ * taken, we move the sequence past the highest one.
  */
 #include "postgres.h"
 
@@ -25,7 +25,10 @@
 #include "text.h"
 #include "write.h"
 
-/* As the table's owner, who owns the sequence. */
+/*
+ * Get a free number.  Must run as the table's owner, which owns the
+ * sequence.
+ */
 static int64
 next_event_id(Relation rel)
 {
@@ -37,8 +40,8 @@ next_event_id(Relation rel)
 		return event_id;
 
 	/*
-	 * The sequence is behind the table.  One transaction at a time puts it
-	 * right, and keeps the lock until its event is committed.
+	 * The sequence is behind the table.  One transaction at a time moves it,
+	 * and holds the lock until its event is committed.
 	 */
 	LockRelationOid(sequence, ShareUpdateExclusiveLock);
 	event_id = nextval_internal(sequence, false);
@@ -56,7 +59,7 @@ set_text(Datum *values, bool *nulls, int attnum, const char *value)
 	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
 }
 
-/* The actor, if it is of the key's own organization. */
+/* Set the actor, if the identity is of the key's organization. */
 static void
 set_actor(Datum *values, bool *nulls, const AmtKey *key)
 {

@@ -7,9 +7,9 @@
 
 #include "rows.h"
 
-#define AMT_NO_CALLS	(-1)
+#define AMT_NO_CALLS	(-1)	/* do not record calls */
 
-/* Write an event of the key, whose columns are those after the event. */
+/* Write an event.  "key" is the row after the event, or before a revocation. */
 extern void amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls);
 
 #endif							/* AMT_EVENT_H */

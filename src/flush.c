@@ -1,9 +1,11 @@
 /*
  * flush.c
- *	  amt_flush_usage(): wait until what was counted before is in the table.
+ *	  amt_flush_usage(): wait until all calls counted before are in the
+ *	  table.
  *
- * The caller writes nothing itself.  It copies the entries with unwritten calls,
- * wakes the worker, and waits until it has written as much of each.
+ * The caller writes nothing itself.  It copies the entries with unwritten
+ * calls and wakes the worker.  Then it waits until the worker has written
+ * the copied calls.
  */
 #include "postgres.h"
 
@@ -19,7 +21,7 @@
 #include "session.h"
 #include "writer_slot.h"
 
-/* Every entry of this database with unwritten calls. */
+/* Copy every entry of this database with unwritten calls. */
 static AmtDue *
 collect_all(int *n)
 {
@@ -45,12 +47,12 @@ typedef enum Outcome
 {
 	WAITING,
 	WRITTEN,
-	LEFT_OUT					/* will not be written, or not before we end */
+	LEFT_OUT					/* will not be written before we end */
 } Outcome;
 
 /*
- * What has become of the copied calls?  A transaction that has created, changed
- * or revoked a key keeps its calls from being written itself.
+ * Are the copied calls written?  A transaction that has changed a key itself
+ * keeps the worker from writing its calls.  It must not wait for them.
  */
 static Outcome
 get_outcome(Oid extension, const AmtDue *due)
@@ -68,7 +70,10 @@ get_outcome(Oid extension, const AmtDue *due)
 	return WAITING;
 }
 
-/* Returns the number of entries that are still waited for; adds to *calls. */
+/*
+ * Returns the number of entries to wait for.  Adds the written calls to
+ * *calls.
+ */
 static int
 check_outcomes(Oid extension, AmtDue *due, int n, int64 *calls)
 {

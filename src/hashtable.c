@@ -2,22 +2,24 @@
  * hashtable.c
  *	  A hash table of fixed-size slots in dynamic shared memory.
  *
- * The server's dshash raises an error when memory runs out, and it cannot push
- * out an old entry for a new one.  A login path can afford neither.  So this is
- * the buffer manager's scheme: an array of slots, chained into buckets, and a
- * clock hand that looks for a slot to reuse.
+ * The server's dshash raises an error when memory runs out, and it cannot
+ * replace an old entry by a new one.  A login path can afford neither.  So
+ * this is the buffer manager's scheme: an array of slots, chained into
+ * buckets, and a clock hand that looks for a slot to reuse.
  *
  * Locks.  A partition's lock guards the chains and payloads of its buckets.
- * The control lock guards the free list, the hand and the number of slots in
- * use.  To look up takes one partition's lock.  To add or remove takes the
- * control lock exclusively, then one partition's.  To scan takes the control
- * lock shared.  To grow takes "growing", then the control lock, then all
- * partitions' in order.  So the holder of any lock may rely on "memory",
- * "nbuckets" and "nslots", and no process waits for a lock that comes earlier.
+ * `control` guards the free list, the hand and the number of slots in use.
+ * A reader must hold one partition's lock.  To add or remove, a process must
+ * hold `control` exclusively, then one partition's.  To scan, it must hold
+ * `control` shared.  To grow, it must hold `growing`, then `control`, then
+ * all partitions' in order.  So a holder of `control` or of a partition's
+ * lock may rely on `memory`, `nbuckets` and `nslots`.  No process waits for
+ * a lock that comes earlier in that order.
  *
- * Under these locks nothing is allocated or waited for.  dsa_get_address() may
- * map a segment that another process made, and fail.  The rollback of the
- * transaction then releases our locks, so the caller must be in a transaction.
+ * A holder of `control` or of a partition's lock must not allocate, or wait
+ * for anything else.  But dsa_get_address() may map a segment that another
+ * process made, and may fail.  The rollback then releases our locks, so the
+ * caller must be in a transaction.
  */
 #include "postgres.h"
 
@@ -27,19 +29,19 @@
 
 #define FIRST_SLOTS		((uint32) 1024)
 #define MAX_PROBES		128
-#define SCAN_SLICE		4096	/* slots that are looked at under one hold of
-								 * the lock */
+#define SCAN_SLICE		4096	/* slots per hold of `control` */
 
 #define PARTITION_LOCK(table, tag) \
 	(&(table)->partition[(tag).lo % AMT_TABLE_PARTITIONS].lock)
 
-/* A table as mapped here; valid while a lock is held. */
+/* A table as mapped in this process; valid while a lock is held. */
 typedef struct TableView
 {
-	uint32	   *bucket;
+	uint32	   *bucket;			/* first slot of each bucket, plus one; 0 if
+								 * empty */
 	char	   *slots;
 	uint32		slot_size;
-	uint32		mask;
+	uint32		mask;			/* number of buckets, minus one */
 } TableView;
 
 static inline Size
@@ -152,7 +154,7 @@ unlock_all(AmtTable *table)
 	LWLockRelease(&table->control);
 }
 
-/* Copy all slots in use into a larger table. */
+/* Copy all slots in use into a larger table.  Returns their number. */
 static uint32
 move_slots(TableView *from, uint32 nfrom, TableView *to)
 {
@@ -192,7 +194,7 @@ amt_table_grow(AmtTable *table, dsa_area *area, uint32 before)
 	if (!LWLockAcquireOrWait(&table->growing, LW_EXCLUSIVE))
 		return;
 
-	/* Map both tables here, so that nothing can fail under the locks. */
+	/* Map both tables now: nothing may fail under the locks. */
 	mapped = amt_table_map(table, area);
 	memory = dsa_allocate_extended(area, size, DSA_ALLOC_HUGE | DSA_ALLOC_ZERO);
 	to = view_memory(dsa_get_address(area, memory), nbuckets, table->slot_size);
@@ -256,7 +258,7 @@ amt_table_unlock(AmtTable *table, AmtTag tag)
 	LWLockRelease(PARTITION_LOCK(table, tag));
 }
 
-/* Unlink the slot if it may make room; control lock held exclusively. */
+/* Unlink the slot if it is evictable.  `control` must be held exclusively. */
 static bool
 unlink_if_evictable(AmtTable *table, TableView *view, AmtSlot *slot, AmtSlotTest evictable)
 {
@@ -274,9 +276,9 @@ unlink_if_evictable(AmtTable *table, TableView *view, AmtSlot *slot, AmtSlotTest
 }
 
 /*
- * Let the clock look for a slot that may make room; control lock held
- * exclusively, no partition's.  It gives up after some slots, since a table
- * full of needed ones should grow.
+ * Let the clock hand look for an evictable slot.  `control` must be held
+ * exclusively, and no partition's lock.  It gives up after some slots: a
+ * table full of needed slots should grow.
  */
 static AmtSlot *
 evict_slot(AmtTable *table, TableView *view, AmtSlotTest evictable)
@@ -298,7 +300,7 @@ evict_slot(AmtTable *table, TableView *view, AmtSlotTest evictable)
 	return NULL;
 }
 
-/* A slot that is in no bucket; control lock held exclusively. */
+/* Take a slot that is in no bucket.  `control` must be held exclusively. */
 static AmtSlot *
 take_slot(AmtTable *table, TableView *view, uint32 limit, AmtSlotTest evictable)
 {
@@ -334,7 +336,7 @@ amt_table_add(AmtTable *table, dsa_area *area, AmtTag tag, uint32 limit,
 	}
 	view = view_table(table, area);
 
-	/* Only a holder of the control lock adds: what is absent stays absent. */
+	/* No other process can add the tag while we hold `control`. */
 	LWLockAcquire(PARTITION_LOCK(table, tag), LW_EXCLUSIVE);
 	slot = find_slot(&view, tag);
 	if (slot != NULL)
@@ -391,7 +393,7 @@ amt_table_scan(AmtTable *table, dsa_area *area, uint32 *place,
 	bool		goes_on = true;
 	bool		at_end = false;
 
-	/* In slices, so that nobody waits for the lock for long. */
+	/* In slices, so that no process waits long for `control`. */
 	while (goes_on && !at_end)
 	{
 		LWLockAcquire(&table->control, LW_SHARED);

@@ -13,7 +13,7 @@
 /* The largest number of slots that a table may grow to. */
 #define AMT_TABLE_MAX_SLOTS		((uint32) 1 << 26)
 
-/* What a slot is found by: 128 bits of a seeded hash of the real key. */
+/* The key of a slot: 128 bits of a seeded hash of the real key. */
 typedef struct AmtTag
 {
 	uint64		lo;
@@ -28,55 +28,58 @@ typedef struct AmtSlot
 	AmtTag		tag;			/* fixed while the slot is in use */
 	uint32		next;			/* next slot in the bucket or on the free
 								 * list, plus one; 0 ends the chain */
-	bool		used;			/* is it in a bucket? */
-	bool		recent;			/* was it found since the clock hand passed? A
-								 * hint: set under a shared partition lock,
-								 * cleared under the control lock. */
+	bool		used;			/* is the slot in a bucket? */
+	bool		recent;			/* was the slot found since the clock hand
+								 * passed?  A hint: set under a shared
+								 * partition lock, cleared under `control`. */
 	char		spare[2];		/* for the payload's owner; zero in a new slot */
 } AmtSlot;
 
 typedef struct AmtTable
 {
 	LWLock		growing;		/* held while a larger table is allocated */
-	LWLock		control;		/* see hashtable.c */
-	LWLockPadded partition[AMT_TABLE_PARTITIONS];
+	LWLock		control;		/* guards the free list, the hand and "nused" */
+	LWLockPadded partition[AMT_TABLE_PARTITIONS];	/* each guards chains and
+													 * payloads of its buckets */
 	uint32		slot_size;		/* never changes */
 	dsa_pointer memory;			/* bucket heads, then slots; changed under all
-								 * locks, read under any of them */
-	uint32		nbuckets;		/* a power of two; locked like "memory" */
-	uint32		nslots;			/* locked like "memory" */
-	uint32		nused;			/* slots in buckets; control lock */
-	uint32		nfresh;			/* slots from here on were never used; control
-								 * lock */
-	uint32		free_head;		/* list of slots that were removed; control
-								 * lock */
-	uint32		hand;			/* of the clock; control lock */
+								 * locks, read under any */
+	uint32		nbuckets;		/* a power of two; changed under all locks,
+								 * read under any */
+	uint32		nslots;			/* slots in "memory"; changed under all locks,
+								 * read under any */
+	uint32		nused;			/* slots in buckets; under `control` */
+	uint32		nfresh;			/* slots from here on were never used; under
+								 * `control` */
+	uint32		free_head;		/* first removed slot, plus one, or 0; under
+								 * `control` */
+	uint32		hand;			/* next slot for the clock hand; under
+								 * `control` */
 } AmtTable;
 
-/* May this slot make room for another?  Called under its partition's lock. */
+/* May this slot be removed?  Called under its partition's lock. */
 typedef bool (*AmtSlotTest) (const AmtSlot *slot);
 
 extern void amt_table_init(AmtTable *table, uint32 slot_size, int tranche);
 
 /*
- * Double the number of slots, unless another process has changed it since it
- * was "before".  May raise an error; call it through amt_attempt(), without
- * locks.
+ * Double the number of slots, if it is still "before".  May raise an error:
+ * call it through amt_attempt(), without locks.
  */
 extern void amt_table_grow(AmtTable *table, dsa_area *area, uint32 before);
 
 /* Map the memory into this process and return it; may raise an error. */
 extern dsa_pointer amt_table_map(AmtTable *table, dsa_area *area);
 
-/* Find the slot, or NULL; either way the partition's lock is held afterwards. */
+/* Find the slot, or NULL.  In both cases the partition's lock is then held. */
 extern AmtSlot *amt_table_lock(AmtTable *table, dsa_area *area, AmtTag tag, LWLockMode mode);
 extern void amt_table_unlock(AmtTable *table, AmtTag tag);
 
 /*
  * Find the slot, or add one with a zeroed payload (then *added is true).
- * Returns it with the partition's lock held exclusively.  If "limit" slots are
- * in use, another one has to make room, as far as one may.  Returns NULL
- * without a lock if there is no room; *nslots is then the table's size.
+ * Returns it with the partition's lock held exclusively.  If "limit" slots
+ * are in use, an evictable one must make room, if one is found.  Returns
+ * NULL without a lock if there is no room; *nslots is then the table's size.
  */
 extern AmtSlot *amt_table_add(AmtTable *table, dsa_area *area, AmtTag tag, uint32 limit,
 							  AmtSlotTest evictable, bool *added, uint32 *nslots);
@@ -85,11 +88,12 @@ extern AmtSlot *amt_table_add(AmtTable *table, dsa_area *area, AmtTag tag, uint3
 extern bool amt_table_remove(AmtTable *table, dsa_area *area, AmtTag tag, AmtSlotTest unneeded);
 
 /*
- * Call visit(slot, arg) for each slot until it returns false, from *place on,
- * which is 0 at first and is advanced.  Returns true if there may be more.
- * During a visit no slot comes or goes, since the control lock is held shared.
- * The payload of a slot may change, and that of a new one may still be empty.
- * If the table grows before the end, a slot may be visited twice or not at all.
+ * Call visit(slot, arg) for each slot from *place on, until it returns
+ * false.  *place must be 0 at first, and is advanced.  Returns true if there
+ * may be more.  During a visit the scan holds `control` shared, so no slot
+ * comes or goes.  Payloads may change, and a new slot's payload may be
+ * empty.  If the table grows before the end, a slot may be visited twice or
+ * not at all.
  */
 extern bool amt_table_scan(AmtTable *table, dsa_area *area, uint32 *place,
 						   bool (*visit) (AmtSlot *slot, void *arg), void *arg);

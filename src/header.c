@@ -3,15 +3,18 @@
  *	  The token in the value of an HTTP header.
  *
  * RFC 9110 writes a credential as a scheme in any case, one or more spaces
- * and the rest.  Beside Bearer we accept ApiKey, because some gateways take
- * every Bearer for a JWT of their own, and a value without a scheme.
+ * and the rest.  We accept Bearer, no scheme, and ApiKey: some gateways take
+ * every Bearer for a JWT of their own.
  *
- * The value comes from the network.  It may hold any byte, NUL included, so no
- * function here treats it as a C string.
+ * The value comes from the network.  It may hold any byte, NUL included, so
+ * no function here may treat it as a C string.
  */
 #include "header.h"
 
-/* Step over a scheme, given in lower case, and the spaces behind it. */
+/*
+ * Step over the scheme, which is given in lower case, and the spaces after
+ * it.
+ */
 static bool
 skip_scheme(const char **s, size_t *len, const char *scheme)
 {
@@ -19,7 +22,7 @@ skip_scheme(const char **s, size_t *len, const char *scheme)
 
 	for (n = 0; scheme[n] != '\0'; n++)
 	{
-		/* This bit is all that lies between the cases of an ASCII letter. */
+		/* Only this bit differs between the cases of an ASCII letter. */
 		if (n == *len || ((*s)[n] | 0x20) != scheme[n])
 			return false;
 	}

@@ -17,9 +17,9 @@
 extern void amt_header_skip_bearer(const char **s, size_t *len);
 
 /*
- * Does a header's value carry a text that begins with a listed prefix and '_',
- * as "Bearer amt_...", "ApiKey amt_..." (schemes in any case) or bare?  If so,
- * narrow *s and *len to that text and return true.
+ * Is the value, or its part after "Bearer " or "ApiKey " in any case, a text
+ * that begins with a listed prefix and '_'?  If so, narrows *s and *len to
+ * that text.
  */
 extern bool amt_header_key(const AmtPrefixes *list, const char **s, size_t *len);
 

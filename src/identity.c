@@ -1,27 +1,27 @@
 /*
  * identity.c
- *	  The identity of the caller, and what it allows.
+ *	  The identity of the caller, and its rights.
  *
- * Five settings hold the identity.  Only a superuser, or a role that was
- * granted SET on them, can change them, so PostgreSQL's own rules protect them.
- * They must be read through this library, never by current_setting(): before
- * the library is loaded, anybody can make a placeholder of that name.
+ * Five settings hold the identity.  PostgreSQL protects them: only a
+ * superuser, or a role that was granted SET on them, can change them.  They
+ * must be read through this library, never by current_setting(): before the
+ * library is loaded, anybody can make a placeholder of that name.
  *
- * The C code sets them as SET LOCAL does (PGC_S_SESSION, GUC_ACTION_LOCAL): the
- * value ends with the transaction, savepoints restore it, and parallel workers
- * receive it.
+ * C code sets them as SET LOCAL does.  The value ends with the transaction,
+ * savepoints restore it, and parallel workers receive it.
  *
- * amt_authenticate() seals the identity until the end of the transaction, since
- * SQL that was smuggled into a request can take back the session user's rights.
- * Under the seal SET is refused.  RESET and ROLLBACK TO ask no check hook.  So
- * the seal remembers digests of the identities that the C code has set.  Any
- * other combination of the five settings is no identity.  The seal itself is in
- * variables of this process, tied to the transaction's number.  A sixth setting
- * carries a copy to parallel workers, and is not transactional.
+ * SQL that was smuggled into a request can take back the session user's
+ * rights.  So amt_authenticate() seals the identity until the end of the
+ * transaction.  Under the seal SET is refused.  RESET and ROLLBACK TO call
+ * no check hook.  So the seal keeps digests of the identities that C code
+ * has set.  Any other combination of the five settings is no identity.  The
+ * seal is in this process's memory, tied to the transaction's number.  A
+ * sixth setting, which is not transactional, carries a copy to parallel
+ * workers.
  *
- * In a security-restricted operation there is no identity.  There the code of
- * some table's owner runs, in maintenance or because we write a table, and it
- * must not act as the caller whose session it is.
+ * In a security-restricted operation there is no identity.  There a table
+ * owner's code runs, in maintenance or because we write a table.  It must
+ * not act as the caller.
  */
 #include "postgres.h"
 
@@ -50,21 +50,22 @@ static const char *const part_name[NPARTS] = {
 	"amt_keys.org_id", "amt_keys.role", "amt_keys.scopes", "amt_keys.actor", "amt_keys.key_id"
 };
 
-/* The identities that hold under the seal. */
+/* The identities that are valid under the seal. */
 static struct
 {
-	LocalTransactionId transaction; /* the sealed one, if it still runs */
-	int			n;
+	LocalTransactionId transaction; /* the sealed transaction; it may have
+									 * ended */
+	int			n;				/* digests in use */
 	uint8		digest[MAX_SEALED][DIGEST_LEN];
 }			seal;
 
-/* Are the settings being defined, and values from before checked? */
+/* Are the settings being defined?  Values from before are checked then. */
 static bool defining = false;
 
-/* Is the C code setting the identity? */
+/* Is C code setting the identity or the seal? */
 static bool setting = false;
 
-/* Do the settings as they are hold?  Forgotten when one of them changes. */
+/* Are the current settings valid under the seal?  Known until one changes. */
 static bool holds;
 static bool holds_known = false;
 
@@ -87,7 +88,7 @@ make_digest(uint8 digest[DIGEST_LEN])
 	{
 		const char *part = part_setting[i] != NULL ? part_setting[i] : "";
 
-		/* With its NUL, so that parts cannot run into one another. */
+		/* With its NUL, or parts could run into one another. */
 		appendBinaryStringInfo(&text, part, strlen(part) + 1);
 	}
 	done = amt_sha256(text.data, text.len, digest);
@@ -116,8 +117,9 @@ settings_hold(void)
 }
 
 /*
- * Give the seal to parallel workers that start from now on: the number of the
- * transaction and the digests, in hexadecimal digits.
+ * Give the seal to parallel workers that start from now on: the number of
+ * the transaction and the digests in hexadecimal, or that the session is
+ * refused.
  */
 static void
 publish_seal(void)
@@ -143,7 +145,7 @@ publish_seal(void)
 	PG_END_TRY();
 }
 
-/* In a parallel worker: take over what the leader has published. */
+/* In a parallel worker: take over the leader's seal. */
 static void
 assign_seal(const char *newval, void *extra)
 {
@@ -164,7 +166,7 @@ assign_seal(const char *newval, void *extra)
 	holds_known = false;
 }
 
-/* From now on the settings as they are hold under the seal. */
+/* From now on the current settings are valid under the seal. */
 static void
 add_to_seal(void)
 {
@@ -206,8 +208,8 @@ refuse_setting(const char *detail)
 }
 
 /*
- * A value that is not valid is thrown away with a mere warning when the session
- * starts or the library is loaded.  Then nobody knows who is calling.
+ * At session start, and when the library is loaded, the server discards an
+ * invalid value with a mere warning.  The identity is then not known.
  */
 static void
 refuse_if_silent(GucSource source)
@@ -216,7 +218,10 @@ refuse_if_silent(GucSource source)
 		amt_session_refuse(AMT_REFUSED_VALUE);
 }
 
-/* SET and its like, ALTER ROLE SET included, but not a savepoint's restoring. */
+/*
+ * Called for SET, ALTER ROLE SET and the like, but not when a savepoint
+ * restores a value.
+ */
 static bool
 check_identity(char **newval, void **extra, GucSource source)
 {
@@ -360,7 +365,7 @@ amt_identity_set(const AmtIdentity *identity)
 		add_to_seal();
 }
 
-/* Does the role of the identity, in an organization, have at least this rank? */
+/* Does the identity have an organization and a role of at least this rank? */
 static bool
 has_rank(const AmtIdentity *identity, int minimum)
 {
@@ -374,7 +379,7 @@ amt_identity_has_role(const char *minimum)
 	AmtIdentity identity = amt_identity();
 	int			rank = amt_role_rank(minimum);
 
-	/* Without identity the answer is no, whatever the question. */
+	/* Without an identity the answer is no, even for an unknown role. */
 	if (rank < 0 && identity.role != NULL && identity.org_id != NULL)
 		amt_unknown_role(minimum);
 	return has_rank(&identity, rank);

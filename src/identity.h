@@ -1,6 +1,6 @@
 /*
  * identity.h
- *	  The identity of the caller, and what it allows.
+ *	  The identity of the caller, and its rights.
  */
 #ifndef AMT_IDENTITY_H
 #define AMT_IDENTITY_H
@@ -12,14 +12,17 @@ typedef struct AmtIdentity
 {
 	const char *org_id;
 	const char *role;
-	const char *scopes;			/* a list, see roles.h */
+	const char *scopes;			/* a list as in roles.h */
 	const char *actor;
 	const char *key_id;
 } AmtIdentity;
 
 extern void amt_identity_init(void);
 
-/* After all settings are defined: tell parallel workers of a refused session. */
+/*
+ * After all settings are defined: tell parallel workers if the session is
+ * refused.
+ */
 extern void amt_identity_publish(void);
 
 /*
@@ -28,29 +31,33 @@ extern void amt_identity_publish(void);
  */
 extern AmtIdentity amt_identity(void);
 
-/* The same in any operation: for the record of what happens, not to decide. */
+/*
+ * The identity in any operation.  For records only: it must never give a
+ * right.
+ */
 extern AmtIdentity amt_identity_recorded(void);
 
 /* Set all parts until the end of the transaction. */
 extern void amt_identity_set(const AmtIdentity *identity);
 
 /*
- * Until the end of the transaction, only amt_identity_set() changes the
- * identity; after any other change there is none.
+ * Seal the identity until the end of the transaction.  While the identity is
+ * sealed, only amt_identity_set() changes it.  After any other change,
+ * amt_identity() answers "nobody".
  */
 extern void amt_identity_seal(void);
 extern bool amt_identity_is_sealed(void);
 
-/* Does the identity's role include this one? */
+/* Does the identity's role include this one?  Raises 22023 if it is unknown. */
 extern bool amt_identity_has_role(const char *minimum);
 
-/* Does it include amt_keys.manager_role? */
+/* Does the identity's role include amt_keys.manager_role? */
 extern bool amt_identity_is_manager(void);
 
 /*
- * Is the current user trusted with the keys of all organizations?  It must have
- * SET on amt_keys.org_id.  Nobody is trusted while the identity is sealed or a
- * key's.
+ * Is the current user trusted with the keys of all organizations?  It must
+ * have SET on amt_keys.org_id.  No user is trusted while the identity is
+ * sealed or is a key.
  */
 extern bool amt_caller_is_trusted(void);
 

@@ -2,12 +2,11 @@
  * json.c
  *	  Members of a JSON object.
  *
- * The server's parser reads the text once and calls us for each member, so that no
- * copy of the whole is made.  It reports a mistake in the text by its result.  For
- * two things it raises an error: nesting that is too deep for the stack, and before
- * version 16 a character that the database's encoding does not have.  A text that
- * may hold one of them is read in a subtransaction, which costs more than the
- * reading.
+ * The server's parser reads the text once and calls us for each member, so
+ * we need no copy of the whole.  It raises an error if the nesting is too
+ * deep for the stack, and before version 16 for a character that the
+ * database's encoding lacks.  A text that may cause an error is read in a
+ * subtransaction, which costs more than the reading.
  */
 #include "postgres.h"
 
@@ -26,13 +25,16 @@ typedef struct Search
 	const char *text;
 	AmtJsonMember *members;
 	int			n;
-	int			depth;			/* of objects and arrays around the place */
-	int			matched[MAX_PATHS]; /* names of the path that led here */
-	bool		others;
-	bool		is_object;
+	int			depth;			/* objects and arrays around this place */
+	int			matched[MAX_PATHS]; /* of each path: how many names led here */
+	bool		others;			/* are there members in no path? */
+	bool		is_object;		/* is the text a valid object? */
 } Search;
 
-/* The name at a place of a path, counted from 1; NULL if the path has fewer. */
+/*
+ * The name at this place of a path, counted from 1; NULL if the path is
+ * shorter.
+ */
 static const char *
 get_name(const char *path, int place, Size *len)
 {
@@ -57,7 +59,7 @@ ends_at(const char *path, int place)
 	return name != NULL && name[len] == '\0';
 }
 
-/* Enter a value that begins at this place. */
+/* Note a value that begins here, for the paths that lead here. */
 static void
 enter_value(Search *search, AmtJsonKind kind, const char *value)
 {
@@ -99,7 +101,7 @@ end_container(void *state)
 	AMT_JSON_DONE;
 }
 
-/* A member begins.  What an earlier one of its name has given counts no more. */
+/* A member begins.  It replaces an earlier one of the same name. */
 static AmtJsonResult
 start_member(void *state, char *member_name, bool isnull)
 {

@@ -2,10 +2,9 @@
  * kdf.c
  *	  Hashing new secrets with the parameters that the settings give.
  *
- * The three settings are bounded together, by the memory of one run.  While
- * the library is loaded, each gets its value before the others have theirs, so
- * the check waits for the first use.  A later change is checked against the
- * other two as they are.
+ * The memory of one run bounds the three settings together.  They get their
+ * values one by one while the library is loaded, so the first use checks
+ * them.  A later change is checked against the other two.
  */
 #include "postgres.h"
 
@@ -74,7 +73,7 @@ amt_kdf_init(void)
 	loading = false;
 }
 
-/* Wait for a place among those who run scrypt, then run it. */
+/* Wait for a place in the queue, then run scrypt. */
 static bool
 hash_in_queue(const AmtToken *token, AmtPhc *phc)
 {
@@ -82,10 +81,11 @@ hash_in_queue(const AmtToken *token, AmtPhc *phc)
 	uint64		tag;
 
 	(void) amt_shmem_attach();
-	memcpy(&tag, phc->salt, sizeof(tag));	/* random, so nobody else's */
+	memcpy(&tag, phc->salt, sizeof(tag));	/* random, so no other process has
+											 * it */
 	while (!amt_scrypt_enter(tag))
 		CHECK_FOR_INTERRUPTS();
-	/* Nothing in between can raise an error. */
+	/* Nothing may raise an error before we leave the place. */
 	done = amt_scrypt_hash(token->secret, token->secret_len, phc);
 	amt_scrypt_leave();
 	return done;

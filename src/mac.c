@@ -18,8 +18,9 @@
 #include "phc.h"
 
 /*
- * May the context be used again without giving it the key?  That is faster, and
- * what OpenSSL promises, but its versions 3.0.0 to 3.0.2 then compute another MAC.
+ * May the context be used again without giving it the key?  That is faster,
+ * and OpenSSL promises it, but versions 3.0.0 to 3.0.2 then compute another
+ * MAC.
  */
 static bool keeps_key = false;
 
@@ -48,7 +49,10 @@ find_out_whether_it_keeps_the_key(EVP_MAC_CTX *context)
 	ERR_clear_error();
 }
 
-/* A context for the MAC with the server's key in it, made once per process. */
+/*
+ * A context with the server's MAC key, made once per process.  NULL if
+ * OpenSSL fails.
+ */
 static EVP_MAC_CTX *
 mac_context(void)
 {
@@ -92,7 +96,7 @@ bool
 amt_entry_mac(const AmtKeyRef *ref, const char *stored, Size stored_len,
 			  const char *secret, Size secret_len, uint8 mac[AMT_MAC_LEN])
 {
-	/* In one piece, since each update of a MAC costs. */
+	/* In one piece: each update of a MAC takes time. */
 	char		message[sizeof(MessageHead) + AMT_ID_MAX + AMT_PHC_MAX + AMT_SECRET_MAX];
 	MessageHead head;
 	char	   *end = message;

@@ -1,23 +1,24 @@
 /*
  * mask.c
- *	  Secrets of tokens in a text, such as a log entry, replaced.
+ *	  Masking the secrets of tokens in a text, such as a log entry.
  *
- * <prefix>_<id>_[redacted] remains, so that the entry still tells which key.
- * The checksum is of no use here: a token with a typing mistake, one made
- * elsewhere and one cut short must be masked as well.  So the shape decides,
- * and where the shape leaves a doubt, we mask.
+ * <prefix>_<id>_[redacted] remains, so the entry still names the key.  The
+ * checksum is of no use here: we must also mask a token that was mistyped,
+ * made elsewhere or cut short.  So the shape decides.  In doubt, we mask.
  *
- * The text is a sequence of runs of secret characters (0-9A-Za-z_-) and of
- * other characters between them.  A secret reaches to the end of its run,
- * however long that is, so each run is looked at once, together with its
- * neighbours.  A masked run ends in "_" before the "[", and never looks like a
- * secret again.
+ * The text consists of runs of secret characters (0-9A-Za-z_-), and of other
+ * characters between them.  A secret reaches to the end of its run, however
+ * long that is.  So each run is looked at once, together with its
+ * neighbours.  A masked run ends in "_" before the "[", and does not look
+ * like a secret again.
  *
  * Part of a secret may be missing.  PostgreSQL cuts parameters at
- * log_parameter_max_length and writes "...", and cuts the head of a line in
- * the context of a JSON error and puts "..." before it.  And a run may be a
- * name of our own: amt_key_usage and amt_create_key have the shape of a short
- * token.  Names of 16 characters after <prefix>_<word>_ are taken for secrets.
+ * log_parameter_max_length and writes "..." after them.  In the context of a
+ * JSON error it cuts the head of a line and writes "..." before the rest.
+ *
+ * A run may also be a name of our own: amt_key_usage has the shape of a
+ * short token.  A name of 16 or more characters after <prefix>_<word>_ is
+ * taken for a secret.
  */
 #include "mask.h"
 
@@ -29,12 +30,12 @@
 #define CUT			"..."
 #define CUT_LEN		3
 
-/* Where the masked text goes: as much as fits is written, all is counted. */
+/* The output.  As much as fits is written, all is counted. */
 typedef struct Sink
 {
 	char	   *out;
-	size_t		size;
-	size_t		len;
+	size_t		size;			/* bytes that fit, without the NUL */
+	size_t		len;			/* bytes of the whole output so far */
 } Sink;
 
 static void
@@ -55,7 +56,7 @@ starts_with_cut(const char *s, const char *end)
 	return end - s >= CUT_LEN && memcmp(s, CUT, CUT_LEN) == 0;
 }
 
-/* Does it look random, rather than like a name in lower case? */
+/* Does it look random, unlike a name in lower case? */
 static bool
 looks_random(const char *s, const char *end)
 {
@@ -68,9 +69,9 @@ looks_random(const char *s, const char *end)
 }
 
 /*
- * Given the '_' behind a prefix and where the run and the text end: where the
- * secret of a token with this prefix starts, or a remainder of it.  NULL if
- * this is no token.
+ * Look for a token, given the '_' after its prefix and where the run and the
+ * text end.  Returns where the secret begins, or what is left of it.
+ * Returns NULL if this is no token.
  *
  * The secret may be empty, as it is after masking.
  */
@@ -96,7 +97,7 @@ find_secret(const char *prefix_end, const char *run_end, const char *text_end)
 	return NULL;
 }
 
-/* May this be what a cut has left of a secret? */
+/* May this be the rest of a secret after a cut? */
 static bool
 is_rest(const char *run, const char *run_end)
 {
@@ -104,8 +105,8 @@ is_rest(const char *run, const char *run_end)
 }
 
 /*
- * Does the run begin a part of a text that the XML parser quotes?  It cuts without
- * a sign, and puts a line below with nothing but a "^".
+ * Does the run begin a part of a text that the XML parser quotes?  The
+ * parser cuts without a mark, and writes a line below that has only a "^".
  */
 static bool
 begins_window(const char *start, const char *run, const char *run_end, const char *text_end)
@@ -124,22 +125,21 @@ begins_window(const char *start, const char *run, const char *run_end, const cha
 }
 
 /*
- * Where to start masking in a run: the first secret, since the rest of the run
- * goes with it.  The end of the run if there is nothing to mask.
+ * Returns where to start masking in a run; the end of the run if there is
+ * nothing to mask.  The rest of the run goes with the first secret.
  *
- * Every '_' is tried as the end of a prefix.  Neither a prefix nor an id has a
- * '_', so that all of them together are not longer than the run, and this is
- * linear.
+ * We try every '_' as the end of a prefix.  Neither a prefix nor an id has a
+ * '_'.  So all tries together read the run once, and this is linear.
  */
 static const char *
 find_masked(const AmtPrefixes *list, const char *start, const char *run, const char *run_end,
 			const char *text_end)
 {
 	bool		cut = list->n > 0 && run - start >= CUT_LEN && starts_with_cut(run - CUT_LEN, run);
-	const char *word = run;		/* behind the last '_' */
+	const char *word = run;		/* after the last '_' */
 	const char *p;
 
-	/* Behind a cut all is secret, unless the cut spared the whole token. */
+	/* After a cut the whole run is secret, unless it is a whole token. */
 	if (is_rest(run, run_end) && (cut || begins_window(start, run, run_end, text_end)))
 	{
 		p = memchr(run, '_', run_end - run);
@@ -167,7 +167,7 @@ amt_mask(const AmtPrefixes *list, const char *s, size_t len, char *out, size_t o
 {
 	Sink		sink = {out, out != NULL && out_size > 0 ? out_size - 1 : 0, 0};
 	const char *text_end = s + len;
-	const char *copied = s;		/* how far the text has been dealt with */
+	const char *copied = s;		/* the text before this was written */
 	const char *p = s;
 
 	*found = false;
@@ -187,7 +187,7 @@ amt_mask(const AmtPrefixes *list, const char *s, size_t len, char *out, size_t o
 			*found = true;
 		}
 		if (p < text_end)
-			p++;				/* what ended the run */
+			p++;				/* the character that ended the run */
 	}
 	put(&sink, copied, text_end - copied);
 	if (out != NULL && out_size > 0)

@@ -1,6 +1,6 @@
 /*
  * mask.h
- *	  Secrets of tokens in a text, such as a log entry, replaced.
+ *	  Masking the secrets of tokens in a text, such as a log entry.
  */
 #ifndef AMT_MASK_H
 #define AMT_MASK_H
@@ -13,10 +13,10 @@
 #define AMT_MASK	"[redacted]"
 
 /*
- * Write the text to out (NUL-terminated when out_size allows) with the secrets
- * of all tokens that have a listed prefix masked, and return its length, as
- * snprintf() does: call it with out = NULL to learn the size.  *found tells
- * whether anything was masked.  Linear in len.
+ * Write the text to out, with the secrets of all tokens masked that have a
+ * listed prefix.  Like snprintf(), writes a NUL if out_size allows, and
+ * returns the whole length: out may be NULL.  *found tells whether anything
+ * was masked.  Linear in len.
  */
 extern size_t amt_mask(const AmtPrefixes *list, const char *s, size_t len, char *out, size_t out_size, bool *found);
 

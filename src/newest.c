@@ -2,9 +2,8 @@
  * newest.c
  *	  The newest version of a row, as all transactions together see it.
  *
- * A row that another transaction is inserting, changing or deleting is seen as
- * well.  This is for those who write the row: they must wait for that
- * transaction, or pass the row over.
+ * These functions also see rows that another transaction is inserting,
+ * changing or deleting.  A writer must wait for it, or skip the row.
  */
 #include "postgres.h"
 
@@ -21,12 +20,12 @@
 #include "newest.h"
 
 /*
- * Find the version that all transactions together see as the newest.
+ * Find the newest version.  The caller must end the scan.
  *
- * "Not found" is not the last word.  The scan copies the matching places from a
- * page of the index and then visits them.  If an update commits in between, the
- * old version is dead and the new one's place was not copied.  So the caller
- * must look again with a snapshot that it takes afterwards.
+ * "Not found" may be wrong.  The scan copies the matching places from an
+ * index page and then visits them.  If an update commits in between, the old
+ * version is dead and the new one's place was not copied.  So the caller
+ * must look again with a newer snapshot.
  */
 static HeapTuple
 find_newest(Relation rel, Oid index, AmtIdText *text_id, SnapshotData *dirty, SysScanDesc *scan)
@@ -116,9 +115,9 @@ amt_event_last_id(Relation rel)
 }
 
 /*
- * Does a snapshot that is taken now see a row with this key id?  One that this
- * transaction has deleted or changed itself does not count: the command that did
- * it may not have ended, and see it still.
+ * Does a new snapshot see a row with this key id?  A version that this
+ * transaction has deleted or changed does not count.  Its command may not
+ * have ended, so the snapshot may still see it.
  */
 static bool
 row_exists(Relation rel, Oid index, AmtIdText *text_id)

@@ -2,10 +2,11 @@
  * newkey.c
  *	  Making a new row of amt_key.
  *
- * The functions that create keys run as their caller, who has no privilege to
- * write the tables.  This file decides whether the caller may: a trusted caller
- * may create any key; another one needs an identity that is no key's, and gets
- * at most its own role and scopes in its own organization.
+ * The functions that create keys run as their caller, which needs no
+ * privilege on the tables.  So this file must decide.  A trusted caller may
+ * create any key.  Any other caller must have an identity that is no key.
+ * It may give a key at most its own role and scopes, in its own
+ * organization.
  */
 #include "postgres.h"
 
@@ -142,7 +143,7 @@ form_row(const AmtNewKey *key, Datum *values, bool *nulls)
 	set_text(values, nulls, Anum_amt_key_replaces, key->replaces);
 }
 
-/* The secret of a new key counts as proved at once. */
+/* A new key's secret counts as proved. */
 static void
 remember_proof(Relation rel, const AmtNewKey *key)
 {

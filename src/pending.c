@@ -1,10 +1,10 @@
 /*
  * pending.c
- *	  Entries with calls that are not written yet, for the worker that writes them.
+ *	  Entries with unwritten calls, for the worker that writes them.
  *
- * The worker copies such entries, writes the copies, and then says of each entry
- * what is written.  Meanwhile the entry may have gone, or may be about another
- * key: a copy holds for the entry with its serial only.
+ * The worker copies such entries, writes the copies, and then notes in each
+ * entry what is written.  Meanwhile the entry may be gone, or may be about
+ * another key.  So a copy is valid only for the entry with its serial.
  */
 #include "postgres.h"
 
@@ -21,8 +21,8 @@ typedef struct Collection
 } Collection;
 
 /*
- * [W1] Copy the entry.  Calls may be added meanwhile: the number is read before
- * the time, so the time is not older than the calls.
+ * [W1] Copy the entry.  Calls may be added meanwhile.  So we read the number
+ * before the time: the time must not be older than the calls.
  */
 static bool
 collect_entry(AmtSlot *slot, void *arg)
@@ -32,7 +32,7 @@ collect_entry(AmtSlot *slot, void *arg)
 	LWLock	   *lock = &amt_entries->table.partition[slot->tag.lo % AMT_TABLE_PARTITIONS].lock;
 	AmtDue	   *due = &collection->due[collection->n];
 
-	/* Without the lock this is a guess, good enough to pass over most. */
+	/* A guess without the lock, to skip most entries. */
 	if (entry->database != collection->database || unwritten(entry) == 0)
 		return true;
 
@@ -100,7 +100,10 @@ amt_entry_databases(Oid *database, int max)
 	return found.n;
 }
 
-/* Lock the entry that was copied; NULL, but locked, if it is another one now. */
+/*
+ * Lock the entry that was copied.  Returns NULL, with the lock held, if
+ * another entry is there now.
+ */
 static Entry *
 lock_due(const AmtDue *due, LWLockMode mode)
 {

@@ -1,52 +1,57 @@
 /*
  * pending.h
- *	  Entries with calls that are not written yet, for the worker that writes them.
+ *	  Entries with unwritten calls, for the worker that writes them.
  */
 #ifndef AMT_PENDING_H
 #define AMT_PENDING_H
 
 #include "entry.h"
 
-/* An entry with calls to write, as copied for the writer. */
+/* A copy of an entry with unwritten calls. */
 typedef struct AmtDue
 {
-	AmtTag		tag;
-	uint64		serial;
-	uint64		hash_tag;
-	uint64		counted;
-	uint64		written;
-	bool		base_known;
-	uint64		base;
-	TimestampTz used_at;
-	Oid			database;
-	Oid			table;
-	uint32		id_len;
-	char		id[AMT_ID_MAX];
-	bool		done;			/* for the writer's use */
+	AmtTag		tag;			/* of the entry */
+	uint64		serial;			/* the entry's; the copy is valid for it only */
+	uint64		hash_tag;		/* tag of the key's stored hash */
+	uint64		counted;		/* calls since the entry was made */
+	uint64		written;		/* how many of "counted" are in amt_key_usage */
+	bool		base_known;		/* has the worker set "base"? */
+	uint64		base;			/* calls in amt_key_usage when the entry was
+								 * made */
+	TimestampTz used_at;		/* time of the last call */
+	Oid			database;		/* the key's database */
+	Oid			table;			/* the key's table in that database */
+	uint32		id_len;			/* length of "id" */
+	char		id[AMT_ID_MAX]; /* the key's id */
+	bool		done;			/* this batch has written the copy; in
+								 * flush.c: need not wait for it */
 } AmtDue;
 
 /*
- * Copy up to max entries of the database with unwritten calls, from *place on,
- * which is 0 at first.  Returns their number; *more is false at the end of the
- * table.
+ * Copy up to max entries of the database with unwritten calls, from *place
+ * on, which must be 0 at first.  Returns their number.  *more is false at
+ * the end of the table.
  */
 extern int	amt_entry_collect(Oid database, uint32 *place, AmtDue *due, int max, bool *more);
 
-/* Up to max databases that have entries; their number. */
+/* Get up to max databases that have entries.  Returns their number. */
 extern int	amt_entry_databases(Oid *database, int max);
 
 /* Remove all entries of a database. */
 extern void amt_entry_drop_database(Oid database);
 
-/* Each is done only if the entry is still the one with that serial. */
+/*
+ * Each does nothing if the entry with that serial is gone.  A bool result
+ * says whether it was there.
+ */
 extern bool amt_entry_set_base(const AmtDue *due, uint64 base);
 extern void amt_entry_set_written(const AmtDue *due);
 extern bool amt_entry_drop(const AmtDue *due);
 
-/* Are the copied calls written?  *gone is true if the entry is not there. */
+/* Are the copied calls written?  *gone says whether the entry is gone. */
 extern bool amt_entry_is_written(const AmtDue *due, bool *gone);
 
-/* Free the entries of written keys beyond amt_keys.cache_size. */
+/* Remove entries without unwritten calls, beyond amt_keys.cache_size. */
 extern void amt_entry_trim(void);
 
 /* Sums over the entries of one database, or of all if it is InvalidOid. */

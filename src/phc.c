@@ -2,27 +2,32 @@
  * phc.c
  *	  scrypt hashes as PHC strings: $scrypt$ln=14,r=8,p=1$<salt>$<hash>
  *
- * The format is https://github.com/P-H-C/phc-string-format, restricted to one
- * spelling: three parameters in this order, decimal without leading zeros,
- * base64 without padding and without stray bits.  So what was parsed formats
- * to the very same string, and no two strings mean the same hash.
+ * The format is https://github.com/P-H-C/phc-string-format, restricted to
+ * one spelling: three parameters in this order, decimal without leading
+ * zeros, base64 without padding and without stray bits.  So a parsed string
+ * is formatted to the same string again, and no two strings mean the same
+ * hash.
  *
- * OpenSSL's base64 wants padding and forgives blanks; twenty lines here are
- * less than what it would take to forbid that.
+ * OpenSSL's base64 wants padding and accepts blanks.  To forbid that would
+ * take more than the twenty lines here.
  */
 #include "phc.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_DIGITS	9			/* of a parameter: more than any usable one */
+#define MAX_DIGITS	9			/* of a parameter; more than any usable one
+								 * has */
 
 static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 bool
 amt_scrypt_params_ok(int64_t ln, int64_t r, int64_t p)
 {
-	/* Memory in units of 128 bytes; by itself, each factor must fit. */
+	/*
+	 * Units of 128 bytes.  Each factor must fit by itself, or products could
+	 * overflow.
+	 */
 	const int64_t units = AMT_SCRYPT_MEMORY_MAX / 128;
 
 	if (ln < 1 || ln > 62 || r < 1 || r > units || p < 1 || p > units)
@@ -53,7 +58,7 @@ read_number(const char **s, const char *end, int *number)
 	return *s > start && *start != '0';
 }
 
-/* Read bytes up to the first character that is no base64. */
+/* Read bytes up to the first character that is not base64. */
 static bool
 read_bytes(const char **s, const char *end, uint8_t *out, size_t min, size_t max, size_t *len)
 {
@@ -76,7 +81,7 @@ read_bytes(const char **s, const char *end, uint8_t *out, size_t min, size_t max
 			bits &= (1U << nbits) - 1;
 		}
 	}
-	/* A whole digit left over, or bits that say nothing: another spelling. */
+	/* A whole digit left over, or stray bits, would be another spelling. */
 	return nbits < 6 && bits == 0 && *len >= min;
 }
 
@@ -99,7 +104,7 @@ amt_phc_parse(const char *s, size_t len, AmtPhc *phc)
 		s == end;
 }
 
-/* Write bytes; where the text ends. */
+/* Write bytes in base64.  Returns the end of the text. */
 static char *
 write_bytes(char *out, const uint8_t *bytes, size_t len)
 {

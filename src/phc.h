@@ -9,22 +9,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define AMT_SALT_LEN		16	/* what we write */
+#define AMT_SALT_LEN		16	/* bytes that we write */
 #define AMT_HASH_LEN		32
-#define AMT_SALT_MAX		64	/* what we read: 8 to 64 and 16 to 64 bytes */
+#define AMT_SALT_MAX		64	/* bytes that we accept */
 #define AMT_SALT_MIN		8
 #define AMT_HASH_MAX		64
 #define AMT_HASH_MIN		16
 #define AMT_PHC_MAX			256 /* room for any string and its NUL */
 
-/* The most memory that one scrypt run may be asked for: 128 * 2^ln * r * p. */
+/* The most memory that one run of scrypt may take: 128 * 2^ln * r * p. */
 #define AMT_SCRYPT_MEMORY_MAX	((uint64_t) 1 << 30)
 
 typedef struct AmtPhc
 {
 	int			ln;				/* log2 of N */
-	int			r;
-	int			p;
+	int			r;				/* block size */
+	int			p;				/* parallelization */
 	size_t		salt_len;
 	size_t		hash_len;
 	uint8_t		salt[AMT_SALT_MAX];
@@ -32,16 +32,16 @@ typedef struct AmtPhc
 } AmtPhc;
 
 /*
- * Can scrypt be run with these?  ln, r, p at least 1, 2^ln below 2^(16 r) as
- * scrypt requires, 128 * 2^ln * r * p within AMT_SCRYPT_MEMORY_MAX.  No
- * overflow whatever the values.
+ * May scrypt run with these parameters?  Each must be at least 1, and 2^ln
+ * below 2^(16 r), as scrypt requires.  128 * 2^ln * r * p must be within
+ * AMT_SCRYPT_MEMORY_MAX.  Any values can be passed: nothing overflows.
  */
 extern bool amt_scrypt_params_ok(int64_t ln, int64_t r, int64_t p);
 
-/* Read a string; false for anything but a canonical, usable one. */
+/* Parse a string; false unless it is canonical and usable. */
 extern bool amt_phc_parse(const char *s, size_t len, AmtPhc *phc);
 
-/* Write one, NUL-terminated; the length without the NUL. */
+/* Write a string, NUL-terminated.  Returns its length. */
 extern size_t amt_phc_format(const AmtPhc *phc, char out[AMT_PHC_MAX]);
 
 #endif							/* AMT_PHC_H */

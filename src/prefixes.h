@@ -13,8 +13,8 @@ extern void amt_prefixes_init(void);
 extern const AmtPrefixes *amt_prefixes(void);
 
 /*
- * The text with the secrets of tokens masked, for error messages; a copy, and
- * cut to what fits into one.
+ * A copy of the text for an error message: secrets of tokens masked, and cut
+ * short.
  */
 extern char *amt_masked(const char *text);
 

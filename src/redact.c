@@ -1,20 +1,20 @@
 /*
  * redact.c
- *	  No secret in the server's log.
+ *	  Masking secrets in the server's log.
  *
- * The hook sees an entry before it is written, to whatever destination, and
- * masks tokens in all its texts.  A text that holds a token is freed and
- * replaced by a masked copy.  The copy is in the entry's own memory context,
- * since the server frees the texts of an entry one by one.
+ * The hook sees an entry before it is written to any destination, and masks
+ * tokens in all its texts.  A text that holds a token is freed and replaced
+ * by a masked copy.  The server frees the texts of an entry one by one, so
+ * the copy is in the entry's own memory context.
  *
- * The STATEMENT of an entry is not part of it: it is taken from
- * debug_query_string when the entry is written.  That pointer is exchanged for
- * a masked copy, which lives until the next one is made; the query that runs
- * has its own pointer to the original.  In a critical section, where only the
- * error's memory may grow, the statement is left out.
+ * The server takes an entry's STATEMENT from debug_query_string when it
+ * writes the entry.  We point that to a masked copy, which lives until the
+ * next one is made.  The running query has its own pointer to the original.
+ * In a critical section only the error's memory may grow.  So we leave out a
+ * statement that holds a token.
  *
- * Runs in every process that has loaded the library, on any level of error,
- * without locks; what it allocates comes from the error's memory.
+ * The hook runs in every process that has loaded the library, on any level
+ * of error, without locks.
  */
 #include "postgres.h"
 
@@ -47,7 +47,7 @@ mask_text(const char *s, MemoryContext context)
 	return masked;
 }
 
-/* Was there something to mask? */
+/* Mask a field; true if there was something to mask. */
 static bool
 mask_field(char **field, MemoryContext context)
 {
@@ -64,9 +64,9 @@ mask_field(char **field, MemoryContext context)
 }
 
 /*
- * The server takes a text apart before it casts it to a date or a time.  One
- * message then quotes the part that might be a time zone.  No part of a zone's
- * name, between slashes, is as long as a secret.
+ * Mask a message about a time zone.  It quotes a part of a text that was
+ * cast to a date or a time.  No part of a zone's name, between slashes, is
+ * as long as a secret.
  */
 static void
 mask_time_zone(char *message)

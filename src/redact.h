@@ -1,6 +1,6 @@
 /*
  * redact.h
- *	  No secret in the server's log.
+ *	  Masking secrets in the server's log.
  */
 #ifndef AMT_REDACT_H
 #define AMT_REDACT_H

@@ -1,18 +1,18 @@
 /*
  * relations.c
- *	  The extension's tables: where they are, and that they are ours.
+ *	  The extension's tables: finding them, and checking that they are ours.
  *
- * The owner of a schema, of a database or of one table is no superuser.  But it
- * may rename, replace, alter or give away its objects at any time, also while we
- * wait for a lock.  So a table is ours only if it is a member of the extension that
- * the called function is a member of; only a superuser can change that.  It is
- * opened by OID.  After it was locked we look again whether it still is the
- * table of that name, an ordinary heap table, and has the expected columns.
- * What does not fit is an error.
+ * The owner of a schema, database or table need not be a superuser.  Yet it
+ * may rename, replace, alter or give away its objects at any time, even
+ * while we wait for a lock.  So a table is ours only if it is a member of
+ * the called function's extension.  Only a superuser can change that.  We
+ * open the table by OID.  Once it is locked, we check again that it is the
+ * table of that name, an ordinary heap table with the expected columns.
+ * Otherwise we raise an error.
  *
- * The OIDs are remembered until the relation cache tells us that one of the
- * tables has changed; to lock a table takes such messages in.  An index is found
- * by the columns that it is on, not by its name.
+ * We keep the OIDs until the relation cache tells us that one of the tables
+ * has changed.  To lock a table processes such messages.  We find an index
+ * by its column, not by its name.
  */
 #include "postgres.h"
 
@@ -93,7 +93,7 @@ static const struct IndexShape
 	{AMT_KEY_EVENT, Anum_amt_key_event_event_id, INTEGER_BTREE_FAM_OID, InvalidOid, true}
 };
 
-/* Where the tables are, as far as we know. */
+/* The OIDs of the tables, as far as they are known. */
 static struct
 {
 	Oid			extension;		/* InvalidOid: nothing is known */
@@ -102,7 +102,7 @@ static struct
 	Oid			sequence;		/* of event_id; InvalidOid: not yet looked for */
 }			known;
 
-/* Extensions of the functions that were called. */
+/* The extensions of the functions that were called. */
 #define NFUNCTIONS	32
 static struct
 {
@@ -190,7 +190,7 @@ no_such_table(AmtTableId table)
 			 errhint("Its owner must undo the change of its name, schema or membership.")));
 }
 
-/* Look all tables up; a table that is not ours is InvalidOid. */
+/* Look up all tables.  A table that is not ours is InvalidOid. */
 static void
 find_tables(Oid extension)
 {
@@ -269,13 +269,16 @@ amt_check_table(Relation rel, AmtTableId table)
 	}
 }
 
-/* Open the table that was locked; NULL if it is gone meanwhile. */
+/*
+ * Open the table that we have locked.  If it is no longer the table of that
+ * name, unlocks it and returns NULL.
+ */
 static Relation
 open_locked(Oid extension, AmtTableId table, Oid relid, LOCKMODE mode)
 {
 	Relation	rel;
 
-	/* The lock has taken invalidation messages in: is it the table still? */
+	/* Locking has processed invalidation messages.  Is it still the table? */
 	if (get_table(extension, table) != relid)
 	{
 		UnlockRelationOid(relid, mode);

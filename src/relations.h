@@ -1,6 +1,6 @@
 /*
  * relations.h
- *	  The extension's tables: where they are, and that they are ours.
+ *	  The extension's tables: finding them, and checking that they are ours.
  */
 #ifndef AMT_RELATIONS_H
 #define AMT_RELATIONS_H
@@ -57,7 +57,7 @@ typedef enum AmtTableId
 
 #define AMT_NTABLES		3
 
-/* Indexes that rows are found by. */
+/* Indexes by which rows are found. */
 typedef enum AmtIndexId
 {
 	AMT_KEY_BY_ID,
@@ -71,30 +71,36 @@ typedef enum AmtIndexId
 
 extern void amt_relations_init(void);
 
-/* The extension that the called function is a member of. */
+/* The called function's extension. */
 extern Oid	amt_extension(FunctionCallInfo fcinfo);
 
-/* The extension of this database, or InvalidOid. */
+/* This database's extension "amt_keys", or InvalidOid. */
 extern Oid	amt_extension_here(void);
 
 /*
  * Open and lock a table of the extension.  Raises 42P01, 42809 or 42804 if
- * there is none that is ours.  With "nowait", returns NULL if the lock is not
- * available.
+ * there is none that is ours.  amt_open_nowait() returns NULL if the lock is
+ * not available.
  */
 extern Relation amt_open(Oid extension, AmtTableId table, LOCKMODE mode);
 extern Relation amt_open_nowait(Oid extension, AmtTableId table, LOCKMODE mode);
 
-/* Is the relation, which is open, that table of the extension? */
+/* Is the open relation that table of the extension? */
 extern bool amt_is_table(Oid extension, AmtTableId table, Relation rel);
 
-/* Raise an error unless rows of the open relation can be read by position. */
+/*
+ * Raise 42809 or 42804 unless rows of the open relation can be read by
+ * position.
+ */
 extern void amt_check_table(Relation rel, AmtTableId table);
 
-/* An index of a table that amt_open() has opened, by which rows are found. */
+/*
+ * The index by which rows are found, of a table that amt_open() has opened.
+ * Raises 42704 if there is none.
+ */
 extern Oid	amt_index(Relation rel, AmtIndexId index);
 
-/* The sequence of event_id, or 42P01 if its owner made it no identity column. */
+/* The sequence of event_id.  Raises 42P01 if event_id is no identity column. */
 extern Oid	amt_event_sequence(Relation rel);
 
 /*
@@ -103,7 +109,10 @@ extern Oid	amt_event_sequence(Relation rel);
  */
 extern void amt_check_row_type(TupleDesc tupdesc, const Oid *types, int natts);
 
-/* The blessed descriptor of the called function's result, checked in that way. */
+/*
+ * The blessed descriptor of the called function's result.  Raises 42804
+ * unless it has exactly these types.
+ */
 extern TupleDesc amt_result_tupdesc(FunctionCallInfo fcinfo, const Oid *types, int natts);
 
 #endif							/* AMT_RELATIONS_H */

@@ -1,9 +1,9 @@
 /*
  * request.c
- *	  What PostgREST hands over of a request: its headers and its JWT's claims.
+ *	  The headers and JWT claims of a PostgREST request.
  *
- * Both are JSON in settings of the transaction, which anybody can change.  What
- * to believe of them is decided in authenticate.c.
+ * Both are JSON in settings of the transaction, which anybody can change.
+ * authenticate.c decides whether to believe them.
  */
 #include "postgres.h"
 
@@ -76,9 +76,9 @@ get_setting(const char *name)
 }
 
 /*
- * The parser copies names and values, and keeps a buffer that grows to twice the
- * longest.  All of that fits into one block, whose place we know.  Only of headers
- * that are longer than 2 kB may a part be left behind, where the server allocates
+ * The parser copies names and values, and keeps a buffer that grows to twice
+ * the longest.  All of that fits into one block, which we can wipe.  Of
+ * headers longer than 2 kB a part may be left behind: the server allocates
  * and frees a larger chunk for them.
  */
 void
@@ -126,7 +126,7 @@ get_key(const AmtJsonMember *header, bool any, const char **s, Size *len)
 		AMT_FOUND_VALUE : AMT_FOUND_NOTHING;
 }
 
-/* Is it "Bearer" with something that is no key of ours? */
+/* Is it "Bearer" with a token that is no key of ours? */
 static bool
 is_foreign_bearer(const AmtJsonMember *header)
 {

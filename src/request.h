@@ -1,6 +1,6 @@
 /*
  * request.h
- *	  What PostgREST hands over of a request: its headers and its JWT's claims.
+ *	  The headers and JWT claims of a PostgREST request.
  */
 #ifndef AMT_REQUEST_H
 #define AMT_REQUEST_H
@@ -11,19 +11,20 @@ typedef enum AmtFound
 {
 	AMT_FOUND_NOTHING,
 	AMT_FOUND_VALUE,
-	AMT_FOUND_GARBAGE			/* something, but not what it should be */
+	AMT_FOUND_GARBAGE			/* present, but of the wrong form */
 } AmtFound;
 
 /*
- * The memory that holds copies of the request's token.  It must be closed, after
- * an error too, and wipes them then.
+ * Memory for copies of the request's token.  It must be closed, even after
+ * an error; that wipes the copies.
  */
 typedef struct AmtRequestMemory
 {
 	MemoryContext context;
-	MemoryContext outer;
-	char	   *start;
-	Size		size;
+	MemoryContext outer;		/* the context to return to */
+	char	   *start;			/* where the copies begin, in the context's
+								 * block */
+	Size		size;			/* of the context's block */
 } AmtRequestMemory;
 
 extern void amt_request_init(void);
@@ -32,18 +33,21 @@ extern void amt_request_open(AmtRequestMemory *memory);
 extern void amt_request_close(AmtRequestMemory *memory);
 
 /*
- * The token that the headers carry.  *beside_jwt says whether a Bearer token that
- * is not ours comes with it.
+ * The token in the headers.  *beside_jwt says whether a Bearer token that is
+ * not ours comes with it.
  */
 extern AmtFound amt_request_token(const char **s, Size *len, bool *beside_jwt);
 
 /*
- * Have a person's claims come with the request?  Without a JWT PostgREST sets
- * claims that hold nothing but the anonymous role.
+ * Does the request have a person's claims?  Without a JWT, PostgREST sets
+ * claims with the anonymous role only.
  */
 extern bool amt_request_has_persons_claims(void);
 
-/* The claims as an identity; false if they are none.  A DEBUG1 message says why. */
+/*
+ * The claims as an identity; false if they give none.  A DEBUG1 message says
+ * why.
+ */
 extern bool amt_request_identity(AmtIdentity *identity);
 
 /* Empty the claims until the end of the transaction. */

@@ -2,9 +2,9 @@
  * revoke.c
  *	  Revoking a key: amt_revoke().
  *
- * The row is deleted as the newest snapshot shows it, in every isolation level.
- * Of two callers that revoke the same key, the second waits for the first, and
- * then learns that the key does not exist.
+ * In every isolation level, the newest version of the row is deleted.  If
+ * two callers revoke the same key, the second waits for the first, and then
+ * learns that the key does not exist.
  */
 #include "postgres.h"
 
@@ -21,7 +21,7 @@
 #include "target.h"
 #include "verdict.h"
 
-/* Is the secret that was presented the key's?  Wrong ones are counted. */
+/* Does the presented secret belong to the key?  A wrong one is counted. */
 static bool
 has_right_secret(Oid extension, const AmtTarget *target)
 {
@@ -38,7 +38,10 @@ has_right_secret(Oid extension, const AmtTarget *target)
 	return verdict == AMT_GOOD;
 }
 
-/* May the caller revoke the key?  Out of reach: no.  Within it: or an error. */
+/*
+ * May the caller revoke the key?  If not: false for a key out of reach, else
+ * an error.
+ */
 static bool
 check_revoke(Oid extension, const AmtTarget *target)
 {

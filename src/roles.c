@@ -1,10 +1,10 @@
 /*
  * roles.c
- *	  Roles and scopes: what they are called, and which include which.
+ *	  Roles and scopes: their names, and which include which.
  *
- * Roles are names of the application's choice, lowest first; each includes
- * those before it.  Scopes are names, too, and narrow what a role allows; none
- * includes another.
+ * The application chooses the names of roles, lowest first.  Each role
+ * includes those before it.  Scopes are names too, and narrow the rights of
+ * a role.  No scope includes another.
  */
 #include "postgres.h"
 
@@ -21,7 +21,7 @@
 static char *roles_setting = NULL;
 static char *manager_role_setting = NULL;
 
-/* The check hook's reading of amt_keys.roles, lowest first. */
+/* amt_keys.roles as parsed by the check hook, lowest first. */
 typedef struct RoleList
 {
 	int			n;
@@ -101,7 +101,7 @@ role_names_are_valid(List *names)
 	return true;
 }
 
-/* Say so if the manager role is not one of the roles: then nobody has it. */
+/* Report a manager role that is not one of the roles: then nobody has it. */
 static void
 check_manager(const RoleList *list, const char *roles, const char *manager, GucSource source)
 {
@@ -189,7 +189,7 @@ amt_unknown_role(const char *role)
 			 errhint("The roles in \"amt_keys.roles\" are: %s.", roles_setting)));
 }
 
-/* RFC 6749's scope-token, without the comma. */
+/* A scope-token of RFC 6749 without commas. */
 static bool
 scope_is_valid(const char *scope, Size len)
 {
@@ -201,7 +201,7 @@ scope_is_valid(const char *scope, Size len)
 	return true;
 }
 
-/* The next name of a list, from *at on; false at the end. */
+/* Get the next name of a list and advance *at; false at the end. */
 static bool
 next_scope(const char **at, const char **scope, Size *len)
 {

@@ -1,6 +1,6 @@
 /*
  * roles.h
- *	  Roles and scopes: what they are called, and which include which.
+ *	  Roles and scopes: their names, and which include which.
  */
 #ifndef AMT_ROLES_H
 #define AMT_ROLES_H
@@ -23,19 +23,19 @@ extern void amt_unknown_role(const char *role);
 
 /*
  * A list of scopes is a text of names with commas between them; "," is the
- * list without names.  NULL means that nothing is narrowed.
+ * list without names.  NULL means that no scope restricts the caller.
  */
 
 /* Is this a list of scopes?  If not, *detail says why. */
 extern bool amt_scopes_are_valid(const char *scopes, const char **detail);
 
-/* Does the list have the scope, and all scopes of another list? */
+/* Does the list have this scope, or all scopes of the other list? */
 extern bool amt_scopes_have(const char *scopes, const char *scope, Size len);
 extern bool amt_scopes_include(const char *scopes, const char *others);
 
 /*
- * The list of an array of names.  Returns NULL and sets *detail if the array
- * is not a list of valid scopes.
+ * Convert an array of names to a list, and back.  Returns NULL and sets
+ * *detail if the array is not a list of valid scopes.
  */
 extern char *amt_scopes_from_array(Datum array, const char **detail);
 extern Datum amt_scopes_to_array(const char *scopes);

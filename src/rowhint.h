@@ -1,6 +1,6 @@
 /*
  * rowhint.h
- *	  Where a row of amt_key was seen.
+ *	  The place where a row of amt_key was seen.
  */
 #ifndef AMT_ROWHINT_H
 #define AMT_ROWHINT_H
@@ -10,8 +10,8 @@
 #include "storage/off.h"
 
 /*
- * Where a row of amt_key was seen: its place in the table, and the shared
- * buffer that held it.  Only a hint; buffer 0 is none.
+ * The place where a row of amt_key was seen, and the shared buffer that held
+ * it.  Only a hint; buffer 0 means that there is none.
  */
 typedef struct AmtRowHint
 {

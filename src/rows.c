@@ -2,18 +2,16 @@
  * rows.c
  *	  Reading rows of the extension's tables.
  *
- * Rows are found by an index, or where they were seen before, with a snapshot
- * that is taken at each call.  So a revocation counts from the moment it
- * commits, in every isolation level.  No planner, search_path, operator, policy
- * or privilege takes part: the C code that calls is the access check.
+ * Each call takes a new snapshot, and finds a row by an index, or by a hint
+ * of its place.  So a revocation counts from the moment it commits, in every
+ * isolation level.  No planner, search_path, operator, policy or privilege
+ * takes part: the calling C code must check access.
  *
- * A scan is of all versions, and the snapshot picks one.  Were the snapshot the
- * scan's own, SERIALIZABLE would make a dependency of the reading.  But these
- * rows are read as they are now, not as the transaction's snapshot sees them.
+ * We scan with SnapshotAny and test each version ourselves.  A scan with an
+ * MVCC snapshot would leave predicate locks under SERIALIZABLE.
  *
- * The place where a row was seen is a hint from shared memory.  Its buffer may
- * hold another page by now, and the place another row or none.  So the buffer
- * is pinned, locked and checked as if any number had been given.
+ * The hint may be wrong.  So we pin, lock and check the buffer as if the
+ * number were arbitrary.
  */
 #include "postgres.h"
 
@@ -35,10 +33,7 @@
 #include "compat.h"
 #include "rows.h"
 
-/*
- * The first columns of a row; its owner may have added others.  A null where
- * the definition forbids it is an error: its owner has dropped the constraint.
- */
+/* Get the first columns of a row.  The table's owner may have added others. */
 static void
 deform_row(HeapTuple tuple, TupleDesc tupdesc, int natts, Datum *values, bool *nulls)
 {
@@ -50,6 +45,7 @@ deform_row(HeapTuple tuple, TupleDesc tupdesc, int natts, Datum *values, bool *n
 	memcpy(nulls, all_nulls, sizeof(bool) * natts);
 }
 
+/* Raise 23502 for a null: the owner may have dropped the constraint. */
 static void
 check_not_null(TupleDesc tupdesc, const bool *nulls, int attnum)
 {
@@ -109,7 +105,10 @@ amt_key_stored_hash(const AmtKey *key, Size *len)
 	return VARDATA_ANY(stored);
 }
 
-/* Does the snapshot see this version of the row, which the scan has pinned? */
+/*
+ * Does the snapshot see this version of a row?  The scan has pinned its
+ * buffer.
+ */
 static bool
 is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot)
 {
@@ -128,7 +127,7 @@ amt_newest_snapshot(void)
 	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
 
-/* What to do with a row that was found. */
+/* Called for each row that is found. */
 typedef void (*RowAction) (SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg);
 
 /* Find the visible rows by one column; returns their number, at most max. */
@@ -235,7 +234,10 @@ copy_key_and_place(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *a
 	found->hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
 }
 
-/* The row at the hint's place, if there is a visible one; buffer locked. */
+/*
+ * Get the visible row at the hint's place, if there is one.  The buffer must
+ * be locked.
+ */
 static bool
 row_is_there(Relation rel, const AmtRowHint *hint, Snapshot snapshot, HeapTuple tuple)
 {
@@ -264,9 +266,10 @@ has_id(const AmtKey *key, const char *id, Size id_len)
 }
 
 /*
- * Read the row by the hint, if that buffer still holds that block of the table,
- * and the snapshot sees a row in that place.  If it is the row that the caller
- * looks for, it is the only one.  In all other cases the index knows.
+ * Read the row at the hint's place.  Returns false unless the buffer still
+ * holds that block of the table, and the snapshot sees a row there.  The
+ * caller must check whether it is the right row, and otherwise use the
+ * index.
  */
 static bool
 get_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint, AmtKey *key)
@@ -282,7 +285,7 @@ get_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint, AmtKey *key
 	found = row_is_there(rel, hint, snapshot, &tuple);
 	LockBuffer(hint->buffer, BUFFER_LOCK_UNLOCK);
 
-	/* Pinned and visible, the row stays as it is. */
+	/* A row that is pinned and visible stays as it is. */
 	if (found)
 		amt_key_copy(&tuple, RelationGetDescr(rel), key);
 	ReleaseBuffer(hint->buffer);
@@ -348,7 +351,7 @@ amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *t
 
 	if (table != NULL)
 		*table = RelationGetRelid(rel);
-	/* Given back at once: a login path must not stand in the way of DDL. */
+	/* Unlock at once: a login must not block DDL. */
 	table_close(rel, AccessShareLock);
 	return found;
 }

@@ -16,10 +16,10 @@
 #include "rowhint.h"
 #include "token.h"
 
-/* A row of amt_key, copied into the caller's memory context. */
+/* A row of amt_key. */
 typedef struct AmtKey
 {
-	Datum		values[Natts_amt_key];	/* detoasted */
+	Datum		values[Natts_amt_key];	/* of the tuple, or detoasted copies */
 	bool		nulls[Natts_amt_key];
 } AmtKey;
 
@@ -28,10 +28,13 @@ typedef struct AmtKey
 #define AmtKeyIsNull(k, column) \
 	((k)->nulls[Anum_amt_key_##column - 1])
 
-/* The columns of a row of amt_key, as they are in the tuple. */
+/* Get the columns of a row of amt_key.  The values point into the tuple. */
 extern void amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 
-/* The same, copied and detoasted. */
+/*
+ * Get the columns of a row of amt_key, copied into the current memory
+ * context and detoasted.
+ */
 extern void amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 
 /* The key's id as bytes. */
@@ -41,9 +44,9 @@ extern const char *amt_key_id_of(const AmtKey *key, Size *len);
 extern const char *amt_key_stored_hash(const AmtKey *key, Size *len);
 
 /*
- * Find a row of amt_key, as committed just now or as changed by the current
- * transaction, whatever the isolation level.  "rel" was opened by amt_open().
- * No privilege is checked.
+ * Find a row of amt_key, as last committed or as this transaction has
+ * changed it, in every isolation level.  "rel" must have been opened by
+ * amt_open().  No privilege is checked.
  */
 extern bool amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key);
 
@@ -55,46 +58,53 @@ extern int	amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 							   bool (*wanted) (const AmtKey *key), AmtKey *keys, int max);
 
 /*
- * The same by id or by the token's digest, at the place of the hint if the row
- * is there; the hint is set to where it is.
+ * Find a key by id, or by the token's digest.  Looks at the hint's place
+ * first, and sets the hint to the row's place.
  */
 extern bool amt_key_by_hint(Relation rel, const char *id, Size id_len,
 							AmtRowHint *hint, AmtKey *key);
 extern bool amt_key_by_sha256(Relation rel, const uint8 sha256[32],
 							  AmtRowHint *hint, AmtKey *key);
 
-/* Open amt_key for one look by id, and close it again. */
+/*
+ * Open amt_key, find a key by id, and close it.  "hint" and "table" may be
+ * NULL.
+ */
 extern bool amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint,
 						Oid *table, AmtKey *key);
 
-/* Has this transaction created, changed or deleted the key? */
+/* Has this transaction created or changed the key, or is the key gone? */
 extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
 
 /*
- * Call visit(id, id_len, arg) for up to max stored usages, in the order of their
- * ids, from the first one after "after".  Returns true if there may be more.
+ * Call visit(id, id_len, arg) for up to max rows of amt_key_usage, in the
+ * order of their ids, from the first one after "after".  Returns true if
+ * there may be more.
  */
 extern bool amt_usage_visit(Relation rel, const char *after, Size after_len, int max,
 							void (*visit) (const char *id, Size id_len, void *arg), void *arg);
 
-/* The stored usage of a key, with the newest snapshot; false if there is none. */
+/*
+ * Read a key's row of amt_key_usage with the newest snapshot; false if there
+ * is none.
+ */
 extern bool amt_usage_get(Oid extension, const char *id, Size id_len,
 						  int64 *calls, TimestampTz *last_used_at);
 
-/* A key id as a text datum, in the caller's buffer. */
+/* A key id as a text datum that needs no allocation. */
 typedef union AmtIdText
 {
 	struct varlena header;
 	char		buffer[VARHDRSZ + AMT_ID_MAX];
 } AmtIdText;
 
-/* False if it is too long for an id, which its owner must have forced in. */
+/*
+ * False if it is too long for an id.  Then the table's owner has forced it
+ * in.
+ */
 extern bool amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len);
 
-/*
- * Take and register the newest snapshot.  Parallel mode has none newer than the
- * active one.
- */
+/* Register the newest snapshot.  In parallel mode that is the active one. */
 extern Snapshot amt_newest_snapshot(void);
 
 #endif							/* AMT_ROWS_H */

@@ -2,8 +2,7 @@
  * scan.c
  *	  Tokens in texts: amt_check_token() and amt_find_tokens().
  *
- * No table is read: what a token looks like and whether its checksum is right
- * says nothing of whether the key exists.
+ * No table is read.  A right checksum does not tell whether the key exists.
  */
 #include "postgres.h"
 
@@ -22,7 +21,7 @@ amt_check_token(PG_FUNCTION_ARGS)
 {
 	text	   *token;
 
-	/* STRICT, but its owner may have changed that. */
+	/* The function is STRICT, but its owner may have changed that. */
 	amt_session_check();
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
@@ -30,15 +29,15 @@ amt_check_token(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(amt_token_check(amt_prefixes(), VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token)));
 }
 
-/* The text, and where the search goes on. */
+/* A search that is under way. */
 typedef struct Search
 {
 	text	   *text;
-	Size		at;
+	Size		at;				/* where the search goes on */
 	MemoryContextCallback wipe;
 } Search;
 
-/* When the search is over, or given up. */
+/* Called when the search ends, or is given up. */
 static void
 wipe_text(void *arg)
 {

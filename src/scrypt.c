@@ -1,16 +1,17 @@
 /*
  * scrypt.c
- *	  One run of scrypt, by OpenSSL, within the memory that its parameters need.
+ *	  One run of scrypt, by OpenSSL, within the memory that its parameters
+ *	  need.
  *
  * EVP_PBE_scrypt() takes its working memory (16 MiB by our defaults) from
- * malloc and gives it back wiped before it returns.  It keeps nothing between
- * calls, so no error that is raised around it can leak anything; nor can it be
- * interrupted, so whoever calls this decides beforehand how many may run.
+ * malloc.  It wipes and frees the memory before it returns, so an error
+ * around it leaks nothing.  It cannot be interrupted, so the caller must
+ * limit how many processes run it.
  *
- * OpenSSL's default limit of 32 MiB would refuse a mere ln=15, and its own
- * count is not the textbook's 128 N r p but 128 r (N + p + 2): the table, its
- * two scratch blocks, and p blocks that are worked through one after another.
- * With any N worth having that is less; with N = 2 it is up to 2.5 times as much.
+ * OpenSSL's default limit of 32 MiB would refuse even ln=15, so we pass our
+ * own.  OpenSSL takes 128 r (N + p + 2) bytes: the table, two scratch blocks
+ * and p blocks.  With N = 2 that is up to 2.5 times the textbook's 128 N r
+ * p.  With a useful N it is hardly more.
  */
 #include "scrypt.h"
 
@@ -18,7 +19,7 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 
-/* On top of what OpenSSL counts today. */
+/* Added to the amount that OpenSSL takes today. */
 #define MEMORY_SLACK	((uint64_t) 1 << 20)
 
 static bool
@@ -36,7 +37,7 @@ derive(const char *secret, size_t len, const AmtPhc *phc, uint8_t *hash)
 					   hash, phc->hash_len) == 1)
 		return true;
 
-	/* Its errors are queued per thread and would turn up at the next user's. */
+	/* OpenSSL queues errors per thread: its next user would see ours. */
 	ERR_clear_error();
 	return false;
 }

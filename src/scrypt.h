@@ -10,14 +10,17 @@
 typedef enum AmtScryptResult
 {
 	AMT_SCRYPT_MATCH,			/* the secret belongs to the hash */
-	AMT_SCRYPT_MISMATCH,		/* it does not */
+	AMT_SCRYPT_MISMATCH,		/* the secret does not belong to the hash */
 	AMT_SCRYPT_FAILED			/* OpenSSL could not run it (memory, FIPS) */
 } AmtScryptResult;
 
-/* Fill phc->hash (phc->hash_len bytes) from the secret, phc's salt and parameters. */
+/*
+ * Fill phc->hash (phc->hash_len bytes) from the secret and phc's salt and
+ * parameters.
+ */
 extern bool amt_scrypt_hash(const char *secret, size_t len, AmtPhc *phc);
 
-/* Run scrypt over the secret as phc says and compare in constant time. */
+/* Run scrypt over the secret as phc says, and compare in constant time. */
 extern AmtScryptResult amt_scrypt_check(const char *secret, size_t len, const AmtPhc *phc);
 
 #endif							/* AMT_SCRYPT_H */

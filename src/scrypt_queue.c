@@ -2,20 +2,20 @@
  * scrypt_queue.c
  *	  Which processes may run scrypt now.
  *
- * One run takes tens of milliseconds of a processor and 16 MiB, and anybody
- * who knows a key id can ask for one.  So at most amt_keys.max_concurrent_scrypt
- * run in the whole server, and at most one for each key and stored hash: what
- * it proves serves all who wait for that key.
+ * A run takes a processor for tens of milliseconds, and 16 MiB.  Anybody who
+ * knows a key id can cause one.  So at most amt_keys.max_concurrent_scrypt
+ * processes of the server run at once, and at most one for each key and
+ * stored hash.  Its proof serves all that wait for that key.
  *
- * The queue's lock guards the places.  It is held for a few instructions and
- * is the last lock that is taken.  A process that finds no place sleeps on the
- * condition variable, which it prepares before it looks, so no wakeup is lost.
- * Everybody who leaves wakes all sleepers, and each looks again at the row, the
- * entry and the places.
+ * The queue's lock guards the places.  It is held for a few instructions,
+ * and must be the last lock that is taken.  Before a process sleeps, it
+ * prepares the condition variable and looks once more, so no wakeup is lost.
+ * A process that leaves wakes all sleepers.  Each must look again at the
+ * row, the entry and the places.
  *
- * The holder of a place waits for nothing, so no deadlock contains a place.  A
- * place is left when the run is over, in PG_FINALLY() when it fails, and by an
- * exit callback when the process is terminated.
+ * The holder of a place must not wait, so no deadlock contains a place.  It
+ * leaves the place after the run, in PG_FINALLY() after an error, and in an
+ * exit callback when it is terminated.
  */
 #include "postgres.h"
 
@@ -38,7 +38,7 @@ typedef struct Place
 typedef struct Queue
 {
 	LWLock		lock;			/* guards the places */
-	ConditionVariable left;		/* a process has left its place */
+	ConditionVariable left;		/* broadcast when a process leaves its place */
 	Place		place[AMT_SCRYPT_PLACES];
 } Queue;
 
@@ -82,7 +82,7 @@ amt_scrypt_queue_init(void)
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
-/* Take a free place, unless somebody runs for the tag or too many run. */
+/* Take a free place, unless a process runs for the tag or too many run. */
 static bool
 take_place(uint64 tag)
 {

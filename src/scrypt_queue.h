@@ -10,10 +10,9 @@
 extern void amt_scrypt_queue_init(void);
 
 /*
- * Take a place to run scrypt for that key and stored hash.  Returns false if
- * the caller had to wait and some process has left its place now: what the
- * caller knew may be old, so it must look again and, if need be, call again.
- * Without shared memory there is no queue.
+ * Take a place to run scrypt for that key and stored hash.  False means that
+ * the caller waited: it must read the row again and may call again.  Without
+ * shared memory there is no queue, and the result is true.
  */
 extern bool amt_scrypt_enter(uint64 tag);
 

@@ -1,23 +1,21 @@
 /*
  * session.c
- *	  Whether this session's settings are to be relied on.
+ *	  Whether this session's settings can be trusted.
  *
- * A client's connection option outranks what the server's configuration sets
- * for its role and its database.  The server refuses an option for a setting
- * that the user may not set, but it does not know our settings before the
- * library is loaded, and makes a placeholder.  Loading the library throws the
- * client's value away, and the one that it outranked is gone with it: anybody
- * could shake off an identity, or have a limit at its default, by naming it.
- * What the configuration says cannot be known any more.  So such a session is
- * refused.
+ * A connection option overrides what ALTER ROLE has set.  Before our library
+ * is loaded, the server does not know our settings, and accepts an option
+ * for any of them.  When our library loads, the server discards the option
+ * if the user may not set it.  The role's value is lost too.  So anybody
+ * could drop an identity or a limit by naming it.  We cannot know the lost
+ * value, so we refuse the session.
  *
- * The server also throws a value of the identity away that is not valid, unless
- * it can tell somebody of the error.  Scopes that are lost would
- * narrow nothing, and a lost key id would make a person of a key.  Such a session
- * is refused, too.
+ * At session start, and when our library loads, the server discards an
+ * invalid value with a mere warning, and the identity changes silently.
+ * Without its scopes a key could do more, and without its id a key would
+ * count as a person.  We refuse that session too.
  *
- * Settings cannot be changed in parallel mode.  If the library were loaded
- * there for the first time, its placeholders would be lost, so it refuses that.
+ * Settings cannot be changed in parallel mode.  If our library were first
+ * loaded there, its placeholders would be lost.  So it refuses that.
  */
 #include "postgres.h"
 
@@ -65,7 +63,7 @@ amt_session_before_settings(void)
 	MemoryContextSwitchTo(oldcontext);
 }
 
-/* May the user who logged in set this setting in a session? */
+/* May the user who logged in set this setting? */
 static bool
 may_set(const char *name)
 {
@@ -79,7 +77,7 @@ may_set(const char *name)
 		return settings[i]->context == PGC_SUSET && IsTransactionState() &&
 			pg_parameter_aclcheck(name, MyProc->roleId, ACL_SET) == ACLCHECK_OK;
 	}
-	return true;				/* no setting of ours; it was thrown away */
+	return true;				/* not a setting of ours; it was discarded */
 }
 
 void

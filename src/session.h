@@ -1,11 +1,11 @@
 /*
  * session.h
- *	  Whether this session's settings are to be relied on.
+ *	  Whether this session's settings can be trusted.
  */
 #ifndef AMT_SESSION_H
 #define AMT_SESSION_H
 
-/* Before and after the settings are defined. */
+/* Called before and after the settings are defined. */
 extern void amt_session_before_settings(void);
 extern void amt_session_after_settings(void);
 
@@ -17,11 +17,14 @@ typedef enum AmtRefusal
 	AMT_REFUSED_VALUE			/* a value of the identity is not valid */
 } AmtRefusal;
 
-/* Refuse this session from now on; in a parallel worker, like its leader. */
+/*
+ * Refuse this session from now on.  A parallel worker does so like its
+ * leader.
+ */
 extern void amt_session_refuse(AmtRefusal why);
 extern bool amt_session_is_refused(void);
 
-/* Raise 42501 if the session is refused.  Every function calls this first. */
+/* Raise 42501 if the session is refused.  Every SQL function must call this. */
 extern void amt_session_check(void);
 
 #endif							/* AMT_SESSION_H */

@@ -2,9 +2,9 @@
  * sha256.c
  *	  SHA-256, by OpenSSL.
  *
- * The algorithm is fetched once per process, since OpenSSL 3 spends more time on
- * that than on a short digest.  The context is reset after
- * each digest, which wipes the last block.
+ * OpenSSL 3 takes longer to fetch the algorithm than to digest a short text.
+ * So we fetch it once per process.  We reset the context after each digest,
+ * which wipes the last block.
  */
 #include "sha256.h"
 

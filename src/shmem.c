@@ -3,21 +3,21 @@
  *	  The shared memory of the extension, one for the whole server.
  *
  * Nothing has to be preloaded, so the first process that needs shared memory
- * makes it: a segment of fixed size that holds all registered parts, and an
- * area of dynamic shared memory for what grows.  The segment comes from the
- * registry of named segments where the version has one, else from the memory
- * that the server's main segment has left.  Its name carries a layout number
- * and its size, so a library of another layout, loaded after an upgrade of the
- * package, never shares it.
+ * makes it.  A segment of fixed size holds all registered parts.  An area of
+ * dynamic shared memory holds what grows.  The segment comes from the
+ * registry of named segments where the version has one, else from the main
+ * segment's spare memory.  Its name carries a layout number and its size.
+ * So a library of another layout, loaded after an upgrade, never shares it.
  *
- * Locks.  The facility's own lock guards the initialization of the segment,
- * and nothing in it may fail.  The segment's lock guards the creation of the
- * area.  No other lock of ours is held meanwhile.  An error releases it by the
- * rollback of the subtransaction in attempt.c.
+ * Locks.  `GetNamedDSMSegment()` holds a lock while we initialize the
+ * segment, so the init functions must not fail.  (Before 17 we hold
+ * AddinShmemInitLock ourselves.)  The segment's lock guards the creation of
+ * the area.  No other lock of ours may be held meanwhile.  After an error,
+ * the rollback in attempt.c releases it.
  *
- * Getting the memory can fail at any step.  Then the caller goes on without
- * it, which is slower but right; the log says so once per process, and later
- * calls try again after a while.
+ * Any step may fail.  The caller then goes on without shared memory: keys
+ * are verified by scrypt, and calls are not counted.  The log says so once
+ * per process, and later calls try again after a while.
  */
 #include "postgres.h"
 
@@ -32,7 +32,7 @@
 #include "elapsed.h"
 #include "shmem.h"
 
-/* Change it when something in shared memory changes its meaning. */
+/* Must be changed when anything in shared memory changes its meaning. */
 #define AMT_SHMEM_LAYOUT	2
 
 #define MAX_PARTS			8
@@ -54,8 +54,8 @@ static int	nparts = 0;
 static bool attached = false;
 
 /*
- * Random bytes for a new segment.  They are drawn before the facility registers
- * the segment's name: nothing may fail after that.
+ * Random bytes for a new segment.  They are drawn before its initialization,
+ * which must not fail.
  */
 static uint8 fresh_random[AMT_SHMEM_RANDOM];
 

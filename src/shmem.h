@@ -9,7 +9,7 @@
 
 #define AMT_SHMEM_RANDOM	48
 
-/* What a part is initialized with. */
+/* Values for the initialization of a part. */
 typedef struct AmtShmemInit
 {
 	int			lock_tranche;	/* for locks outside of hash tables */
@@ -25,16 +25,22 @@ typedef struct AmtShmemPart
 	void		(*attached) (void *part);	/* in each process, once */
 } AmtShmemPart;
 
-/* Register a part while the library is loaded; always in the same order. */
+/*
+ * Register a part while the library is being loaded, always in the same
+ * order.
+ */
 extern void amt_shmem_register(const AmtShmemPart *part);
 
-/* After all parts are registered: reserve the memory if we are preloaded. */
+/*
+ * After all parts are registered: before 17, reserve the memory if the
+ * library is preloaded.
+ */
 extern void amt_shmem_init(void);
 
 /*
- * Attach this process, the first time it is called.  Returns false if there is
- * no shared memory.  The first call in a process must be made in a transaction,
- * and not in parallel mode.
+ * Attach this process, unless it is attached.  Returns false if there is no
+ * shared memory, or if the first call is made in parallel mode.  The first
+ * call must be made in a transaction.
  */
 extern bool amt_shmem_attach(void);
 

@@ -1,10 +1,10 @@
 /*
  * stat.c
- *	  Counters of what the extension did, for the whole server.
+ *	  Counters of the extension's work, for the whole server.
  *
- * Every process adds to one of several stripes without a lock.  Reading sums
- * them up, which is exact once nobody adds.  A reset that races with an
- * addition may keep or lose that addition.
+ * A process adds to one of several stripes without a lock.  A reader sums
+ * them up, which is exact while no process adds.  A reset may keep or lose
+ * an addition that is made meanwhile.
  */
 #include "postgres.h"
 
@@ -29,11 +29,12 @@ StaticAssertDecl(sizeof(Stripe) == 128, "a stripe fills its cache lines");
 typedef struct Stats
 {
 	Stripe		stripe[STRIPES];
-	pg_atomic_uint64 since;		/* a TimestampTz */
+	pg_atomic_uint64 since;		/* when the counters were zero, a TimestampTz */
 } Stats;
 
 static Stats *stats = NULL;
-static uint64 own[AMT_NCOUNTERS];	/* of this process, until it is attached */
+static uint64 own[AMT_NCOUNTERS];	/* this process's counters until it is
+									 * attached */
 static TimestampTz own_since = 0;
 
 static void

@@ -1,6 +1,6 @@
 /*
  * stat.h
- *	  Counters of what the extension did, for the whole server.
+ *	  Counters of the extension's work, for the whole server.
  */
 #ifndef AMT_STAT_H
 #define AMT_STAT_H
@@ -30,14 +30,14 @@ typedef enum AmtCounter
 extern void amt_stat_init(void);
 
 /*
- * Add to a counter.  Without shared memory the process counts for itself, and
- * hands its counters over when it is attached.
+ * Add to a counter.  Without shared memory the process counts for itself,
+ * and adds its counters when it attaches.
  */
 extern void amt_stat_add(AmtCounter counter, uint64 n);
 
 extern uint64 amt_stat_read(AmtCounter counter);
 
-/* Time since when the counters count. */
+/* The time when the counters were zero. */
 extern TimestampTz amt_stat_since(void);
 
 extern void amt_stat_reset_all(void);

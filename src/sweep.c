@@ -1,6 +1,6 @@
 /*
  * sweep.c
- *	  What nobody will ask for any more: usage of keys and databases that are gone.
+ *	  Removing the usage of keys and databases that are gone.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@
 
 #define SLICE		1000		/* keys in one transaction */
 
-/* A part of the stored usage, and which of it is of keys that are gone. */
+/* A part of amt_key_usage, and its rows of keys that are gone. */
 typedef struct Slice
 {
 	Relation	key;
@@ -40,14 +40,17 @@ note_orphan(const char *id, Size id_len, void *arg)
 	AmtKey		key;
 
 	if (id_len > AMT_ID_MAX)
-		return;					/* the owner of the table has forced it in */
+		return;					/* the table's owner has forced it in */
 	slice->last.len = id_len;
 	memcpy(slice->last.id, id, id_len);
 	if (amt_key_presence(slice->key, id, id_len, &key) == AMT_ABSENT)
 		slice->orphan[slice->norphans++] = slice->last;
 }
 
-/* Delete a slice's stored usage of keys that are gone; false at the end. */
+/*
+ * Delete the rows of a slice whose keys are gone; false at the end of the
+ * table.
+ */
 static bool
 sweep_slice(AmtBatch *batch, Slice *slice)
 {
@@ -90,10 +93,10 @@ sweep_in_transaction(Slice *slice)
 }
 
 /*
- * Logical replication and a crash may leave the usage of a key that is gone.
- * Nobody sees it, so it is enough that each worker sweeps a part, until it leaves:
- * from a place in the order of ids that differs from worker to worker, to the end,
- * and then from the beginning.
+ * Logical replication or a crash may leave the usage of a key that is gone.
+ * Nobody sees it, so there is no hurry.  Each worker sweeps until it leaves.
+ * It starts at an id that depends on its pid, goes to the end, and then from
+ * the beginning.
  */
 bool
 amt_sweep_usage(void)
@@ -130,9 +133,8 @@ amt_sweep_usage(void)
 }
 
 /*
- * A database may be dropped before its last calls are written, and a new one may
- * get its OID.  No worker comes for the old entries any more, so the workers of
- * other databases drop them.
+ * A database may be dropped before its last calls are written, and a new one
+ * may get its OID.  So the workers of other databases drop the old entries.
  */
 void
 amt_sweep_databases(void)

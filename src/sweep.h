@@ -1,6 +1,6 @@
 /*
  * sweep.h
- *	  What nobody will ask for any more: usage of keys and databases that are gone.
+ *	  Removing the usage of keys and databases that are gone.
  */
 #ifndef AMT_SWEEP_H
 #define AMT_SWEEP_H

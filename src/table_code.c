@@ -1,23 +1,23 @@
 /*
  * table_code.c
- *	  Whose code runs when one of our tables is written.
+ *	  The code that runs when one of our tables is written.
  *
- * We write a table as its owner, on behalf of anybody.  So code of a third person
- * that is attached to the table would get the owner's rights by our doing, and the
- * owner's code would run in sessions of other people, where even a restricted
- * operation leaves it ways to their rights.  Therefore:
+ * We write a table as its owner, on behalf of any caller.  So another role's
+ * code on the table would get the owner's rights.  And the owner's code
+ * would run in other people's sessions, where even a restricted operation
+ * leaves it ways to their rights.  Therefore:
  *
- * - Our own triggers may run, and expressions of built-in types and functions that
- *	 can run no SQL.
- * - Other code may run only if it is the owner's: triggers that consist of nothing
- *	 but a function of the owner, and expressions that call built-in functions and
- *	 those of the owner.  And it may run only where it can harm nobody: if the owner
- *	 is a superuser, or in our worker.
- * - Anything else is an error: code of others, foreign keys that refer to the
- *	 table, since the tables behind them have code of their own, types and operator
- *	 classes that are not built in, and expressions that we do not look into.
+ * - Our own triggers may run, and expressions of built-in types and
+ *   functions that can run no SQL.
+ * - The owner's code may run if the owner is a superuser, or in our worker.
+ *   That is a trigger with nothing but a function of the owner, or an
+ *   expression of built-in functions and the owner's.
+ * - Anything else is an error: code of other roles, types and operator
+ *   classes that are not built in, and expressions that we do not look into.
+ *   So are foreign keys that refer to the table: the tables behind them have
+ *   code of their own.
  *
- * The result is remembered until something changes that it depends on.
+ * The result is kept until something changes that it depends on.
  */
 #include "postgres.h"
 
@@ -103,7 +103,7 @@ is_built_in(Oid object)
 	return object < FirstNormalObjectId;
 }
 
-/* Is what belongs to this role as good as the table's owner's? */
+/* Does code of this role count as the table owner's? */
 static bool
 is_owners(const Check *check, Oid role)
 {
@@ -131,8 +131,9 @@ note_function(Oid function, void *arg)
 }
 
 /*
- * May values of the type bring code along?  Domains have constraints, ranges have
- * functions, and so have the parts of composite types.  An enum has casts.
+ * May values of the type run other code?  A domain has constraints, a range
+ * has functions, and a composite type has parts with both.  An enum has
+ * casts only, but must be of the table's owner.
  */
 static bool
 is_foreign_type(Check *check, Oid type)
@@ -155,7 +156,7 @@ is_foreign_type(Check *check, Oid type)
 	return is_foreign;
 }
 
-/* Is it a node of which we know what it runs: the functions that it names? */
+/* Is this a kind of node that runs only the functions that it names? */
 static bool
 is_plain(const Node *node)
 {
@@ -231,8 +232,8 @@ check_constraints(Check *check)
 }
 
 /*
- * An expression or the condition of an index, as it is stored.  The server's own
- * functions for them would run functions of constants at once, as the current user.
+ * The expressions or the predicate of an index, as stored.  The relation
+ * cache would evaluate functions of constants in them, as the current user.
  */
 static Node *
 get_stored_node(Relation index, AttrNumber attnum)
@@ -280,7 +281,10 @@ is_our_function(const Check *check, Oid function)
 		extension == getExtensionOfObject(RelationRelationId, RelationGetRelid(check->rel));
 }
 
-/* The trigger of a foreign key of the table's own, which reads the table referred to. */
+/*
+ * Is this the trigger of the table's own foreign key, which only reads a
+ * table of the same owner?
+ */
 static bool
 is_own_reference(const Check *check, const Trigger *trigger)
 {
@@ -299,8 +303,8 @@ is_own_reference(const Check *check, const Trigger *trigger)
 }
 
 /*
- * A trigger has no owner.  Anybody who was granted TRIGGER may have made it, with
- * any function, arguments and condition.
+ * A trigger has no owner.  Any role that was granted TRIGGER may have made
+ * it, with any function, arguments and condition.
  */
 static bool
 is_foreign_trigger(Check *check, const Trigger *trigger)
@@ -335,7 +339,7 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 static void
 check_triggers(Check *check)
 {
-	/* A copy, since looking things up may replace it. */
+	/* A copy: catalog lookups may replace the original. */
 	TriggerDesc *triggers = CopyTriggerDesc(check->rel->trigdesc);
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
@@ -350,7 +354,10 @@ check_triggers(Check *check)
 	}
 }
 
-/* Has the table code of its owner?  Raises 42501 for code of others. */
+/*
+ * Does the table have code of its owner?  Raises 42501 for code of other
+ * roles.
+ */
 static bool
 has_owners_code(Relation rel)
 {
@@ -364,8 +371,8 @@ has_owners_code(Relation rel)
 
 	for (i = 0; i < NCHECKED - 1 && OidIsValid(checked[i].relid); i++)
 		;
-	checked[i].relid = RelationGetRelid(rel);	/* unless it is forgotten
-												 * meanwhile */
+	checked[i].relid = RelationGetRelid(rel);	/* an invalidation may reset
+												 * it meanwhile */
 	PG_TRY();
 	{
 		check_columns(&check);

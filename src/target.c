@@ -2,9 +2,9 @@
  * target.c
  *	  The key that a caller names, and whether the caller may manage it.
  *
- * The functions and the view's triggers share these rules.  Within reach of a
- * caller are the keys of the identity's organization, and for a trusted caller
- * all keys.  A key out of reach is answered like one that does not exist.
+ * The functions and the view's triggers share these rules.  A caller reaches
+ * the keys of its identity's organization, and a trusted caller all keys.  A
+ * key out of reach is answered like one that does not exist.
  */
 #include "postgres.h"
 

@@ -13,8 +13,9 @@ typedef struct AmtTarget
 {
 	AmtKey		key;
 	bool		is_whole_token; /* an imported key's token was presented */
-	bool		has_secret;		/* "token" was presented, its secret unproved */
-	AmtToken	token;
+	bool		has_secret;		/* "token" was presented; its secret is not
+								 * proved */
+	AmtToken	token;			/* the presented token; valid if "has_secret" */
 } AmtTarget;
 
 /*
@@ -23,23 +24,32 @@ typedef struct AmtTarget
  */
 extern bool amt_target_find(Oid extension, const char *s, Size len, AmtTarget *target);
 
-/* Is the key within the caller's reach: its own organization's, or any? */
+/* Does the caller reach the keys of this organization? */
 extern bool amt_target_in_reach(Datum org_id);
 
 /*
- * May the caller manage a key with these properties?  Trusted callers may; in
- * the identity's organization its creator and the manager role may; a key may
- * not.
+ * May the caller manage a key with these properties?  A trusted caller may.
+ * In the identity's organization the key's creator and the manager role may.
+ * A key may not.
  */
 extern bool amt_may_manage_key(Datum org_id, bool has_creator, Datum created_by);
 
-/* The same, or the caller is that key itself. */
+/*
+ * May the caller revoke the key: may it manage the key, or is it the key
+ * itself?
+ */
 extern bool amt_may_revoke_key(const AmtKey *key);
 
-/* Revoke the key with that id; false if it is gone already.  Rights are checked. */
+/*
+ * Revoke the key with that id; false if it is gone.  The caller must have
+ * checked the rights.
+ */
 extern bool amt_revoke_id(Relation rel, const char *id, Size id_len);
 
-/* Change these columns of the key that "write" has locked.  Rights are checked. */
+/*
+ * Change these columns of the key that "write" has locked.  The caller must
+ * have checked the rights.
+ */
 extern void amt_change_key(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 						   const Datum *values, const bool *nulls);
 

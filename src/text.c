@@ -2,9 +2,8 @@
  * text.c
  *	  Text that comes from a caller or from a row.
  *
- * The server checks the encoding of what a client sends as a query or as a
- * parameter.  It does not check connection options.  So we check all text before
- * we store or compare it.
+ * The server checks the encoding of queries and parameters, but not of
+ * connection options.  So we check all text before we store or compare it.
  */
 #include "postgres.h"
 

@@ -13,7 +13,10 @@ extern bool amt_text_is(Datum text_value, const char *string);
 /* Raise 22021 unless the text is valid in the database's encoding. */
 extern void amt_check_encoding(const char *s, Size len);
 
-/* An argument as a C string, checked in this way; NULL if it is null. */
+/*
+ * An argument as a C string; NULL if it is null.  Raises 22021 unless it is
+ * valid in the database's encoding.
+ */
 extern char *amt_string_arg(FunctionCallInfo fcinfo, int n);
 
 #endif							/* AMT_TEXT_H */

@@ -2,19 +2,18 @@
  * token.c
  *	  The shape of a token: writing one, reading one, finding one in a text.
  *
- * A token that we write is <prefix>_<12>_<43><6>: a public key id, the random
- * part of the secret and a checksum, all of 0-9A-Za-z.  43 such characters
- * carry 256 bits.  The checksum stops no attacker.  It lets a scanner tell a
- * token from a lookalike without asking a database, so it must be one that
- * every language has: zlib's CRC-32.
+ * A token that we write is <prefix>_<12>_<43><6>: a public key id, the
+ * random part of the secret and a checksum, all of 0-9A-Za-z.  43 such
+ * characters carry 256 bits.  The checksum stops no attacker.  It lets a
+ * scanner tell a token from a lookalike without a database.  Every language
+ * must have it, so it is zlib's CRC-32.
  *
- * No prefix contains '_', so the first '_' of a token ends its prefix, and the
- * part before it must be a listed name exactly.
+ * No prefix contains '_'.  So the first '_' of a token ends its prefix, and
+ * the part before it must be a listed name.
  *
- * Writing is strict and reading is lenient, so there are two readers:
- * amt_token_check() knows what we write, amt_token_parse() what we accept.
- * Neither looks further than it must, so that a megabyte of noise is refused
- * as cheaply as an empty string.
+ * There are two readers: amt_token_check() accepts the tokens that we write,
+ * amt_token_parse() others too.  Neither looks further than it must: a
+ * megabyte of noise is refused as cheaply as an empty string.
  */
 #include "token.h"
 
@@ -25,14 +24,14 @@
 
 #include "ascii.h"
 
-/* From the '_' behind the prefix on, which is the same for all prefixes. */
+/* Length from the '_' after the prefix on; the same for all prefixes. */
 #define TAIL_LEN		(1 + AMT_ID_LEN + 1 + AMT_SECRET_LEN)
 
 #define BASE			62
 #define RANDOM_BLOCK	64		/* bytes asked of the random source at a time */
 #define RANDOM_BLOCKS	64		/* a source that needs more is broken */
 
-/* More than the frames of everything that sees a part of a new secret. */
+/* More than the frames of all functions that see a part of a new secret. */
 #define STACK_TO_CLEAR	8192
 
 #define NOINLINE		__attribute__((noinline))
@@ -40,8 +39,9 @@
 static const char digits[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /*
- * CRC-32 of zlib and IEEE 802.3, four bits at a time: the table is what each
- * value of the four lowest bits does to the reflected polynomial 0xEDB88320.
+ * CRC-32 of zlib and IEEE 802.3, four bits at a time, with the reflected
+ * polynomial 0xEDB88320.  The table has the effect of each value of the four
+ * lowest bits.
  */
 static uint32_t
 crc32_ieee(const char *s, size_t len)
@@ -64,7 +64,7 @@ crc32_ieee(const char *s, size_t len)
 	return ~crc;
 }
 
-/* The checksum of what stands before it; 62^6 is more than 2^32. */
+/* Write the checksum of a text; 62^6 is more than 2^32. */
 static NOINLINE void
 write_checksum(const char *s, size_t len, char out[AMT_CHECKSUM_LEN])
 {
@@ -148,11 +148,12 @@ amt_prefixes_find_last(const AmtPrefixes *list, const char *s, size_t len, size_
 }
 
 /*
- * Uniform digits.  A byte has 256 values, which 62 does not divide: those from
- * 248 on are thrown away, or the first eight digits would come more often.
+ * Write uniform digits.  62 does not divide the 256 values of a byte, so
+ * those from 248 on are discarded.  Otherwise the first eight digits would
+ * come more often.
  *
- * One byte in 32 is thrown away, so one block is nearly always enough.  The
- * bound is for a source that is stuck: no answer is better than no end.
+ * One byte in 32 is discarded, so one block is nearly always enough.  The
+ * bound is for a source that is stuck: rather fail than never end.
  */
 static NOINLINE bool
 write_random(AmtRandom source, char *out, size_t len)
@@ -190,7 +191,7 @@ write_token(const AmtPrefixes *list, AmtRandom source, char *token)
 	tail = token + prefix->len;
 	checksum = tail + TAIL_LEN - AMT_CHECKSUM_LEN;
 
-	/* Random all the way to the checksum, then the separators over it. */
+	/* Random digits up to the checksum, then the separators over them. */
 	if (!write_random(source, tail + 1, checksum - (tail + 1)))
 		return false;
 	memcpy(token, prefix->name, prefix->len);
@@ -201,7 +202,7 @@ write_token(const AmtPrefixes *list, AmtRandom source, char *token)
 	return true;
 }
 
-/* Overwrite the stack that functions called before have used. */
+/* Overwrite the stack that earlier calls have used. */
 static NOINLINE void
 clear_stack(void)
 {
@@ -211,12 +212,12 @@ clear_stack(void)
 }
 
 /*
- * The compiler may keep parts of the secret in registers, and each function
- * that is called may save registers on the stack.  So no part of the secret is
- * touched here, nor in write_token(), but only in frames below them: those of
- * write_random(), of the source and of write_checksum().  The same stack is
- * overwritten when they have returned.  That works only as long as the compiler
- * makes none of them part of its caller.
+ * The compiler may keep parts of the secret in registers, and a called
+ * function may save registers on the stack.  So this function and
+ * write_token() must not touch the secret.  Only frames below them do: those
+ * of write_random(), of the source and of write_checksum().  We overwrite
+ * that stack when they have returned.  The compiler must inline none of
+ * them.
  */
 bool
 amt_token_generate(const AmtPrefixes *list, AmtRandom source, char token[AMT_TOKEN_MAX + 1])
@@ -248,7 +249,10 @@ amt_token_is_id(const char *s, size_t len)
 	return len >= 1 && len <= AMT_ID_MAX && all_base62(s, len);
 }
 
-/* The listed prefix that the text begins with, followed by '_'; its length, or 0. */
+/*
+ * The length of the listed prefix that the text begins with, before a '_';
+ * or 0.
+ */
 static size_t
 get_prefix_len(const AmtPrefixes *list, const char *s, size_t len)
 {
@@ -280,7 +284,9 @@ amt_token_parse(const AmtPrefixes *list, const char *s, size_t len, AmtToken *to
 	if (token->prefix_len == 0)
 		return false;
 
-	/* No '_' in an id: the first one ends it, and the secret may have more. */
+	/*
+	 * An id has no '_', so the first one ends it.  The secret may have more.
+	 */
 	token->id = s + token->prefix_len + 1;
 	separator = memchr(token->id, '_', end - token->id);
 	if (separator == NULL)
@@ -300,7 +306,7 @@ amt_token_parse(const AmtPrefixes *list, const char *s, size_t len, AmtToken *to
 	return true;
 }
 
-/* Has this, TAIL_LEN characters, the shape of all that follows a prefix? */
+/* Have these TAIL_LEN characters the shape of a token after its prefix? */
 static bool
 is_tail(const char *s)
 {
@@ -321,10 +327,10 @@ amt_token_check(const AmtPrefixes *list, const char *s, size_t len)
 }
 
 /*
- * Every '_' is tried as the end of a prefix, also inside a text that might be
- * another token.  A try costs TAIL_LEN at most, and less unless the next '_' is
- * about that far away, since a tail has no third '_'.  Only behind a right tail
- * are the prefixes looked at, the longest first: "amt" is found in "xamt" if
+ * We try every '_' as the end of a prefix, even inside a text that may be
+ * another token.  A try costs TAIL_LEN at most.  It mostly ends early: a
+ * tail has two '_' at fixed places, and no third.  Prefixes are compared
+ * only before a right tail, the longest first.  "amt" is found in "xamt" if
  * the checksum says so.
  */
 size_t

@@ -8,19 +8,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The names that a token may begin with. */
+/* Lengths of a prefix. */
 #define AMT_PREFIX_MIN			2
 #define AMT_PREFIX_MAX			16
-#define AMT_PREFIXES_MAX		32	/* names in one list */
+#define AMT_PREFIXES_MAX		32	/* prefixes in one list */
 
-/* What amt_token_generate() writes. */
+/* Lengths that amt_token_generate() writes. */
 #define AMT_ID_LEN				12
 #define AMT_SECRET_RANDOM_LEN	43
 #define AMT_CHECKSUM_LEN		6
 #define AMT_SECRET_LEN			(AMT_SECRET_RANDOM_LEN + AMT_CHECKSUM_LEN)
 #define AMT_TOKEN_MAX			(AMT_PREFIX_MAX + 1 + AMT_ID_LEN + 1 + AMT_SECRET_LEN)
 
-/* What amt_token_parse() reads: keys made elsewhere can be imported. */
+/*
+ * Lengths that amt_token_parse() accepts: keys made elsewhere can be
+ * imported.
+ */
 #define AMT_ID_MAX				64
 #define AMT_SECRET_MIN			16
 #define AMT_SECRET_MAX			256
@@ -34,8 +37,8 @@ typedef struct AmtPrefix
 
 /*
  * The prefixes in force; new tokens get the first.  No name is listed twice.
- * There are no pointers in it, so that it can be copied.  All zeros is the
- * empty list, under which nothing is a token.
+ * There must be no pointers in it, so that it can be copied.  All zeros is
+ * the empty list, under which no text is a token.
  */
 typedef struct AmtPrefixes
 {
@@ -43,7 +46,7 @@ typedef struct AmtPrefixes
 	AmtPrefix	prefix[AMT_PREFIXES_MAX];
 } AmtPrefixes;
 
-/* A token taken apart; the pointers lead into the parsed text. */
+/* A parsed token; the pointers lead into the text. */
 typedef struct AmtToken
 {
 	const char *prefix;
@@ -54,13 +57,16 @@ typedef struct AmtToken
 	size_t		secret_len;
 } AmtToken;
 
-/* A source of cryptographically strong bytes; false when it cannot deliver. */
+/* A source of cryptographically strong bytes; false if it fails. */
 typedef bool (*AmtRandom) (void *buf, size_t len);
 
 /* Is this a prefix (2 to 16 of a-z0-9, beginning with a letter)? */
 extern bool amt_prefix_is_valid(const char *name, size_t len);
 
-/* Append a prefix; false if it is not valid, listed already, or the list full. */
+/*
+ * Append a prefix; false if it is not valid or already listed, or if the
+ * list is full.
+ */
 extern bool amt_prefixes_add(AmtPrefixes *list, const char *name, size_t len);
 
 /*
@@ -70,8 +76,9 @@ extern bool amt_prefixes_add(AmtPrefixes *list, const char *name, size_t len);
 extern const AmtPrefix *amt_prefixes_find_last(const AmtPrefixes *list, const char *s, size_t len, size_t limit);
 
 /*
- * Write a new token with the first prefix, NUL-terminated.  False, and the
- * whole buffer wiped, when the random source fails or the list is empty.
+ * Write a new token with the first prefix, NUL-terminated.  If the random
+ * source fails or the list is empty, wipes the whole buffer and returns
+ * false.
  */
 extern bool amt_token_generate(const AmtPrefixes *list, AmtRandom source, char token[AMT_TOKEN_MAX + 1]);
 
@@ -81,17 +88,20 @@ extern bool amt_token_is_id(const char *s, size_t len);
 /* Does the text begin with a listed prefix and '_'? */
 extern bool amt_token_has_prefix(const AmtPrefixes *list, const char *s, size_t len);
 
-/* Take a whole text apart, leniently; false, and *token undefined, if it is none. */
+/*
+ * Parse a whole text, leniently.  If it is no token, returns false, and
+ * *token is undefined.
+ */
 extern bool amt_token_parse(const AmtPrefixes *list, const char *s, size_t len, AmtToken *token);
 
 /* Could amt_token_generate() have written the whole text, with any listed prefix? */
 extern bool amt_token_check(const AmtPrefixes *list, const char *s, size_t len);
 
 /*
- * Offset of the first such token at or after "from", its length in *token_len;
- * or len, and 0, if there is none.  Neighbours of the token do not matter.
- * Where tokens with several prefixes end at the same place, the longest is
- * found.  Linear in the text's length.
+ * The offset of the first token at or after "from".  Sets *token_len.  If
+ * there is none: len, and 0.  Neighbours of the token do not matter.  Where
+ * tokens with several prefixes end at the same place, the longest is found.
+ * Linear in the text's length.
  */
 extern size_t amt_token_find(const AmtPrefixes *list, const char *s, size_t len, size_t from, size_t *token_len);
 

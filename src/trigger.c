@@ -1,17 +1,17 @@
 /*
  * trigger.c
- *	  The triggers of the tables: what they refuse, complete and record.
+ *	  The triggers of the tables: they check, complete and record rows.
  *
- * The functions manage keys, but the owner of amt_key can also write rows, and
- * logical replication does.  So rows are checked, and what happens to a key is
- * recorded, by triggers in the same transaction.  The trigger functions insist
- * on being called by a trigger of the extension's own table.
+ * Not only our functions write rows.  The owner of amt_key can, and logical
+ * replication does.  So triggers check rows and record events, in the same
+ * transaction.  A trigger function must be called by a trigger of the
+ * extension's own table.
  *
- * A dump holds the events beside the keys.  If a restored key were recorded
- * once more, its event would take the number of an old one.  So a key that was
- * created before this transaction is not recorded while row_security is off,
- * which the scripts of pg_dump set.  That concerns only roles that can write
- * the table anyway.
+ * A dump has the events beside the keys.  A restored key must not be
+ * recorded again: its event would take an old number.  The scripts of
+ * pg_dump turn row_security off.  So while it is off, we do not record a key
+ * that was created before this transaction.  Only roles that can write the
+ * table can profit from that.
  */
 #include "postgres.h"
 
@@ -45,8 +45,8 @@
 #define ROW_EVENTS		(TRIGGER_EVENT_ROW | TRIGGER_EVENT_TIMINGMASK)
 
 /*
- * The trigger data, if a trigger of that table of ours calls with these bits;
- * else an error.
+ * The trigger data.  Raises 39P01 unless a trigger of that table of ours
+ * calls, with these bits.
  */
 static TriggerData *
 check_caller(FunctionCallInfo fcinfo, Oid extension, AmtTableId table, uint32 bits)
@@ -73,7 +73,10 @@ refuse_row(const char *problem, const char *hint)
 			 errhint("%s", hint)));
 }
 
-/* A text of the row, valid in the database's encoding; NULL if it is null. */
+/*
+ * A text of the row; NULL if it is null.  Raises 22021 unless it is valid in
+ * the database's encoding.
+ */
 static char *
 row_text(const AmtKey *key, int attnum)
 {
@@ -103,7 +106,7 @@ check_hashes(const AmtKey *key)
 		refuse_row("token_sha256 must have 32 bytes", "It is the SHA-256 of the whole token.");
 }
 
-/* A row must be one that can be verified, listed and revoked. */
+/* Raise an error unless the key can be verified, listed and revoked. */
 static void
 check_row(const AmtKey *key)
 {
@@ -160,7 +163,10 @@ check_frozen(const AmtKey *old, const AmtKey *new, TupleDesc tupdesc)
 	}
 }
 
-/* The row with a displayed prefix made of the first listed one and the id. */
+/*
+ * Give the row a displayed prefix, made of the first listed prefix and the
+ * id.
+ */
 static HeapTuple
 add_token_prefix(HeapTuple row, TupleDesc tupdesc, const AmtKey *key)
 {
@@ -201,7 +207,7 @@ amt_key_guard(PG_FUNCTION_ARGS)
 	return PointerGetDatum(row);
 }
 
-/* Delete the usage row; waits for the worker's batch, if that is writing it. */
+/* Delete the usage row.  Waits for the worker's batch if that has locked it. */
 static void
 delete_usage(Oid extension, const AmtKey *key)
 {
@@ -277,7 +283,10 @@ amt_key_record(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* BEFORE TRUNCATE: it fires no row trigger, so nothing would be recorded. */
+/*
+ * BEFORE TRUNCATE on amt_key.  TRUNCATE fires no row trigger, so it would
+ * record nothing.
+ */
 PG_FUNCTION_INFO_V1(amt_key_no_truncate);
 Datum
 amt_key_no_truncate(PG_FUNCTION_ARGS)
@@ -292,10 +301,10 @@ amt_key_no_truncate(PG_FUNCTION_ARGS)
 }
 
 /*
- * A REPLICA trigger, BEFORE each row of amt_key_usage: a subscriber counts by
- * itself, so that rows of a publisher are discarded.  A tool that enables all
- * triggers of a table lets this one fire for the writer's rows too; those must
- * pass, or nothing could be counted or revoked any more.
+ * A REPLICA trigger, BEFORE each row of amt_key_usage.  A subscriber counts
+ * by itself, so rows of a publisher are discarded.  If a tool enables all
+ * triggers of a table, this one fires for our own rows too.  They must pass,
+ * or nothing could be counted or revoked any more.
  */
 PG_FUNCTION_INFO_V1(amt_usage_replica);
 Datum

@@ -2,14 +2,17 @@
  * usage.c
  *	  The calls of a key: counting one, and reading all.
  *
- * Counting is no part of any transaction: it works in READ ONLY transactions,
- * on a standby, and when the surrounding transaction rolls back.
+ * Counting is no part of any transaction.  It works in READ ONLY
+ * transactions, on a standby, and when the surrounding transaction rolls
+ * back.
  *
- * Reading adds what is stored to what is counted, without ever adding a call
- * twice.  An entry with a known base has all: base + counted.  Otherwise the
- * table's row is read with a new snapshot, and then the entry again.  If it is
- * still the same entry without a base, nothing of its calls has been written,
- * and the answer is the row + counted.
+ * The reader must not add a call twice.  If the base is known, it answers
+ * base + counted.  Otherwise it reads the table's row with a new snapshot,
+ * and then the entry again.  If that is still the same entry without a base,
+ * none of its calls are written, and the answer is row + counted.  Otherwise
+ * the reader starts again.
+ *
+ * C, C2, C3 and R1 to R3 are labels of the model in test/model.
  */
 #include "postgres.h"
 
@@ -23,8 +26,9 @@
 #include "writer_slot.h"
 
 /*
- * Does the key's row still store this hash, for all that others know?  A key of the
- * same id may be new.  If this transaction has made it, it may still be undone.
+ * Does the key's row still store this hash, for other transactions too?  The
+ * id may belong to a new key.  If this transaction has made or changed it, a
+ * rollback may still undo that.
  */
 static bool
 is_still_stored(Oid extension, const AmtKeyRef *ref, uint64 hash_tag)

@@ -14,7 +14,10 @@
  */
 extern void amt_usage_count(Oid extension, const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at);
 
-/* All calls up to now, stored or not; DT_NOBEGIN if there was none. */
+/*
+ * All calls up to now, written or not.  *last_used_at is DT_NOBEGIN if there
+ * was none.
+ */
 extern void amt_usage_read(Oid extension, Oid table, const AmtKey *key,
 						   int64 *calls, TimestampTz *last_used_at);
 

@@ -1,20 +1,18 @@
 /*
  * verdict.c
- *	  Whether a token is valid, and whose it is.
+ *	  Whether a token is valid, and which key it belongs to.
  *
- * The row is read with the newest snapshot at each call, so what it says is
- * never older than the database.  Whether the secret belongs to the hash in the
- * row is known from the key's entry in shared memory, or else scrypt is run.
- * An imported key is found by the SHA-256 of its whole token and needs neither.
+ * Each call reads the row with the newest snapshot.  The key's entry in
+ * shared memory tells whether the secret belongs to the hash in the row.  If
+ * it does not know, we run scrypt.  An imported key is found by the SHA-256
+ * of its whole token, and needs neither.
  *
- * A run of scrypt takes long enough for the key to be revoked meanwhile, and so
- * does waiting for one's turn.  Nothing of ours is held then: no snapshot, no
- * relation, no lock.  The result is about a stored hash only.  So the row is
- * read again afterwards, and the token is valid only if it still stores that
- * hash.
+ * While scrypt runs or waits, the key may be revoked.  We hold no snapshot,
+ * relation or lock then, and read the row again afterwards.  The token is
+ * valid only if the row still stores the hash.
  *
- * No text raises an error.  The system can: a query that is cancelled while it
- * waits, memory that OpenSSL does not get, or tables that their owner broke.
+ * No text raises an error.  The system may: a query is cancelled while it
+ * waits, OpenSSL gets no memory, or an owner broke the tables.
  */
 #include "postgres.h"
 
@@ -45,22 +43,24 @@
 /* The result of scrypt for one stored hash. */
 typedef struct ScryptAnswer
 {
-	bool		known;
+	bool		known;			/* has scrypt run? */
 	AmtScryptResult result;
-	char	   *hash;
+	char	   *hash;			/* the stored hash that scrypt ran for */
 	Size		hash_len;
 } ScryptAnswer;
 
-/* A token that is being verified, and what is known of its key just now. */
+/* A token that is being verified, and the state of its key. */
 typedef struct Attempt
 {
 	const AmtToken *token;
-	AmtKey	   *key;			/* filled by each look at the row */
+	AmtKey	   *key;			/* filled each time the row is read */
 	bool		shared;			/* is there shared memory? */
 	bool		no_mac;			/* OpenSSL cannot compute the MAC */
-	AmtKeyRef	ref;			/* this and the next two with shared memory */
-	uint64		hash_tag;		/* of the stored hash */
-	AmtProof	proof;
+	AmtKeyRef	ref;			/* of the key's entry; zeros without shared
+								 * memory */
+	uint64		hash_tag;		/* tag of the stored hash; 0 without shared
+								 * memory */
+	AmtProof	proof;			/* as read from the entry */
 	const char *hash;			/* the stored hash, in "key" */
 	Size		hash_len;
 } Attempt;
@@ -115,9 +115,9 @@ enter_proof(const Attempt *attempt, const ScryptAnswer *answer)
 }
 
 /*
- * In our place in the queue: run scrypt, unless another process has proved the
- * secret since we looked.  A proof is entered before the place is left, so that
- * those who wait find it.
+ * Run scrypt, unless another process has proved the secret since we looked.
+ * The caller must hold a place in the queue.  It must enter a proof before
+ * it leaves the place, so that waiting processes find it.
  */
 static pg_noinline void
 ask_scrypt(Attempt *attempt, ScryptAnswer *answer)
@@ -137,7 +137,10 @@ ask_scrypt(Attempt *attempt, ScryptAnswer *answer)
 				 errdetail("OpenSSL did not get the memory that the key's parameters need, or its provider has no scrypt.")));
 }
 
-/* Wait for our turn, then ask; false if we waited and should look again. */
+/*
+ * Wait for a place, then run scrypt.  False means that we waited and must
+ * look again.
+ */
 static bool
 ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
 {
@@ -155,7 +158,7 @@ ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
 	return true;
 }
 
-/* Compare the secret with the proof; false if that decides nothing. */
+/* Compare the secret with the proof; false if OpenSSL gives no MAC. */
 static bool
 compare_proof(Attempt *attempt, AmtVerdict *verdict)
 {
@@ -171,7 +174,7 @@ compare_proof(Attempt *attempt, AmtVerdict *verdict)
 	return true;
 }
 
-/* Read the key's row, at the place where the entry has seen it last. */
+/* Read the key's row, at the place where the entry last saw it. */
 static bool
 read_key(Oid extension, Attempt *attempt)
 {
@@ -189,7 +192,7 @@ read_key(Oid extension, Attempt *attempt)
 	hint = attempt->proof.hint;
 	found = amt_key_by_hint(rel, token->id, token->id_len, &hint, attempt->key);
 
-	/* Given back at once: a login path must not stand in the way of DDL. */
+	/* Unlock at once: a login must not block DDL. */
 	table_close(rel, AccessShareLock);
 
 	if (attempt->proof.known && found && !AmtRowHintEquals(hint, attempt->proof.hint))
@@ -198,7 +201,7 @@ read_key(Oid extension, Attempt *attempt)
 	return found && !AmtKeyIsNull(attempt->key, scrypt_hash);
 }
 
-/* Look at row and entry; false if scrypt has to be asked. */
+/* Look at row and entry; false if scrypt must run. */
 static bool
 decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *verdict)
 {
@@ -249,7 +252,7 @@ amt_verify_secret(Oid extension, const AmtToken *token, AmtKey *key)
 	return verify_secret(extension, &attempt);
 }
 
-/* Printable ASCII without space, and not too long? */
+/* Is the text printable ASCII without spaces, and not too long? */
 static bool
 may_be_imported(const char *s, Size len)
 {
@@ -261,7 +264,7 @@ may_be_imported(const char *s, Size len)
 	return true;
 }
 
-/* Find an imported key, at the place where its entry has seen the row last. */
+/* Find an imported key, at the place where its entry last saw the row. */
 static bool
 find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 {
@@ -292,7 +295,7 @@ find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 		return false;
 	id = amt_key_id_of(attempt->key, &id_len);
 	if (id_len > AMT_ID_MAX)
-		return false;			/* the owner of the table has forced it in */
+		return false;			/* the table's owner has forced it in */
 	if (attempt->shared)
 	{
 		attempt->ref.id = id;
@@ -343,8 +346,8 @@ verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 }
 
 /*
- * The counters are in the verdicts' order.  A session may see nothing but bad
- * tokens, and must not take these counts with it.
+ * A session that sees only bad tokens must attach too.  Otherwise its counts
+ * are lost with it.
  */
 void
 amt_count_verdict(AmtVerdict verdict)

@@ -1,6 +1,6 @@
 /*
  * verdict.h
- *	  Whether a token is valid, and whose it is.
+ *	  Whether a token is valid, and which key it belongs to.
  */
 #ifndef AMT_VERDICT_H
 #define AMT_VERDICT_H
@@ -8,7 +8,7 @@
 #include "rows.h"
 #include "token.h"
 
-/* A verdict that was merely zeroed is a refusal. */
+/* Zero must be a refusal. */
 typedef enum AmtVerdict
 {
 	AMT_MALFORMED,
@@ -20,18 +20,18 @@ typedef enum AmtVerdict
 } AmtVerdict;
 
 /*
- * Verify the token in the text and count the call if it is valid.  *key is
- * filled if it is.  No text raises an error.
+ * Verify the token in the text.  If it is valid, counts the call and fills
+ * *key.  No text raises an error.
  */
 extern AmtVerdict amt_verify_text(Oid extension, const char *s, Size len, AmtKey *key);
 
 /*
- * Does the token's secret belong to the key?  Suspended and expired keys have
- * secrets, too.  Counts no call.
+ * Does the token's secret belong to its key?  The key may be suspended or
+ * expired.  Counts no call.
  */
 extern AmtVerdict amt_verify_secret(Oid extension, const AmtToken *token, AmtKey *key);
 
-/* Find an imported key by its whole token, unless that cannot be one. */
+/* Find an imported key by its whole token. */
 extern bool amt_find_imported(Oid extension, const char *s, Size len, AmtKey *key);
 
 /* Add to the counters of amt_stat. */

@@ -66,7 +66,7 @@ make_result_set(FunctionCallInfo fcinfo)
 				 errmsg("materialize mode required, but it is not allowed in this context")));
 	amt_check_row_type(rsinfo->expectedDesc, verified_types, VERIFIED_COLUMNS);
 
-	/* The caller expects our descriptor, so it needs no copy. */
+	/* The caller has the descriptor, so it needs no copy. */
 	oldcontext = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
 	rsinfo->returnMode = SFRM_Materialize;
 	rsinfo->setResult = tuplestore_begin_heap(rsinfo->allowedModes & SFRM_Materialize_Random,
@@ -91,8 +91,9 @@ put_row(ReturnSetInfo *rsinfo, const AmtKey *key)
 }
 
 /*
- * An identity that ends with the statement serves nobody, unless the statement
- * is a function's: so warn as SET LOCAL does, of the client's own statement.
+ * Outside a transaction block the identity ends with the client's statement,
+ * so warn as SET LOCAL does.  But do not warn within a function: its later
+ * statements can use the identity.
  */
 static void
 warn_outside_block(const ReturnSetInfo *rsinfo)

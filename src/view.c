@@ -1,10 +1,10 @@
 /*
  * view.c
- *	  The view amt_keys: the calls in it, and managing keys by statements on it.
+ *	  The view amt_keys: its calls, and managing keys by statements on it.
  *
- * The view's INSTEAD OF triggers share their rules with the functions.  A row
- * that the caller sees but may not manage is passed over, as a policy would do.
- * The privileges of the view say which columns can be updated at all.
+ * The INSTEAD OF triggers share their rules with the functions.  They skip a
+ * row that the caller sees but may not manage, as a policy would.  The
+ * view's privileges decide which columns can be updated at all.
  */
 #include "postgres.h"
 
@@ -68,7 +68,7 @@ find_key(Relation rel, HeapTuple row, TupleDesc tupdesc, AmtKey *key)
 	Datum		value = heap_getattr(row, Anum_view_key_id, tupdesc, &isnull);
 	text	   *id;
 
-	/* The view's owner may have replaced it by one with nulls. */
+	/* The view's owner may have replaced it by a view with nulls. */
 	if (isnull)
 		return false;
 	id = DatumGetTextPP(value);
@@ -157,8 +157,9 @@ add_change(Changes *changes, AttrNumber column, const ViewRow *new, int attnum)
 }
 
 /*
- * A caller that is not trusted may shorten a life, and prolong it within limits.
- * The key is locked: somebody may have shortened its life since we read it.
+ * A caller that is not trusted may shorten a key's life, and prolong it
+ * within limits.  We compare with the locked row: its expiry may have
+ * changed since we read the key.
  */
 static void
 check_prolonging(const AmtKey *key, AmtWrite *write, const Changes *changes)

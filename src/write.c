@@ -2,19 +2,19 @@
  * write.c
  *	  Writing rows of the extension's tables.
  *
- * No SQL is executed: rows are written by the executor's functions for a single
- * relation, which logical replication uses.  They maintain all indexes, check
- * all constraints and fire row triggers.  They ask for no privilege and apply
- * no policy; the caller has decided that the write is allowed.
+ * We execute no SQL.  Rows are written by the executor's functions for a
+ * single relation, which logical replication uses.  They maintain all
+ * indexes, check all constraints and fire row triggers.  They check no
+ * privilege and no policy: the caller must have decided that the write is
+ * allowed.
  *
- * Code that somebody has attached to the table runs as the table's owner, in a
- * security-restricted operation, with a safe search_path.  VACUUM and REINDEX
- * run a table's code in this way, too.  So it never has rights that its owner
- * does not have, and none of it can be deferred until the caller's rights are
- * back.  Each table is written as its own owner.
+ * Triggers run as the table's owner, restricted, with a safe search_path.
+ * None of their code can be deferred until the caller's rights return.
+ * VACUUM and REINDEX run a table's code in this way, too.  Each table is
+ * written as its own owner.
  *
- * If an error is raised in between, the abort of the (sub)transaction restores
- * the user and the settings, and frees the rest.
+ * After an error, the abort of the (sub)transaction restores the user and
+ * the settings, and frees the rest.
  */
 #include "postgres.h"
 
@@ -76,7 +76,7 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (strcmp(namespace_search_path, SAFE_PATH) != 0)
 		(void) set_config_option("search_path", SAFE_PATH, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	/* Our triggers record what happens, whatever the session replicates. */
+	/* Our triggers must record events in a session that replicates, too. */
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
@@ -90,7 +90,7 @@ amt_write_begin(AmtWrite *write, Relation rel)
 void
 amt_write_end(AmtWrite *write)
 {
-	/* Here the owner's AFTER triggers run; deferred ones are refused. */
+	/* The owner's AFTER triggers run here; deferred ones are refused. */
 	AfterTriggerEndQuery(write->estate);
 	EvalPlanQualEnd(&write->epq);
 	ExecCloseIndices(write->target);
@@ -105,7 +105,7 @@ amt_write_end(AmtWrite *write)
 	SetUserIdAndSecContext(write->save_userid, write->save_sec_context);
 }
 
-/* Give the columns that the owner has added their defaults. */
+/* Fill the columns that the owner has added with their defaults. */
 static void
 fill_defaults(AmtWrite *write, TupleTableSlot *slot, int natts)
 {
@@ -143,9 +143,9 @@ update_row(AmtWrite *write)
 }
 
 /*
- * The detail of a failed constraint quotes the row as far as the current user may
- * read it.  That is the table's owner here, but the error goes to the caller, who
- * must not read hashes.
+ * The detail of a failed constraint quotes the row as far as the current
+ * user may read it.  That is the table's owner here.  But the caller gets
+ * the error, and must not read hashes.
  */
 static void
 run_without_details(void (*action) (AmtWrite *write), AmtWrite *write)
@@ -230,7 +230,7 @@ amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 		*write->updated_columns = bms_add_member(*write->updated_columns,
 												 columns[i] - FirstLowInvalidHeapAttributeNumber);
 	run_without_details(update_row, write);
-	*write->updated_columns = NULL; /* it was in the row's memory */
+	*write->updated_columns = NULL; /* it was allocated with the row */
 	MemoryContextSwitchTo(oldcontext);
 	return ItemPointerIsValid(&slot->tts_tid);
 }

@@ -9,28 +9,34 @@
 #include "nodes/execnodes.h"
 #include "utils/relcache.h"
 
-/* A series of writes to one table, between amt_write_begin() and _end(). */
+/*
+ * A series of writes to one table.  Every amt_write_begin() must be followed
+ * by amt_write_end().
+ */
 typedef struct AmtWrite
 {
-	Relation	rel;
-	EState	   *estate;
-	ResultRelInfo *target;
-	EPQState	epq;
-	TupleTableSlot *old_row;	/* that was found */
-	TupleTableSlot *new_row;
-	Bitmapset **updated_columns;	/* what "UPDATE OF" triggers look at */
-	Oid			save_userid;
-	int			save_sec_context;
-	int			save_nestlevel;
+	Relation	rel;			/* the table */
+	EState	   *estate;			/* of the executor */
+	ResultRelInfo *target;		/* "rel" for the executor */
+	EPQState	epq;			/* of the executor, for updates and deletes */
+	TupleTableSlot *old_row;	/* the row that was found or locked */
+	TupleTableSlot *new_row;	/* the row to write */
+	Bitmapset **updated_columns;	/* "UPDATE OF" triggers look at these */
+	Oid			save_userid;	/* the caller's */
+	int			save_sec_context;	/* the caller's */
+	int			save_nestlevel; /* of our changes of settings */
 } AmtWrite;
 
-/* Triggers, constraints and index functions run as this table's owner. */
+/*
+ * From begin to end, code runs as the table's owner.  Raises 42501 if the
+ * table has code that must not run here.
+ */
 extern void amt_write_begin(AmtWrite *write, Relation rel);
 extern void amt_write_end(AmtWrite *write);
 
 /*
- * Insert a row of which the first natts columns are given; others get their
- * defaults.  Returns false if a trigger of the owner's has suppressed it.
+ * Insert a row.  The first natts columns are given, others get their
+ * defaults.  Returns false if a trigger has suppressed it.
  */
 extern bool amt_write_insert(AmtWrite *write, const Datum *values, const bool *nulls, int natts);
 
@@ -41,15 +47,20 @@ extern bool amt_write_insert(AmtWrite *write, const Datum *values, const bool *n
 extern bool amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_len,
 						   bool nowait, bool *busy);
 
-/* The same for a table that is locked against other writers: see amt_row_find(). */
+/*
+ * Find the row without locking it; see amt_row_find().  The row is then in
+ * write->old_row.
+ */
 extern bool amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len);
 
 /*
- * Change these columns of the locked row, or delete it.  To change it returns
- * false if a trigger has suppressed it.
+ * Change these columns of write->old_row; false if a trigger has suppressed
+ * it.
  */
 extern bool amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 							 const Datum *values, const bool *nulls);
+
+/* Delete write->old_row. */
 extern void amt_write_delete(AmtWrite *write);
 
 #endif							/* AMT_WRITE_H */

@@ -1,15 +1,15 @@
 /*
  * writer.c
- *	  The background worker that writes what was counted.
+ *	  The background worker that writes counted calls.
  *
- * Each database in which something was counted gets one worker, on demand: a
- * process that counts asks the postmaster for it when it finds none.  Only the
- * worker writes amt_key_usage.  It writes every amt_keys.usage_flush_interval,
- * and leaves after two idle seconds when all is written, so DROP DATABASE and
- * CREATE DATABASE ... TEMPLATE need not wait longer than they do anyway.
+ * Each database in which calls are counted gets one worker, on demand
+ * (writer_slot.c).  Only the worker writes amt_key_usage; a revocation
+ * deletes from it.  The worker writes every amt_keys.usage_flush_interval.
+ * It leaves after two idle seconds when all is written.  So DROP DATABASE
+ * and CREATE DATABASE ... TEMPLATE wait no longer than they do anyway.
  *
- * On a standby nothing can be written.  The worker then only drops the entries
- * of keys that are gone, and begins to write when recovery has ended.
+ * On a standby the worker only drops the entries of keys that are gone.  It
+ * begins to write when recovery has ended.
  */
 #include "postgres.h"
 
@@ -36,13 +36,13 @@
 #include "writer_batch.h"
 #include "writer_slot.h"
 
-#define IDLE_MS			2000	/* without a call before the worker leaves */
+#define IDLE_MS			2000	/* without a call until the worker leaves */
 #define POLL_MS			500		/* between two looks for calls */
 #define FAILED_MS		5000	/* from a failed write to the next */
 #define TRIM_MS			10000	/* between two looks for entries to drop */
-#define SWEEP_MS		50		/* that sweeping takes between two writes */
-#define GIVE_UP_MS		1500	/* that the last write goes on after an error */
-#define LAST_MS			1500	/* that the last write waits for others */
+#define SWEEP_MS		50		/* for sweeping between two writes */
+#define GIVE_UP_MS		1500	/* for the last write, if it fails */
+#define LAST_MS			1500	/* for other backends, before the last write */
 #define LAST_POLL_MS	50
 
 PGDLLEXPORT void amt_writer_main(Datum arg);
@@ -98,7 +98,7 @@ unwritten_here(void)
 	return sums.unwritten;
 }
 
-/* Write what can be written; see amt_write_pending(). */
+/* Write as amt_write_pending() does, and wake the backends that wait for it. */
 static bool
 write_now(TimestampTz give_up_at, bool *left)
 {
@@ -118,8 +118,8 @@ write_now(TimestampTz give_up_at, bool *left)
 }
 
 /*
- * Leave, unless something was counted in the last moment: a process that counts
- * sees our slot, or its call is seen here.
+ * Leave, unless a call was counted in the last moment.  We see the call, or
+ * the backend sees that the slot is free.
  */
 static bool
 try_to_leave(void)
@@ -129,7 +129,7 @@ try_to_leave(void)
 	return unwritten_here() == 0 || !amt_slot_claim();
 }
 
-/* Parts of the table may have to be mapped, so it is done in a transaction. */
+/* In a transaction: parts of the table may have to be mapped. */
 static void
 trim_entries(void)
 {
@@ -151,7 +151,7 @@ sweep_for_a_while(void)
 	return more;
 }
 
-/* Write every interval, until nothing was counted for two seconds. */
+/* Write every interval, until no call was counted for two seconds. */
 static void
 write_until_idle(void)
 {
@@ -175,9 +175,11 @@ write_until_idle(void)
 			counted_at = now;
 			left = true;
 		}
-		pg_memory_barrier();	/* first the flag, then the entries */
+		pg_memory_barrier();	/* read the flag before the entries */
 
-		/* When nothing is counted any more, a long interval must not keep us. */
+		/*
+		 * When no call is counted any more, a long interval must not keep us.
+		 */
 		interval = amt_elapsed(counted_at, now, IDLE_MS) ?
 			Min(usage_flush_interval, IDLE_MS) : usage_flush_interval;
 		if (amt_my_slot->hurry)
@@ -208,9 +210,9 @@ write_until_idle(void)
 }
 
 /*
- * The server stops, or somebody has terminated this worker.  In the first case
- * others may still count: wait until none is left in the database, for a while.
- * In the second a new worker may come.  Then write once more.
+ * The server stops, or this worker was terminated.  Other backends of the
+ * database may still count, so wait for their end, but not long.  Then write
+ * once more.  If a new worker has come, it writes.
  */
 static void
 write_last(void)
@@ -231,10 +233,10 @@ write_last(void)
 static void
 connect_to(Oid database)
 {
-	/* Sessions that are there may count where no new one is allowed. */
+	/* Sessions may still count in a database that allows no new ones. */
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, BGWORKER_BYPASS_ALLOWCONN);
 
-	/* What the server's configuration says of sessions must not stop it. */
+	/* The server's settings for sessions must not stop the worker. */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);

@@ -1,6 +1,6 @@
 /*
  * writer.h
- *	  The background worker that writes what was counted.
+ *	  The background worker that writes counted calls.
  */
 #ifndef AMT_WRITER_H
 #define AMT_WRITER_H

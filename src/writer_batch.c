@@ -1,17 +1,18 @@
 /*
  * writer_batch.c
- *	  What the background worker writes, in batches.
+ *	  Writing counted calls in batches.
  *
- * A batch is a short transaction of its own.  Its values are totals, never
- * increments, so that a worker that dies anywhere loses nothing and the next
- * one writes nothing twice.  The names in brackets are labels of test/model.
+ * A batch is a short transaction of its own.  It writes totals, never
+ * increments.  So a worker that dies anywhere loses nothing, and the next
+ * one writes nothing twice.  K1, K2 and W1 to W5 are labels of the model in
+ * test/model.
  *
- * The worker waits for nobody.  It locks tables only if it can at once.  It leaves
- * for later: rows that somebody else has locked, and the calls of a key that a
- * transaction in progress creates, changes or deletes.
+ * The worker must not wait.  It locks a table only if the lock is free.  It
+ * leaves for later: rows that another process has locked, and calls of a key
+ * that a transaction in progress creates or deletes.
  *
- * If nobody else is writing amt_key_usage, the worker takes all of it for the
- * batch, and need not lock each row.  A revocation then waits for one batch.
+ * If the worker can lock all of amt_key_usage at once, it does.  Then it
+ * need not lock rows, and a revocation waits for the batch.
  */
 #include "postgres.h"
 
@@ -33,7 +34,7 @@
 
 #define BATCH		1000
 
-/* Is the key of the entry there, and nobody changing it? */
+/* Is the entry's key there, and is a transaction changing it? */
 static AmtPresence
 get_presence(AmtBatch *batch, const AmtDue *due)
 {
@@ -50,9 +51,9 @@ get_presence(AmtBatch *batch, const AmtDue *due)
 }
 
 /*
- * K1: can the calls be written now?  Drops the entry of a key that is gone.  A
- * transaction that changes the key may delete it as well.  If there is a usage
- * row, it would wait for us, but of a first row it would not know.
+ * K1: can the calls be written now?  Drops the entry of a key that is gone.
+ * A transaction that is changing the key may delete it as well.  It then
+ * waits for us if there is a usage row, but would not see a first row.
  */
 static bool
 is_writable(AmtBatch *batch, const AmtDue *due, bool has_row)
@@ -64,7 +65,7 @@ is_writable(AmtBatch *batch, const AmtDue *due, bool has_row)
 	return presence == AMT_PRESENT || (presence == AMT_CHANGING && has_row);
 }
 
-/* The stored row that is locked. */
+/* Get the values of the row that was found. */
 static void
 get_stored(AmtWrite *write, uint64 *calls, TimestampTz *last_used_at)
 {
@@ -76,7 +77,10 @@ get_stored(AmtWrite *write, uint64 *calls, TimestampTz *last_used_at)
 	*last_used_at = isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
 }
 
-/* Write the total of one key; *inserted if that is its first row. */
+/*
+ * Write the total of one key.  *inserted says whether that is its first row.
+ * Returns false if the calls must wait.
+ */
 static bool
 write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 {
@@ -90,7 +94,7 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	bool		found;
 	bool		busy = false;
 
-	/* W2: lock the row first, so that it is of the key that K1 finds. */
+	/* W2: lock the row first.  It then belongs to the key that K1 finds. */
 	*inserted = false;
 	found = batch->exclusive ?
 		amt_write_find(write, batch->usage_index, due->id, due->id_len) :
@@ -100,12 +104,12 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	if (found)
 		get_stored(write, &stored, &last_used_at);
 
-	/* W2_base: nothing of this entry's calls can be in the row yet. */
+	/* W2_base: none of this entry's calls can be in the row yet. */
 	if (!due->base_known)
 	{
 		due->base = stored;
 		if (!amt_entry_set_base(due, stored))
-			return false;		/* it is another entry by now */
+			return false;		/* another entry is there by now */
 	}
 
 	/* W3 */
@@ -123,8 +127,9 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 }
 
 /*
- * K2: a key may have been deleted after we looked at it and before its first
- * row was inserted.  Its revoker found no row then, so ours must go.
+ * K2: a key may have been deleted after we looked at it and before we
+ * inserted its first row.  The revocation found no row then, so we must
+ * delete ours.
  */
 static void
 give_up_first_rows(AmtBatch *batch, AmtDue *due, const bool *inserted, int n)
@@ -163,7 +168,7 @@ write_keys(AmtBatch *batch, AmtDue *due, int n)
 		give_up_first_rows(batch, due, inserted, n);
 }
 
-/* On a standby nothing is written, but entries of keys that are gone must go. */
+/* On a standby, only drop the entries of keys that are gone. */
 static void
 drop_orphans(AmtBatch *batch, const AmtDue *due, int n)
 {
@@ -174,7 +179,7 @@ drop_orphans(AmtBatch *batch, const AmtDue *due, int n)
 	}
 }
 
-/* One batch, in a transaction of its own; may raise an error. */
+/* Write one batch, in a transaction of its own.  May raise an error. */
 static void
 write_batch(AmtDue *due, int n)
 {
@@ -213,7 +218,10 @@ write_batch(AmtDue *due, int n)
 	amt_batch_commit();
 }
 
-/* The same; on an error, log it once until a batch succeeds, and go on. */
+/*
+ * Write one batch.  Logs an error, but only once until a batch succeeds.
+ * Returns false then.
+ */
 static bool
 try_batch(AmtDue *due, int n, bool *cancelled)
 {
@@ -250,7 +258,7 @@ try_batch(AmtDue *due, int n, bool *cancelled)
 	return done;
 }
 
-/* W1, in a transaction, since a part of the table may have to be mapped. */
+/* W1.  In a transaction: a part of the table may have to be mapped. */
 static int
 collect(uint32 *place, AmtDue *due, bool *more)
 {
@@ -263,7 +271,7 @@ collect(uint32 *place, AmtDue *due, bool *more)
 	return n;
 }
 
-/* Is there an entry of the batch whose calls were not written? */
+/* Does the batch have an entry whose calls were not written? */
 static bool
 any_left(const AmtDue *due, int n)
 {
@@ -297,8 +305,9 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 		done = false;
 		*left = true;
 		if (cancelled)
-			break;				/* do not try a thousand times a second */
-		/* One key's trouble must not stop the others. */
+			break;				/* each of a thousand tries could take a
+								 * second */
+		/* An error of one key must not stop the others. */
 		for (int i = 0; n > 1 && i < n && !cancelled && GetCurrentTimestamp() < give_up_at; i++)
 			(void) try_batch(&due[i], 1, &cancelled);
 		CHECK_FOR_INTERRUPTS();

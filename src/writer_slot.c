@@ -3,14 +3,14 @@
  *	  Which databases have a background worker, and how to get one.
  *
  * A slot in shared memory says that a database has a worker.  A backend that
- * counts, and finds none, asks the postmaster for one.  To leave, the worker clears
- * its slot and then looks for unwritten calls once more; a backend counts first and
- * then looks at the slot.  So one of them sees the other.
+ * counts and finds none asks the postmaster for one.  To leave, the worker
+ * clears its slot, then looks for calls.  A backend counts, then looks at
+ * the slot.  One of them must see the other.
  *
- * A request to the postmaster may fail or be lost.  Then the calls wait in memory,
- * and a backend that counts some seconds later asks again.
+ * A request to the postmaster may fail or be lost.  Then the calls wait in
+ * memory.  A backend that counts some seconds later asks again.
  *
- * Locks: the slots' lock, held with no other of ours.
+ * Locks: the slots' lock, taken alone.
  */
 #include "postgres.h"
 
@@ -28,14 +28,14 @@
 #include "stat.h"
 #include "writer_slot.h"
 
-#define DATABASES		128		/* that can have a worker at once */
+#define DATABASES		128		/* databases that can have a worker at once */
 #define ASK_AGAIN_MS	5000	/* between two requests to the postmaster */
-#define START_MS		100		/* that a caller waits for a worker's start */
+#define START_MS		100		/* longest wait for a worker's start */
 
 typedef struct Writers
 {
 	LWLock		lock;			/* guards the slots */
-	ConditionVariable written;	/* a worker has written something */
+	ConditionVariable written;	/* broadcast when a worker wrote or left */
 	AmtWriterSlot slot[DATABASES];
 } Writers;
 
@@ -65,8 +65,8 @@ amt_slot_init(void)
 }
 
 /*
- * This database's slot; a new one if there is none and "create", or NULL.
- * With the lock held.
+ * Find this database's slot.  If there is none, takes a free one with
+ * "create".  Returns NULL if there is no slot.  The lock must be held.
  */
 static AmtWriterSlot *
 find_slot(bool create)
@@ -95,12 +95,12 @@ is_running(volatile AmtWriterSlot *slot)
 {
 	if (slot == NULL || slot->pid == 0)
 		return false;
-	pg_read_barrier();			/* it is given to a database first */
+	pg_read_barrier();			/* the slot gets its database before its pid */
 	return slot->database == MyDatabaseId;
 }
 
 /*
- * Note that the postmaster is asked now; false if that is not called for.  A
+ * Note that the postmaster is asked now; false if there is no need.  A
  * worker that was asked for and has not come has failed to start.
  */
 static bool
@@ -129,9 +129,8 @@ note_request(TimestampTz now)
 }
 
 /*
- * Wait for a moment until the postmaster has started the process.  If the server
- * is stopped right after a call, a process that has started writes it, but one
- * that was only asked for is never started.
+ * The postmaster never starts a worker after shutdown has begun.  So we wait
+ * up to 100 ms until ours has started.
  */
 static void
 wait_for_start(BackgroundWorkerHandle *handle)
@@ -147,7 +146,7 @@ wait_for_start(BackgroundWorkerHandle *handle)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	SetLatch(MyLatch);			/* somebody else may wait for it */
+	SetLatch(MyLatch);			/* other code may wait for the latch */
 }
 
 static bool

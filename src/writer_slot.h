@@ -10,45 +10,47 @@
 
 typedef struct AmtWriterSlot
 {
-	Oid			database;		/* whose worker this is, or InvalidOid */
-	int			pid;			/* its process, or 0 */
+	Oid			database;		/* the slot's database, or InvalidOid */
+	int			pid;			/* the worker's process, or 0 */
 	bool		asked;			/* was the postmaster asked for a worker that
 								 * has not come yet? */
-	bool		counted;		/* something was counted since the worker
-								 * looked; set without the lock */
-	bool		hurry;			/* a backend waits for the next write */
-	uint32		failures;		/* writes that failed, of this worker and its
-								 * predecessors */
-	TimestampTz asked_at;		/* when the postmaster was last asked for it */
+	bool		counted;		/* was a call counted since the worker looked?
+								 * Set without the lock */
+	bool		hurry;			/* does a backend wait for the next write? */
+	uint32		failures;		/* failed writes and starts of this worker and
+								 * its predecessors */
+	TimestampTz asked_at;		/* when the postmaster was last asked, or the
+								 * last worker failed */
 } AmtWriterSlot;
 
-/* This database's slot, as far as this process knows it; NULL at first. */
+/* This database's slot when this process last looked; NULL at first. */
 extern AmtWriterSlot *amt_my_slot;
 
 extern void amt_slot_init(void);
 
-/* Something was counted: see to it that this database has a worker. */
+/* A call was counted: make sure that this database has a worker. */
 extern void amt_writer_want(TimestampTz now);
 
 /*
- * Have this database's worker write at once.  Raises an error if there can be no
- * worker.  Returns the number of its failures.
+ * Have this database's worker write at once.  Raises 53400 if there can be
+ * no worker.  Returns the number of its failures.
  */
 extern uint32 amt_writer_hurry(void);
 
-/* Is broadcast when a worker has written something, or has left. */
+/* Broadcast when a worker has written or left. */
 extern ConditionVariable *amt_writer_written(void);
 
-/* Be this database's worker; false if there is one. */
+/* Become this database's worker; false if there is one. */
 extern bool amt_slot_claim(void);
 
 /*
- * Be it no longer.  After a failure, "asked_at" is the time: the next worker is
- * not asked for at once.  Otherwise it is 0.
+ * Stop being this database's worker.  After a failure, "asked_at" must be
+ * the time, so that the next worker is not asked for at once.  Otherwise it
+ * must be 0.
  */
 extern void amt_slot_release(TimestampTz asked_at);
 
-/* Has this database a worker? */
+/* Does this database have a worker? */
 extern bool amt_slot_is_taken(void);
 
 #endif							/* AMT_WRITER_SLOT_H */
