@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -126,20 +128,22 @@ get_key(const AmtJsonMember *header, bool any, const char **s, Size *len)
 		AMT_FOUND_VALUE : AMT_FOUND_NOTHING;
 }
 
-/* Is it "Bearer" with a token that is no key of ours? */
+/*
+ * Is it "Bearer" with something that is no key of ours?  PostgREST takes other
+ * white space than ours for the end of the word, too.
+ */
 static bool
 is_foreign_bearer(const AmtJsonMember *header)
 {
+	static const char scheme[] = "bearer";
 	const char *s = header->value;
 	Size		len;
 
-	if (header->kind != AMT_JSON_STRING)
+	if (header->kind != AMT_JSON_STRING ||
+		pg_strncasecmp(s, scheme, strlen(scheme)) != 0 || isalnum((unsigned char) s[strlen(scheme)]))
 		return false;
 	len = strlen(s);
-	if (amt_header_key(amt_prefixes(), &s, &len))
-		return false;
-	amt_header_skip_bearer(&s, &len);
-	return s != header->value;
+	return !amt_header_key(amt_prefixes(), &s, &len);
 }
 
 AmtFound

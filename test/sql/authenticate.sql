@@ -86,6 +86,7 @@ SELECT request(json_build_object('x-api-key', :'token', 'authorization', 'Bearer
        request(json_build_object('x-api-key', :'token')::text, 'broken') AS key_and_broken_claims \gx
 -- a Bearer token that is not ours is a person's, whatever its claims say
 SELECT request(json_build_object('x-api-key', :'token', 'authorization', 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x')::text, '{"role":"regress_amt_anon"}') AS key_and_jwt,
+       request(json_build_object('x-api-key', :'token', 'authorization', E'bearer\teyJhbGciOiJIUzI1NiJ9.e30.x')::text, '{"role":"regress_amt_anon"}') AS key_and_jwt_by_tab,
        request(json_build_object('x-api-key', :'token', 'authorization', 'Basic eDp5')::text, '{"role":"regress_amt_anon"}') AS key_and_password,
        request(json_build_object('x-api-key', :'token', 'authorization', 'Bearer ' || :'token')::text, '{"role":"regress_amt_anon"}') AS key_twice \gx
 -- headers that are none
