@@ -34,6 +34,7 @@
 #include "compat.h"
 #include "identity.h"
 #include "request.h"
+#include "roles.h"
 #include "session.h"
 #include "verdict.h"
 #include "verify.h"
@@ -95,11 +96,13 @@ switch_role(const char *key_role)
 		return;
 	name = make_role_name(key_role);
 	roleid = strcmp(name, "none") == 0 ? InvalidOid : get_role_oid(name, true);
+	if (strcmp(name, db_role) != 0 && amt_role_rank(key_role) < 0)
+		roleid = InvalidOid;	/* the key's role is none of amt_keys.roles */
 	if (!OidIsValid(roleid) || !amt_can_set_role(GetSessionUserId(), roleid))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("\"amt_keys.db_role\" leads to a role that cannot be set"),
-				 errdetail_log("Role \"%s\" does not exist, or is not granted to the session user.",
+				 errdetail_log("Role \"%s\" does not exist, is not granted to the session user, or comes of a key whose role is not in \"amt_keys.roles\".",
 							   name)));
 	(void) set_config_option("role", name, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }

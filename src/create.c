@@ -311,6 +311,17 @@ check_sha256(FunctionCallInfo fcinfo, AmtNewKey *key)
 	key->token_sha256 = (const uint8 *) VARDATA_ANY(digest);
 }
 
+/* The displayed prefix must not be the whole token. */
+static void
+check_is_no_token(const AmtNewKey *key)
+{
+	uint8		digest[AMT_SHA256_LEN];
+
+	if (amt_sha256(key->token_prefix, strlen(key->token_prefix), digest) &&
+		memcmp(digest, key->token_sha256, AMT_SHA256_LEN) == 0)
+		amt_invalid("token_prefix must not be the whole token", "Lists display it. Pass its first characters.");
+}
+
 /*
  * Make a random id, and a displayed prefix if there is none.  The unique
  * index refuses an id that is taken.
@@ -361,7 +372,10 @@ amt_import_key(PG_FUNCTION_ARGS)
 		amt_invalid("organization and role of an imported key must not be null", "Pass both.");
 	key.token_prefix = amt_string_arg(fcinfo, 4);
 	if (key.token_prefix != NULL)
+	{
 		amt_check_token_prefix(key.token_prefix);
+		check_is_no_token(&key);
+	}
 	key.scopes = scopes_arg(fcinfo, 5);
 	amt_newkey_check(&key.org_id, &key.role, &key.scopes);
 	key.created_at = PG_ARGISNULL(6) ? GetCurrentTransactionStartTimestamp() : PG_GETARG_TIMESTAMPTZ(6);

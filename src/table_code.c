@@ -14,7 +14,7 @@
  *   expression of built-in functions and the owner's.
  * - Anything else is an error: code of other roles, types and operator
  *   classes that are not built in, and expressions that we do not look into.
- *   So are foreign keys that refer to the table: the tables behind them have
+ *   So are foreign keys, from and to the table: the tables behind them have
  *   code of their own.
  *
  * The result is kept until something changes that it depends on.
@@ -35,7 +35,6 @@
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -282,27 +281,6 @@ is_our_function(const Check *check, Oid function)
 }
 
 /*
- * Is this the trigger of the table's own foreign key, which only reads a
- * table of the same owner?
- */
-static bool
-is_own_reference(const Check *check, const Trigger *trigger)
-{
-	HeapTuple	tuple;
-	bool		is_own = false;
-
-	if (trigger->tgfoid != F_RI_FKEY_CHECK_INS && trigger->tgfoid != F_RI_FKEY_CHECK_UPD)
-		return false;
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(trigger->tgconstrrelid));
-	if (HeapTupleIsValid(tuple))
-	{
-		is_own = is_owners(check, ((Form_pg_class) GETSTRUCT(tuple))->relowner);
-		ReleaseSysCache(tuple);
-	}
-	return is_own;
-}
-
-/*
  * A trigger has no owner.  Any role that was granted TRIGGER may have made
  * it, with any function, arguments and condition.
  */
@@ -316,7 +294,7 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 	if (trigger->tgisinternal)
 	{
 		check->has_owners_code = true;
-		return OidIsValid(trigger->tgconstrrelid) && !is_own_reference(check, trigger);
+		return OidIsValid(trigger->tgconstrrelid);
 	}
 	if (trigger->tgnargs != 0 || trigger->tgqual != NULL)
 		return true;

@@ -260,13 +260,13 @@ try_batch(AmtDue *due, int n, bool *cancelled)
 
 /* W1.  In a transaction: a part of the table may have to be mapped. */
 static int
-collect(uint32 *place, AmtDue *due, bool *more)
+collect(uint32 *place, AmtDue *due, int max, bool *more)
 {
 	int			n;
 
 	amt_batch_begin();
 	amt_batch_attach();
-	n = amt_entry_collect(MyDatabaseId, place, due, BATCH, more);
+	n = amt_entry_collect(MyDatabaseId, place, due, max, more);
 	amt_batch_commit();
 	return n;
 }
@@ -285,6 +285,7 @@ bool
 amt_write_pending(TimestampTz give_up_at, bool *left)
 {
 	AmtDue	   *due = MemoryContextAllocHuge(TopMemoryContext, sizeof(AmtDue) * BATCH);
+	static int	size = BATCH;
 	uint32		place = 0;
 	bool		more = true;
 	bool		done = true;
@@ -293,20 +294,24 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 	while (more && (done || GetCurrentTimestamp() < give_up_at))
 	{
 		bool		cancelled;
-		int			n = collect(&place, due, &more);
+		int			n = collect(&place, due, size, &more);
 
 		if (n == 0)
 			continue;
 		if (try_batch(due, n, &cancelled))
 		{
 			*left = *left || any_left(due, n);
+			size = Min(2 * size, BATCH);
 			continue;
 		}
 		done = false;
 		*left = true;
 		if (cancelled)
-			break;				/* each of a thousand tries could take a
-								 * second */
+		{
+			/* Not a thousand times a second; and rows may be slow to find. */
+			size = Max(size / 8, 1);
+			break;
+		}
 		/* An error of one key must not stop the others. */
 		for (int i = 0; n > 1 && i < n && !cancelled && GetCurrentTimestamp() < give_up_at; i++)
 			(void) try_batch(&due[i], 1, &cancelled);

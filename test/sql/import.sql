@@ -183,6 +183,11 @@ SELECT amt_revoke('sk_live_...') AS none_within_reach;
 RESET ROLE;
 DELETE FROM amt_keys WHERE token_prefix = 'sk_live_...';
 CALL become('acme', 'admin', 'zoe');
+-- the whole token is no displayed prefix
+RESET ROLE;
+SELECT amt_import_key(sha256('sk_live_0123456789abcdef'), 'shown', 'acme', 'viewer', 'sk_live_0123456789abcdef');
+:sqlstate
+CALL become('acme', 'admin', 'zoe');
 -- gone
 SELECT amt_revoke('ghx_Qm...');
 RESET ROLE;

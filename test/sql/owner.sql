@@ -82,6 +82,12 @@ BEGIN;
 SELECT set_config('request.headers', json_build_object('x-api-key', :'token')::text, true) IS NOT NULL AS set;
 SELECT amt_authenticate();
 ROLLBACK;
+-- nor does a role that is none of amt_keys.roles lead to a database role
+UPDATE amt_key SET role = 'person' WHERE key_id = :'key_id';
+BEGIN;
+SELECT set_config('request.headers', json_build_object('x-api-key', :'token')::text, true) IS NOT NULL AS set;
+SELECT amt_authenticate();
+ROLLBACK;
 UPDATE amt_key SET role = 'editor', org_id = '' WHERE key_id = :'key_id';
 BEGIN;
 SELECT set_config('request.headers', json_build_object('x-api-key', :'token')::text, true) IS NOT NULL AS set;

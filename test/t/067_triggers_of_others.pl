@@ -81,6 +81,7 @@ for my $function (qw(amt_key_guard amt_key_record))
 is($super->query($statement{amt_key}), 't', 'keys are created again once the triggers have their own functions');
 
 # Other code of somebody else's that a superuser has attached, and foreign keys.
+$super->query('CREATE TABLE target (i int PRIMARY KEY)');
 $bob->query('CREATE FUNCTION bobs.region() RETURNS text LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN 1; END $$',
 	'CREATE FUNCTION bobs.norm(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN $1; EXCEPTION WHEN OTHERS THEN RETURN $1; END $$',
 	q{CREATE DOMAIN bobs.word AS text CHECK (bobs.norm(value) IS DISTINCT FROM 'y')}, 'CREATE TABLE bobs.refers (key_id text COLLATE "C")',
@@ -100,15 +101,16 @@ for my $code (
 	[ 'an expression that is not looked into', 'ALTER TABLE {t} ADD CONSTRAINT c CHECK (xmlelement(name x, key_id) IS NOT NULL)', 'ALTER TABLE {t} DROP CONSTRAINT c' ],
 	[ 'an index on a constant expression', q{CREATE INDEX c ON {t} ((bobs.norm('x')))}, 'DROP INDEX c' ],
 	[ 'an index with a constant condition', q{CREATE INDEX c ON {t} (key_id) WHERE bobs.norm('x') = 'x'}, 'DROP INDEX c' ],
+	[ 'a foreign key of its own', 'ALTER TABLE {t} ADD c int; ALTER TABLE {t} ADD FOREIGN KEY (c) REFERENCES public.target', 'ALTER TABLE {t} DROP c' ],
 	[ 'a foreign key that refers to it', 'ALTER TABLE bobs.refers ADD CONSTRAINT c FOREIGN KEY (key_id) REFERENCES {t} ON DELETE CASCADE', 'ALTER TABLE bobs.refers DROP CONSTRAINT c' ])
 {
 	my ($what, $add, $remove) = @$code;
-	for my $table ($what =~ /foreign/ ? 'amt_key' : ('amt_key', 'amt_key_event'))
+	for my $table ($what =~ /refers/ ? 'amt_key' : ('amt_key', 'amt_key_event'))
 	{
 		my $victim = create_key($node);
 		is($super->query(split /; /, $add =~ s/\{t\}/$table/gr), '', "a superuser adds $what to $table");
 		$super->query('ALTER ROLE bob NOSUPERUSER');	# to add it may have run it, as the superuser
-		is($super->query($statement{$table}), 'ERROR:  42501', "$table is not written while it has $what that is not its owner's") unless $what =~ /foreign/;
+		is($super->query($statement{$table}), 'ERROR:  42501', "$table is not written while it has $what that is not its owner's") unless $what =~ /refers/;
 		is($super->query("SELECT amt_revoke('" . id_of($victim) . "')"), 'ERROR:  42501', "no key is revoked while $table has $what");
 		is_no_superuser("$what of $table");
 		is($super->query($remove =~ s/\{t\}/$table/gr), '', "the superuser removes $what from $table");
