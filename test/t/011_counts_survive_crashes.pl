@@ -31,6 +31,7 @@ sub crash_under_load
 	my $before = calls_of($node, $id);
 	my $reader = Session->new($node);
 	my $run = start_load($node, $token, clients => $clients);
+	wait_until(sub { calls_of($node, $id) > $before }) or die 'no client has made a call';
 	my $until = time + 1.2 * ($interval + $slack) + rand $interval;
 	my @seen;
 
