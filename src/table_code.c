@@ -34,7 +34,9 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -109,6 +111,32 @@ is_owners(const Check *check, Oid role)
 	return role == check->owner || (superuser_arg(role) && superuser_arg(check->owner));
 }
 
+/*
+ * May the built-in function open an object that it is given?  A table's partition
+ * key, for one, has functions that the server then runs.
+ */
+static bool
+takes_object(Form_pg_proc proc)
+{
+	if (proc->oid == F_NEXTVAL)
+		return false;
+	for (int i = 0; i < proc->pronargs; i++)
+		switch (proc->proargtypes.values[i])
+		{
+			case OIDOID:
+			case REGCLASSOID:
+			case REGPROCOID:
+			case REGPROCEDUREOID:
+			case REGOPEROID:
+			case REGOPERATOROID:
+			case REGTYPEOID:
+			case REGROLEOID:
+			case REGNAMESPACEOID:
+				return true;
+		}
+	return false;
+}
+
 /* Note a function that an expression calls; true if it must not run. */
 static bool
 note_function(Oid function, void *arg)
@@ -121,7 +149,7 @@ note_function(Oid function, void *arg)
 	if (!HeapTupleIsValid(tuple))
 		return true;
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	is_foreign = !is_built_in(function) && !is_owners(check, proc->proowner);
+	is_foreign = is_built_in(function) ? takes_object(proc) : !is_owners(check, proc->proowner);
 	if (!is_built_in(function) || proc->prolang != INTERNALlanguageId ||
 		proc->provolatile != PROVOLATILE_IMMUTABLE)
 		check->has_owners_code = true;
@@ -280,6 +308,27 @@ is_our_function(const Check *check, Oid function)
 		extension == getExtensionOfObject(RelationRelationId, RelationGetRelid(check->rel));
 }
 
+/* Has another role than the owner the privilege to make triggers? */
+static bool
+others_may_make_triggers(const Check *check)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(RelationGetRelid(check->rel)));
+	bool		isnull;
+	Datum		value;
+	Acl		   *acl;
+	bool		others = false;
+
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	value = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relacl, &isnull);
+	acl = isnull ? NULL : DatumGetAclP(value);
+	for (int i = 0; acl != NULL && i < ACL_NUM(acl); i++)
+		others = others || (ACL_DAT(acl)[i].ai_grantee != check->owner &&
+							(ACL_DAT(acl)[i].ai_privs & ACL_TRIGGER) != 0);
+	ReleaseSysCache(tuple);
+	return others;
+}
+
 /*
  * A trigger has no owner.  Any role that was granted TRIGGER may have made
  * it, with any function, arguments and condition.
@@ -307,7 +356,8 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 		is_own = true;
 	else
 	{
-		is_own = is_owners(check, proc->proowner) && !is_built_in(trigger->tgfoid);
+		is_own = is_owners(check, proc->proowner) && !is_built_in(trigger->tgfoid) &&
+			!others_may_make_triggers(check);
 		check->has_owners_code = true;
 	}
 	ReleaseSysCache(tuple);
@@ -327,7 +377,7 @@ check_triggers(Check *check)
 		if (trigger->tgenabled != TRIGGER_DISABLED && is_foreign_trigger(check, trigger))
 			refuse(check, trigger->tgisinternal ?
 				   "A foreign key has the trigger \"%s\"." :
-				   "Trigger \"%s\" has arguments, a condition, or a function of another role.",
+				   "Trigger \"%s\" has arguments, a condition or a function of another role, or another role has TRIGGER on the table.",
 				   trigger->tgname);
 	}
 }
