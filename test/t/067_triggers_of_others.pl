@@ -56,6 +56,10 @@ for my $table (sort keys %statement)
 		}
 		is($super->query($statement{$table}), "ERROR:  $refusal{$table}", "$what: nothing is written to $table as its owner");
 		is_no_superuser("a trigger on $table with $what");
+		$super->query("REVOKE TRIGGER ON $table FROM bob");
+		is($super->query($statement{$table}), "ERROR:  $refusal{$table}", "$what: nothing is written to $table when its author has lost TRIGGER, either");
+		is_no_superuser("a trigger on $table with $what, left behind,");
+		$super->query("GRANT TRIGGER ON $table TO bob");
 		$super->query("DROP TRIGGER bobs ON $table");
 	}
 	$super->query("CREATE TRIGGER owners BEFORE INSERT ON $table FOR EACH ROW EXECUTE FUNCTION owners()");
