@@ -320,6 +320,7 @@ SELECT request('{}', '{"app":{"org":{"id":"acme"},"role":"admin"},"email":"ann@a
 SELECT request('{}', '{"app":{"org":{"id":7},"role":"admin"},"email":8}') AS nested_numbers;
 SELECT request('{}', '{"app.org.id":"acme","app.role":"admin"}') AS flat;
 SELECT request('{}', '{"app":"org","role":"admin"}') AS no_object;
+SELECT request('{}', '{"app":"admin","email":"ann@acme.example"}') AS a_text_where_an_object_should_be;
 SELECT request('{}', '{"app":{"org":{"id":"acme"},"role":"admin"},"app":{"role":"admin"}}') AS last_has_no_organization;
 SELECT request('{}', '{"app":[{"org":{"id":"acme"},"role":"admin"}]}') AS in_a_list;
 SELECT request('{}', '{"app":{"org":{"id":"acme","of":{"id":"globex"}},"role":"admin","x":{"role":"owner"}}}') AS beside_others;

@@ -74,8 +74,14 @@ CREATE TRIGGER a_wrong_one INSTEAD OF UPDATE ON amt_keys FOR EACH ROW EXECUTE FU
 UPDATE amt_keys SET name = 'x' WHERE key_id = :'key_id';
 DROP TRIGGER a_wrong_one ON amt_keys;
 
--- a key without a role or an organization is nobody, for PostgREST too
+-- an imported key whose id is too long is none
 ALTER TABLE amt_key DISABLE TRIGGER amt_key_guard;
+INSERT INTO amt_key (key_id, token_prefix, org_id, name, role, token_sha256, created_at)
+SELECT repeat('k', n), 'x', 'acme', 'long', 'viewer', sha256(('token ' || n)::bytea || 'x'), now() FROM unnest(array[64, 65]) AS n;
+UPDATE amt_key SET token_sha256 = sha256(('token-' || length(key_id))::bytea) WHERE name = 'long';
+SELECT length(key_id) FROM unnest(array['token-64', 'token-65']) AS t, amt_verify(t);
+
+-- a key without a role or an organization is nobody, for PostgREST too
 UPDATE amt_key SET role = '' WHERE key_id = :'key_id';
 SET amt_keys.db_role = 'regress_amt_{role}';
 BEGIN;
