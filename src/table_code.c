@@ -35,24 +35,35 @@
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 #include "compat.h"
 #include "table_code.h"
 
 bool		amt_is_writer = false;
 
+/* What a table has of its owner's code. */
+typedef enum OwnersCode
+{
+	NO_CODE,
+	SAFE_CODE,					/* its functions look into pg_temp last */
+	CODE						/* others' temporary objects may catch its
+								 * names */
+} OwnersCode;
+
 /* The tables that were checked last. */
 #define NCHECKED	3
 static struct
 {
 	Oid			relid;
-	bool		has_owners_code;
+	OwnersCode	code;
 }			checked[NCHECKED];
 
 /* A check that is under way. */
@@ -60,7 +71,7 @@ typedef struct Check
 {
 	Relation	rel;
 	Oid			owner;
-	bool		has_owners_code;
+	OwnersCode	code;
 } Check;
 
 static void
@@ -111,6 +122,41 @@ is_owners(const Check *check, Oid role)
 	return role == check->owner || (superuser_arg(role) && superuser_arg(check->owner));
 }
 
+static void
+note_code(Check *check, bool is_safe)
+{
+	check->code = Max(check->code, is_safe ? SAFE_CODE : CODE);
+}
+
+/*
+ * Has the function a search_path of its own that ends with pg_temp?  It runs as
+ * its owner in other people's sessions, like a SECURITY DEFINER function, and must
+ * not find their temporary objects in place of its own.
+ */
+static bool
+has_safe_path(HeapTuple proc)
+{
+	static const char name[] = "search_path=";
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(PROCOID, proc, Anum_pg_proc_proconfig, &isnull);
+	Datum	   *settings;
+	int			n;
+
+	if (isnull)
+		return false;
+	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT, &settings, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *setting = TextDatumGetCString(settings[i]);
+		List	   *path;
+
+		if (strncmp(setting, name, strlen(name)) == 0)
+			return SplitIdentifierString(setting + strlen(name), ',', &path) && path != NIL &&
+				strcmp(llast(path), "pg_temp") == 0;
+	}
+	return false;
+}
+
 /*
  * May the built-in function open an object that it is given?  A table's partition
  * key, for one, has functions that the server then runs.
@@ -150,9 +196,10 @@ note_function(Oid function, void *arg)
 		return true;
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	is_foreign = is_built_in(function) ? takes_object(proc) : !is_owners(check, proc->proowner);
-	if (!is_built_in(function) || proc->prolang != INTERNALlanguageId ||
-		proc->provolatile != PROVOLATILE_IMMUTABLE)
-		check->has_owners_code = true;
+	if (!is_built_in(function))
+		note_code(check, has_safe_path(tuple));
+	else if (proc->prolang != INTERNALlanguageId || proc->provolatile != PROVOLATILE_IMMUTABLE)
+		note_code(check, true);
 	ReleaseSysCache(tuple);
 	return is_foreign;
 }
@@ -172,7 +219,7 @@ is_foreign_type(Check *check, Oid type)
 
 	if (is_built_in(type))
 		return false;
-	check->has_owners_code = true;
+	note_code(check, true);
 	element = get_element_type(type);
 	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(OidIsValid(element) ? element : type));
 	if (!HeapTupleIsValid(tuple))
@@ -342,7 +389,7 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 
 	if (trigger->tgisinternal)
 	{
-		check->has_owners_code = true;
+		note_code(check, true);
 		return OidIsValid(trigger->tgconstrrelid);
 	}
 	if (trigger->tgnargs != 0 || trigger->tgqual != NULL)
@@ -358,7 +405,7 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 	{
 		is_own = is_owners(check, proc->proowner) && !is_built_in(trigger->tgfoid) &&
 			!others_may_make_triggers(check);
-		check->has_owners_code = true;
+		note_code(check, has_safe_path(tuple));
 	}
 	ReleaseSysCache(tuple);
 	return !is_own;
@@ -382,20 +429,17 @@ check_triggers(Check *check)
 	}
 }
 
-/*
- * Does the table have code of its owner?  Raises 42501 for code of other
- * roles.
- */
-static bool
-has_owners_code(Relation rel)
+/* What the table has of its owner's code.  Raises 42501 for code of others. */
+static OwnersCode
+get_code(Relation rel)
 {
-	Check		check = {rel, rel->rd_rel->relowner, false};
+	Check		check = {rel, rel->rd_rel->relowner, NO_CODE};
 	int			i = 0;
 
 	while (i < NCHECKED && checked[i].relid != RelationGetRelid(rel))
 		i++;
 	if (i < NCHECKED)
-		return checked[i].has_owners_code;
+		return checked[i].code;
 
 	for (i = 0; i < NCHECKED - 1 && OidIsValid(checked[i].relid); i++)
 		;
@@ -414,20 +458,30 @@ has_owners_code(Relation rel)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	checked[i].has_owners_code = check.has_owners_code;
-	return check.has_owners_code;
+	checked[i].code = check.code;
+	return check.code;
 }
 
 void
-amt_check_code(Relation rel)
+amt_check_code(Relation rel, bool nested)
 {
 	Oid			owner = rel->rd_rel->relowner;
+	OwnersCode	code = get_code(rel);
 
-	if (has_owners_code(rel) && !amt_is_writer && !superuser_arg(owner))
+	if (code == NO_CODE || (amt_is_writer && !nested))
+		return;
+	if (!superuser_arg(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("table \"%s\" has code of its owner, which must not run in this session",
 						RelationGetRelationName(rel)),
-				 errdetail("The owner is no superuser, and has added a trigger, an expression or a foreign key."),
+				 errdetail("The owner is no superuser, and has added a trigger, an expression or a type."),
 				 errhint("The owner must remove it, or a superuser must own the table.")));
+	if (code == CODE && !superuser_arg(GetOuterUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("table \"%s\" has code of its owner, which must not run in this session",
+						RelationGetRelationName(rel)),
+				 errdetail("A function of the owner would find the caller's temporary objects before its own."),
+				 errhint("The owner must give it a search_path that ends with pg_temp, as a SECURITY DEFINER function needs.")));
 }

@@ -13,10 +13,10 @@ extern void amt_table_code_init(void);
 extern bool amt_is_writer;
 
 /*
- * Raise 42501 if code that must not run here would run when the table is
- * written.  The caller must hold a lock that keeps others from altering the
- * table.
+ * Raise 42501 if code that must not run here would run when the table is written.
+ * The caller must hold a lock that keeps others from changing the table.  "nested"
+ * says that this happens within code that another table's owner has added.
  */
-extern void amt_check_code(Relation rel);
+extern void amt_check_code(Relation rel, bool nested);
 
 #endif							/* AMT_TABLE_CODE_H */

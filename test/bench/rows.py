@@ -225,7 +225,8 @@ def revoke(bench):
 def imported(bench):
     """Tokens of 100,000 imported keys beside those of 10,000 of our own."""
     bench.make_imported()
-    return warm_loads(bench, verify(bench, database="imported", params="imported"), verify(bench))
+    with bench.setting("amt_keys.cache_size", "200000"):
+        return warm_loads(bench, verify(bench, database="imported", params="imported"), verify(bench))
 
 
 def writer_cost(bench):

@@ -131,6 +131,23 @@ for my $code (
 	}
 }
 
+# A function of the owner does not find the temporary objects of the caller.
+{
+	$super->query('CREATE TABLE audit (key_id text)', q{CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$ BEGIN INSERT INTO audit VALUES (new.key_id); RETURN new; END $$},
+		'REVOKE TRIGGER ON amt_key FROM bob', 'CREATE TRIGGER audit AFTER INSERT ON amt_key FOR EACH ROW EXECUTE FUNCTION audit()', q{ALTER ROLE bob SET amt_keys.org_id = 'acme'}, q{ALTER ROLE bob SET amt_keys.role = 'viewer'});
+	my $viewer = Session->new($node, user => 'bob');
+	$viewer->query('CREATE TEMP TABLE audit (key_id text)', 'CREATE TRIGGER rise BEFORE INSERT ON pg_temp.audit FOR EACH ROW EXECUTE FUNCTION bobs.rise()', 'GRANT ALL ON pg_temp.audit TO PUBLIC');
+	is($viewer->query(q{SELECT name FROM amt_create_key('mine')}), 'ERROR:  42501', 'a trigger function that would look into pg_temp first does not run in the session of others');
+	is_no_superuser('a temporary table');
+	is($super->query(q{SELECT name FROM amt_create_key('ours', 'acme', 'viewer')}), 'ours', 'the function runs in the session of a superuser');
+	$super->query('ALTER FUNCTION audit() SET search_path = public, pg_temp');
+	is($viewer->query(q{SELECT name FROM amt_create_key('mine')}), 'mine', 'a trigger function that looks into pg_temp last runs in the session of others');
+	is($super->query('SELECT count(*) FROM audit'), 2, 'a trigger function with a safe path writes into the table of its owner');
+	is_no_superuser('a temporary table beside a safe path');
+	$super->query('DROP TRIGGER audit ON amt_key', 'GRANT TRIGGER ON amt_key TO bob');
+	$viewer->quit;
+}
+
 # Code of the table's owner, a superuser, goes on running, and so do built-in functions.
 $super->query(q{CREATE FUNCTION own() RETURNS text LANGUAGE sql AS $$ SELECT 'own' $$});
 $super->query(q{CREATE TYPE own AS ENUM ('x')});
