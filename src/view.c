@@ -287,7 +287,15 @@ amt_usage(PG_FUNCTION_ARGS)
 			can_see_key(table, &key))
 			amt_usage_read(extension, table, &key, &calls, &last_used_at);
 	}
-	tupdesc = amt_result_tupdesc(fcinfo, types, 2);
+	/* A list calls this for each of its rows. */
+	if (fcinfo->flinfo->fn_extra == NULL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		fcinfo->flinfo->fn_extra = amt_result_tupdesc(fcinfo, types, 2);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	tupdesc = fcinfo->flinfo->fn_extra;
 	values[0] = Int64GetDatum(calls);
 	values[1] = TimestampTzGetDatum(last_used_at);
 	nulls[1] = last_used_at == DT_NOBEGIN;

@@ -116,15 +116,15 @@ WHERE w.query ~* 'amt_'
 SQL
 
 # The holders: an open transaction, a savepoint in one, a prepared transaction, each by the token or an owner of the row.
-for ([ 'an open transaction', 'web', 'BEGIN', "SELECT amt_revoke('TOKEN')" ], [ 'a transaction with a savepoint', 'web', 'BEGIN', 'SAVEPOINT s', "SELECT amt_revoke('TOKEN')", 'RELEASE s' ],
-	[ 'a prepared transaction', 'web', 'BEGIN', "SELECT amt_revoke('TOKEN')", q{PREPARE TRANSACTION 'held'} ], [ 'a deletion from the view', 'member', 'BEGIN', q{DELETE FROM amt_keys WHERE key_id = 'ID'} ],
-	[ 'a change of the name', 'member', 'BEGIN', q{UPDATE amt_keys SET name = 'n' WHERE key_id = 'ID'} ], [ 'a rotation', 'member', 'BEGIN', q{SELECT 1 FROM amt_rotate_key('ID', '1 day')} ])
+for ([ 'an open transaction', 'web', 'BEGIN', "SELECT amt_revoke('{token}')" ], [ 'a transaction with a savepoint', 'web', 'BEGIN', 'SAVEPOINT s', "SELECT amt_revoke('{token}')", 'RELEASE s' ],
+	[ 'a prepared transaction', 'web', 'BEGIN', "SELECT amt_revoke('{token}')", q{PREPARE TRANSACTION 'held'} ], [ 'a deletion from the view', 'member', 'BEGIN', q{DELETE FROM amt_keys WHERE key_id = '{id}'} ],
+	[ 'a change of the name', 'member', 'BEGIN', q{UPDATE amt_keys SET name = 'n' WHERE key_id = '{id}'} ], [ 'a rotation', 'member', 'BEGIN', q{SELECT 1 FROM amt_rotate_key('{id}', '1 day')} ])
 {
 	my ($what, $user, @sql) = @$_;
 	my $key = $super->query(q{SELECT token FROM amt_create_key('leaked', 'acme', 'owner')});
 	my $key_id = id_of($key);
 	my $holder = Session->new($node, user => $user);
-	$holder->query(map { s/TOKEN/$key/r =~ s/ID/$key_id/r } @sql);
+	$holder->query(map { s/\{token\}/$key/r =~ s/\{id\}/$key_id/r } @sql);
 	my $admin = Session->new($node, user => 'member');
 	$admin->send("SELECT amt_revoke('$key_id')");
 	ok(!$admin->answers_within(0.3), "$what holds a revocation up");
