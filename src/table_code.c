@@ -9,9 +9,10 @@
  *
  * - Our own triggers may run, and expressions of built-in types and
  *   functions that can run no SQL.
- * - The owner's code may run if the owner is a superuser, or in our worker.
- *   That is a trigger with nothing but a function of the owner, or an
- *   expression of built-in functions and the owner's.
+ * - The owner's code may run if the owner is a superuser and its functions
+ *   look into pg_temp last, or in our worker.  That is a trigger with nothing
+ *   but a function of the owner, or an expression of built-in functions and
+ *   the owner's.
  * - Anything else is an error: code of other roles, types and operator
  *   classes that are not built in, and expressions that we do not look into.
  *   So are foreign keys, from and to the table: the tables behind them have
@@ -477,11 +478,12 @@ amt_check_code(Relation rel, bool nested)
 						RelationGetRelationName(rel)),
 				 errdetail("The owner is no superuser, and has added a trigger, an expression or a type."),
 				 errhint("The owner must remove it, or a superuser must own the table.")));
-	if (code == CODE && !superuser_arg(GetOuterUserId()))
+	/* In a superuser's session, too: other people's functions may have run in it. */
+	if (code == CODE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("table \"%s\" has code of its owner, which must not run in this session",
 						RelationGetRelationName(rel)),
-				 errdetail("A function of the owner would find the caller's temporary objects before its own."),
+				 errdetail("A function of the owner would find the session's temporary objects before its own."),
 				 errhint("The owner must give it a search_path that ends with pg_temp, as a SECURITY DEFINER function needs.")));
 }

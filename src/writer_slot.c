@@ -41,6 +41,7 @@ typedef struct Writers
 
 static Writers *writers = NULL;
 AmtWriterSlot *amt_my_slot = NULL;
+
 static void
 init_writers(void *part, const AmtShmemInit *init)
 {

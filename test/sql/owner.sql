@@ -33,7 +33,7 @@ ALTER TABLE amt_key DROP CONSTRAINT short;
 SELECT attempt(format('SELECT amt_import_key(sha256(%L), %L, %L, %L)', i, 'twice', 'acme', 'viewer')) FROM unnest(array['x', 'x']) AS i;
 
 -- triggers for certain columns fire
-CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '% %', TG_WHEN, TG_NAME; RETURN new; END $$;
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$ BEGIN RAISE NOTICE '% %', TG_WHEN, TG_NAME; RETURN new; END $$;
 CREATE TRIGGER of_expires_at BEFORE UPDATE OF expires_at ON amt_key FOR EACH ROW EXECUTE FUNCTION tell();
 CREATE TRIGGER of_name AFTER UPDATE OF name ON amt_key FOR EACH ROW EXECUTE FUNCTION tell();
 UPDATE amt_keys SET expires_at = '2100-01-01' WHERE key_id = :'key_id';

@@ -177,7 +177,7 @@ set_interval('20ms');
 {
 	my $second = create_key($node);
 	$node->safe_psql('postgres', qq{
-		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS \$\$BEGIN
 			IF new.key_id = '$id' THEN RAISE 'the owner says no' USING ERRCODE = 'P0007'; END IF;
 			RETURN new;
 		END\$\$;

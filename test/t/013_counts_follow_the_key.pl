@@ -112,7 +112,7 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	my $id = id_of($token);
 	verify($s, $_) for $token, $other;
 	flush($node);
-	$s->query(q{CREATE FUNCTION take_your_time() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'},
+	$s->query(q{CREATE FUNCTION take_your_time() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'},
 		'CREATE TRIGGER slow BEFORE UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION take_your_time()');
 	for my $round (1 .. 2)
 	{

@@ -146,7 +146,7 @@ for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXC
 	my ($waiting, $other) = map { create_key($node) } 1 .. 2;
 	verify($s, $_) for $waiting, $other;
 	flush($node);
-	$s->query("CREATE OR REPLACE FUNCTION wait_for_ever() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN $body RETURN NEW; END\$\$",
+	$s->query("CREATE OR REPLACE FUNCTION wait_for_ever() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS \$\$BEGIN $body RETURN NEW; END\$\$",
 		'CREATE TRIGGER wait_for_ever BEFORE INSERT OR UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION wait_for_ever()');
 	my $failures = stat_of($node, 'worker_failures');
 	verify($s, $waiting);

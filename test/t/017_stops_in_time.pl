@@ -94,7 +94,7 @@ for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXC
 	for my $timing ('BEFORE', 'AFTER')
 	{
 		$node->safe_psql('postgres', qq{
-			CREATE OR REPLACE FUNCTION wait_for_ever() RETURNS trigger LANGUAGE plpgsql AS \$\$BEGIN $body RETURN NEW; END\$\$;
+			CREATE OR REPLACE FUNCTION wait_for_ever() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS \$\$BEGIN $body RETURN NEW; END\$\$;
 			CREATE TRIGGER wait_for_ever $timing INSERT OR UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION wait_for_ever()});
 		my $what = "$timing trigger, " . ($body =~ /LOOP/ ? 'one that catches its cancellation' : 'one that can be cancelled');
 		my $caller = Session->new($node);
