@@ -124,7 +124,7 @@ settings_hold(void)
 static void
 publish_seal(void)
 {
-	char text[	2 * sizeof(seal.transaction) + 2 * sizeof(seal.digest) + 1] = REFUSED;
+	char		text[2 * sizeof(seal.transaction) + 2 * sizeof(seal.digest) + 1] = REFUSED;
 	char	   *end = text;
 
 	if (!amt_session_is_refused())

@@ -64,7 +64,8 @@ find_by_prefix(Relation rel, const char *s, Size len, AmtKey *key)
 	AmtKey		keys[2];
 	int			found = amt_keys_by_prefix(rel, s, len, is_in_reach, keys, 2);
 
-	*key = keys[0];
+	if (found == 1)
+		*key = keys[0];
 	if (found > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
