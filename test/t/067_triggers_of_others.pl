@@ -139,7 +139,12 @@ for my $code (
 	$viewer->query('CREATE TEMP TABLE audit (key_id text)', 'CREATE TRIGGER rise BEFORE INSERT ON pg_temp.audit FOR EACH ROW EXECUTE FUNCTION bobs.rise()', 'GRANT ALL ON pg_temp.audit TO PUBLIC');
 	is($viewer->query(q{SELECT name FROM amt_create_key('mine')}), 'ERROR:  42501', 'a trigger function that would look into pg_temp first does not run in the session of others');
 	is_no_superuser('a temporary table');
-	is($super->query(q{SELECT name FROM amt_create_key('ours', 'acme', 'viewer')}), 'ERROR:  42501', 'nor does it run in the session of a superuser, where functions of others may have left temporary objects');
+	$bob->query('CREATE FUNCTION bobs.leave() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN CREATE TEMP TABLE audit (key_id text); CREATE TRIGGER rise BEFORE INSERT ON pg_temp.audit FOR EACH ROW EXECUTE FUNCTION bobs.rise(); GRANT ALL ON pg_temp.audit TO PUBLIC; END $$');
+	my $visited = Session->new($node);
+	$visited->query('SELECT bobs.leave()');
+	is($visited->query(q{SELECT name FROM amt_create_key('ours', 'acme', 'viewer')}), 'ERROR:  42501', 'a trigger function that would look into pg_temp first does not run in the session of a superuser');
+	is_no_superuser("a temporary table left in a superuser's session");
+	$visited->quit;
 	$super->query('ALTER FUNCTION audit() SET search_path = public, pg_temp');
 	is($viewer->query(q{SELECT name FROM amt_create_key('mine')}), 'mine', 'a trigger function that looks into pg_temp last runs in the session of others');
 	is($super->query('SELECT count(*) FROM audit'), 1, 'a trigger function with a safe path writes into the table of its owner');
