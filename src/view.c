@@ -9,7 +9,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -120,11 +122,24 @@ differs(const ViewRow *old, const ViewRow *new, TupleDesc tupdesc, int attnum)
 	return !datum_image_eq(old->values[i], new->values[i], att->attbyval, att->attlen);
 }
 
+/* Columns that can be changed, of the view and of amt_key. */
+static const struct
+{
+	int			view;
+	AttrNumber	key;
+}			changeable[] = {
+	{Anum_view_name, Anum_amt_key_name},
+	{Anum_view_expires_at, Anum_amt_key_expires_at},
+	{Anum_view_suspended_at, Anum_amt_key_suspended_at},
+};
+
 static bool
 is_changeable(int attnum)
 {
-	return attnum == Anum_view_name || attnum == Anum_view_expires_at ||
-		attnum == Anum_view_suspended_at;
+	for (int i = 0; i < (int) lengthof(changeable); i++)
+		if (changeable[i].view == attnum)
+			return true;
+	return false;
 }
 
 static void
@@ -142,19 +157,10 @@ check_frozen(const ViewRow *old, const ViewRow *new, TupleDesc tupdesc)
 typedef struct Changes
 {
 	int			n;
-	AttrNumber	column[3];		/* of amt_key */
-	Datum		value[3];
-	bool		isnull[3];
+	AttrNumber	column[lengthof(changeable)];	/* of amt_key */
+	Datum		value[lengthof(changeable)];
+	bool		isnull[lengthof(changeable)];
 } Changes;
-
-static void
-add_change(Changes *changes, AttrNumber column, const ViewRow *new, int attnum)
-{
-	changes->column[changes->n] = column;
-	changes->value[changes->n] = new->values[attnum - 1];
-	changes->isnull[changes->n] = new->nulls[attnum - 1];
-	changes->n++;
-}
 
 /*
  * A caller that is not trusted may shorten a key's life, and prolong it
@@ -178,8 +184,7 @@ check_prolonging(const AmtKey *key, AmtWrite *write, const Changes *changes)
 }
 
 static void
-collect_changes(const ViewRow *old, ViewRow *new, TupleDesc tupdesc,
-				Changes *changes)
+collect_changes(const ViewRow *old, ViewRow *new, TupleDesc tupdesc, Changes *changes)
 {
 	if (differs(old, new, tupdesc, Anum_view_name))
 	{
@@ -188,17 +193,64 @@ collect_changes(const ViewRow *old, ViewRow *new, TupleDesc tupdesc,
 
 		amt_check_encoding(name, strlen(name));
 		new->values[Anum_view_name - 1] = CStringGetTextDatum(amt_check_name(name));
-		add_change(changes, Anum_amt_key_name, new, Anum_view_name);
 	}
-	if (differs(old, new, tupdesc, Anum_view_expires_at))
-		add_change(changes, Anum_amt_key_expires_at, new, Anum_view_expires_at);
-	if (differs(old, new, tupdesc, Anum_view_suspended_at))
-		add_change(changes, Anum_amt_key_suspended_at, new, Anum_view_suspended_at);
+	for (int i = 0; i < (int) lengthof(changeable); i++)
+	{
+		int			attnum = changeable[i].view;
+
+		if (!differs(old, new, tupdesc, attnum))
+			continue;
+		changes->column[changes->n] = changeable[i].key;
+		changes->value[changes->n] = new->values[attnum - 1];
+		changes->isnull[changes->n] = new->nulls[attnum - 1];
+		changes->n++;
+	}
+}
+
+/* Does the locked row still have what the statement saw of it? */
+static bool
+is_unchanged(const ViewRow *old, TupleDesc tupdesc, TupleTableSlot *row)
+{
+	ViewRow		now;
+
+	for (int i = 0; i < (int) lengthof(changeable); i++)
+	{
+		int			attnum = changeable[i].view;
+
+		now.values[attnum - 1] = slot_getattr(row, changeable[i].key, &now.nulls[attnum - 1]);
+		if (differs(old, &now, tupdesc, attnum))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The statement has computed its values, and chosen its rows, by what it
+ * saw.  PostgreSQL evaluates an UPDATE of a table again for a row that has
+ * changed meanwhile, but we cannot.  To go on could prolong a key that has
+ * just been ended.  A row that the statement itself has changed is skipped,
+ * as PostgreSQL does.
+ */
+static bool
+check_unchanged(const ViewRow *old, TupleDesc tupdesc, TupleTableSlot *row)
+{
+	bool		isnull;
+
+	if (is_unchanged(old, tupdesc, row))
+		return true;
+	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(slot_getsysattr(row, MinTransactionIdAttributeNumber, &isnull))))
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update"),
+			 errdetail("The key has changed since the statement began."),
+			 errhint("Execute the statement again.")));
 }
 
 /* Make the changes to the newest version of the key; false if it is gone. */
 static bool
-change_key(Relation rel, const AmtKey *key, const Changes *changes)
+change_key(Relation rel, const AmtKey *key, const ViewRow *old, TupleDesc tupdesc,
+		   const Changes *changes)
 {
 	AmtWrite	write;
 	Size		id_len;
@@ -209,9 +261,10 @@ change_key(Relation rel, const AmtKey *key, const Changes *changes)
 
 	amt_write_begin(&write, rel);
 	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
+	found = found && check_unchanged(old, tupdesc, write.old_row);
 	if (found && !trusted)
 		check_prolonging(key, &write, changes);
-	if (found)
+	if (found && changes->n > 0)
 		amt_change_key(&write, changes->n, changes->column, changes->value, changes->isnull);
 	amt_write_end(&write);
 	return found;
@@ -243,8 +296,7 @@ amt_keys_update(PG_FUNCTION_ARGS)
 	if (done)
 	{
 		collect_changes(&old, &new, tupdesc, &changes);
-		if (changes.n > 0)
-			done = change_key(rel, &key, &changes);
+		done = change_key(rel, &key, &old, tupdesc, &changes);
 	}
 	table_close(rel, NoLock);
 	if (!done)
