@@ -1,4 +1,4 @@
-// README.md: its programs run as they stand, as the role that the README makes for them.
+// README.md: its programs run as they stand, as the role that the README makes for them.  The limits of examples/nginx.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -12,6 +12,7 @@ import { startServer } from './server.js';
 const run = promisify(execFile);
 const here = fileURLToPath(new URL('.', import.meta.url));
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
+const nginx = readFileSync(new URL('../../examples/nginx/README.md', import.meta.url), 'utf8');
 const [, section] = readme.match(/^## Application\n(.*?)^## /ms);
 const block = (language, text = section) => text.match(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\`$`, 'ms'))[1];
 
@@ -62,7 +63,7 @@ test('the program for Python says who is calling, and nothing for a bad key', as
 });
 
 test('nginx accepts the lines that limit requests', async () => {
-	const lines = block('nginx', readme).split('\n');
+	const lines = block('nginx', nginx).split('\n');
 	const zones = lines.filter(line => line.startsWith('limit_req_zone')).join('\n');
 	const limits = lines.filter(line => !line.startsWith('limit_req_zone')).join('\n');
 	const file = join(directory, 'nginx.conf');
