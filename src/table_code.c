@@ -71,6 +71,7 @@ static struct
 typedef struct Check
 {
 	Relation	rel;
+	List	   *indexes;
 	Oid			owner;
 	OwnersCode	code;
 } Check;
@@ -338,12 +339,10 @@ check_index(Check *check, Oid relid)
 static void
 check_indexes(Check *check)
 {
-	List	   *indexes = RelationGetIndexList(check->rel);
 	ListCell   *cell;
 
-	foreach(cell, indexes)
+	foreach(cell, check->indexes)
 		check_index(check, lfirst_oid(cell));
-	list_free(indexes);
 }
 
 /* Does the function belong to the table's extension? */
@@ -432,9 +431,9 @@ check_triggers(Check *check)
 
 /* What the table has of its owner's code.  Raises 42501 for code of others. */
 static OwnersCode
-get_code(Relation rel)
+get_code(Relation rel, List *indexes)
 {
-	Check		check = {rel, rel->rd_rel->relowner, NO_CODE};
+	Check		check = {rel, indexes, rel->rd_rel->relowner, NO_CODE};
 	int			i = 0;
 
 	while (i < NCHECKED && checked[i].relid != RelationGetRelid(rel))
@@ -464,10 +463,10 @@ get_code(Relation rel)
 }
 
 void
-amt_check_code(Relation rel, bool nested)
+amt_check_code(Relation rel, List *indexes, bool nested)
 {
 	Oid			owner = rel->rd_rel->relowner;
-	OwnersCode	code = get_code(rel);
+	OwnersCode	code = get_code(rel, indexes);
 
 	if (code == NO_CODE || (amt_is_writer && !nested))
 		return;

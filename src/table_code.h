@@ -5,6 +5,7 @@
 #ifndef AMT_TABLE_CODE_H
 #define AMT_TABLE_CODE_H
 
+#include "nodes/pg_list.h"
 #include "utils/relcache.h"
 
 extern void amt_table_code_init(void);
@@ -14,9 +15,11 @@ extern bool amt_is_writer;
 
 /*
  * Raise 42501 if code that must not run here would run when the table is written.
- * The caller must hold a lock that keeps others from changing the table.  "nested"
- * says that this happens within code that another table's owner has added.
+ * The caller must hold a lock that keeps others from changing the table.  That
+ * does not keep them from adding an index: the caller must maintain the indexes
+ * that it gives, and no others.  "nested" says that this happens within code that
+ * another table's owner has added.
  */
-extern void amt_check_code(Relation rel, bool nested);
+extern void amt_check_code(Relation rel, List *indexes, bool nested);
 
 #endif							/* AMT_TABLE_CODE_H */

@@ -18,10 +18,12 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
@@ -41,8 +43,31 @@
 
 #define SAFE_PATH	"pg_catalog, pg_temp"
 
+/*
+ * Open the indexes that were checked.  ExecOpenIndices() would ask for the list
+ * again, and CREATE INDEX CONCURRENTLY may have added one meanwhile: to open an
+ * index evaluates constants in its expressions.  It need not be maintained yet.
+ * The command that adds it waits for our lock on the table before it builds it.
+ */
 static void
-make_estate(AmtWrite *write)
+open_indexes(ResultRelInfo *target, List *indexes)
+{
+	ListCell   *cell;
+
+	target->ri_IndexRelationDescs = palloc(sizeof(Relation) * list_length(indexes));
+	target->ri_IndexRelationInfo = palloc(sizeof(IndexInfo *) * list_length(indexes));
+	target->ri_NumIndices = 0;
+	foreach(cell, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
+
+		target->ri_IndexRelationDescs[target->ri_NumIndices] = index;
+		target->ri_IndexRelationInfo[target->ri_NumIndices++] = BuildIndexInfo(index);
+	}
+}
+
+static void
+make_estate(AmtWrite *write, List *indexes)
 {
 	EState	   *estate = CreateExecutorState();
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
@@ -57,7 +82,7 @@ make_estate(AmtWrite *write)
 	write->estate = estate;
 	write->target = makeNode(ResultRelInfo);
 	InitResultRelInfo(write->target, write->rel, 1, NULL, 0);
-	ExecOpenIndices(write->target, false);
+	open_indexes(write->target, indexes);
 	write->old_row = table_slot_create(write->rel, &estate->es_tupleTable);
 	write->new_row = table_slot_create(write->rel, &estate->es_tupleTable);
 	amt_eval_plan_qual_init(&write->epq, estate);
@@ -67,6 +92,8 @@ make_estate(AmtWrite *write)
 void
 amt_write_begin(AmtWrite *write, Relation rel)
 {
+	List	   *indexes = RelationGetIndexList(rel);
+
 	write->rel = rel;
 	GetUserIdAndSecContext(&write->save_userid, &write->save_sec_context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
@@ -80,10 +107,11 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	amt_check_code(rel, (write->save_sec_context & SECURITY_RESTRICTED_OPERATION) != 0);
+	amt_check_code(rel, indexes, (write->save_sec_context & SECURITY_RESTRICTED_OPERATION) != 0);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	make_estate(write);
+	make_estate(write, indexes);
+	list_free(indexes);
 	AfterTriggerBeginQuery();
 }
 

@@ -10,7 +10,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use AmtKeys;
+use AmtKeys qw(:all);
 use Session;
 use Test::More;
 
@@ -151,6 +151,35 @@ for my $code (
 	is_no_superuser('a temporary table beside a safe path');
 	$super->query('DROP TRIGGER audit ON amt_key', 'GRANT TRIGGER ON amt_key TO bob');
 	$viewer->quit;
+}
+
+# An index that is added while a call waits for another one.  To open it would evaluate its constant expressions.
+{
+	$super->query('CREATE DATABASE owned');
+	my $owners = Session->new($node, dbname => 'owned');
+	$owners->query('CREATE EXTENSION amt_keys', 'GRANT CREATE ON SCHEMA public TO bob', 'CREATE TABLE ran (who name)', 'GRANT INSERT ON ran TO PUBLIC',
+		'ALTER TABLE amt_key OWNER TO bob', 'ALTER TABLE amt_key_event OWNER TO bob');
+	my ($holder, $builder) = map { Session->new($node, dbname => 'owned', user => 'bob') } 1 .. 2;
+	$builder->query('CREATE FUNCTION note() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.ran VALUES (session_user); END $$',
+		'CREATE FUNCTION evil(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.note(); RETURN i; END $$');
+	my $victim = Session->new($node, dbname => 'owned');
+	my $pid = $victim->backend;
+	for my $table ('amt_key', 'amt_key_event')
+	{
+		$holder->query("CREATE INDEX stall ON $table (org_id, name)", 'BEGIN', 'ALTER INDEX stall SET TABLESPACE pg_default');
+		$victim->send($statement{amt_key});
+		ok(wait_for_lock($node, $pid), "a creation waits for an index of $table");
+		$builder->send("CREATE INDEX CONCURRENTLY added ON $table ((evil(1)), key_id)");
+		ok($node->poll_query_until("owned", q{SELECT to_regclass('added') IS NOT NULL}), "meanwhile an index is added to $table");
+		$holder->query('COMMIT');
+		is($victim->receive, 't', "a key is created while its owner adds an index to $table");
+		$builder->receive;
+		is($owners->query(q{SELECT count(*) FROM ran WHERE who = 'postgres'}), 0, "an index that is added to $table while a call waits is not opened by the call");
+		is($victim->query($statement{amt_key}), 'ERROR:  42501', "the next call refuses the index of $table");
+		is($owners->query(q{SELECT count(*) FROM ran WHERE who = 'postgres'}), 0, "an index of $table that is refused is not opened");
+		$holder->query('DROP INDEX added', 'DROP INDEX stall');
+	}
+	$_->quit for $holder, $builder, $victim, $owners;
 }
 
 # Code of the table's owner, a superuser, goes on running, and so do built-in functions.
