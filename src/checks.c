@@ -142,23 +142,32 @@ count_chars(const char *s, bool *visible)
 	return n;
 }
 
+/* What is wrong with a text that lists show, if anything is. */
+static bool
+is_shown(const char *s, const char *what, const char **problem)
+{
+	bool		visible;
+	int			n = count_chars(s, &visible);
+	const char *fault;
+
+	if (*s == '\0')
+		fault = "must not be empty";
+	else if (n < 0)
+		fault = "must not contain control characters";
+	else if (n > AMT_NAME_MAX_CHARS)
+		fault = "is too long";
+	else if (!visible)
+		fault = "must contain a visible character";
+	else
+		return true;
+	*problem = psprintf("%s %s", what, fault);
+	return false;
+}
+
 bool
 amt_name_is_valid(const char *name, const char **problem)
 {
-	bool		visible;
-	int			n = count_chars(name, &visible);
-
-	if (*name == '\0')
-		*problem = "key name must not be empty";
-	else if (n < 0)
-		*problem = "key name must not contain control characters";
-	else if (n > AMT_NAME_MAX_CHARS)
-		*problem = "key name is too long";
-	else if (!visible)
-		*problem = "key name must contain a visible character";
-	else
-		return true;
-	return false;
+	return is_shown(name, "key name", problem);
 }
 
 bool
@@ -176,18 +185,7 @@ amt_org_id_is_valid(const char *org_id, const char **problem)
 bool
 amt_token_prefix_is_valid(const char *prefix, const char **problem)
 {
-	bool		visible;
-	int			n = count_chars(prefix, &visible);
-
-	if (*prefix == '\0' || !visible)
-		*problem = "token prefix must not be empty";
-	else if (n < 0)
-		*problem = "token prefix must not contain control characters";
-	else if (n > AMT_NAME_MAX_CHARS)
-		*problem = "token prefix is too long";
-	else
-		return true;
-	return false;
+	return is_shown(prefix, "token prefix", problem);
 }
 
 /* Does the text hold a token with one of the prefixes in force? */

@@ -13,7 +13,6 @@
 #include "common/int.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -23,18 +22,21 @@
 #include "newkey.h"
 #include "prefixes.h"
 #include "roles.h"
-#include "session.h"
 #include "sha256.h"
 #include "target.h"
 #include "text.h"
 #include "write.h"
 
-static void
-check_writable(const char *function)
+/*
+ * The actor, as created_by of a key.  An actor's name is of its organization:
+ * the same name in another one may be somebody else's.
+ */
+static const char *
+get_creator(const char *org_id)
 {
-	amt_session_check();
-	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
+	AmtIdentity identity = amt_identity();
+
+	return identity.org_id == NULL || strcmp(identity.org_id, org_id) == 0 ? identity.actor : NULL;
 }
 
 static char *
@@ -100,14 +102,14 @@ amt_create_key(PG_FUNCTION_ARGS)
 	char	   *name;
 	AmtNewKey	key = {0};
 
-	check_writable("amt_create_key()");
+	amt_check_writable("amt_create_key()");
 	name = amt_string_arg(fcinfo, 0);
 	key.org_id = amt_string_arg(fcinfo, 1);
 	key.role = amt_string_arg(fcinfo, 2);
 	key.scopes = scopes_arg(fcinfo, 3);
 	amt_newkey_check(&key.org_id, &key.role, &key.scopes);
 	key.name = amt_check_name(name != NULL ? name : "");
-	key.created_by = amt_identity().actor;
+	key.created_by = get_creator(key.org_id);
 	key.created_at = GetCurrentTransactionStartTimestamp();
 	if (PG_ARGISNULL(4))
 	{
@@ -262,7 +264,7 @@ amt_rotate_key(PG_FUNCTION_ARGS)
 	const char *scopes;
 	const char *detail;
 
-	check_writable("amt_rotate_key()");
+	amt_check_writable("amt_rotate_key()");
 	find_old_key(extension, fcinfo, &old);
 	if (!AmtKeyIsNull(&old.key, suspended_at))
 		key_is_suspended();
@@ -285,7 +287,7 @@ amt_rotate_key(PG_FUNCTION_ARGS)
 				 errmsg("permission denied to create key"),
 				 errdetail("The key would have a scope that the caller does not have.")));
 
-	key.created_by = amt_identity().actor;
+	key.created_by = get_creator(key.org_id);
 	key.created_at = GetCurrentTransactionStartTimestamp();
 	read_grace(fcinfo, &old);
 	if (PG_ARGISNULL(2))
@@ -357,7 +359,7 @@ amt_import_key(PG_FUNCTION_ARGS)
 	Relation	rel;
 	char	   *name;
 
-	check_writable("amt_import_key()");
+	amt_check_writable("amt_import_key()");
 	if (!amt_caller_is_trusted())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -379,6 +381,8 @@ amt_import_key(PG_FUNCTION_ARGS)
 	key.scopes = scopes_arg(fcinfo, 5);
 	amt_newkey_check(&key.org_id, &key.role, &key.scopes);
 	key.created_at = PG_ARGISNULL(6) ? GetCurrentTransactionStartTimestamp() : PG_GETARG_TIMESTAMPTZ(6);
+	if (TIMESTAMP_NOT_FINITE(key.created_at))
+		amt_invalid("creation time must be finite", "Pass null if it is not known.");
 	key.created_by = amt_string_arg(fcinfo, 7);
 	key.expires_at = PG_ARGISNULL(8) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(8);
 

@@ -69,6 +69,9 @@ static bool setting = false;
 static bool holds;
 static bool holds_known = false;
 
+/* Are the current settings valid in the encoding of the database? */
+static bool encoding_known = false;
+
 bool
 amt_identity_is_sealed(void)
 {
@@ -209,12 +212,13 @@ refuse_setting(const char *detail)
 
 /*
  * At session start, and when the library is loaded, the server discards an
- * invalid value with a mere warning.  The identity is then not known.
+ * invalid value with a mere warning.  The identity is then not known.  Later,
+ * one in a configuration file leaves the old value in force.
  */
 static void
 refuse_if_silent(GucSource source)
 {
-	if (defining || source < PGC_S_TEST)
+	if (defining || (source > PGC_S_FILE && source < PGC_S_TEST))
 		amt_session_refuse(AMT_REFUSED_VALUE);
 }
 
@@ -265,6 +269,24 @@ static void
 assign_identity(const char *newval, void *extra)
 {
 	holds_known = false;
+	encoding_known = false;
+}
+
+/*
+ * The postmaster reads the configuration before it knows the encoding of any
+ * database.  So a backend must check what it has inherited.
+ */
+static void
+check_encoding(void)
+{
+	for (int i = 0; i < NPARTS; i++)
+	{
+		const char *s = part_setting[i];
+
+		if (s != NULL && !pg_verify_mbstr(GetDatabaseEncoding(), s, strlen(s), true))
+			amt_session_refuse(AMT_REFUSED_VALUE);
+	}
+	encoding_known = true;
 }
 
 void
@@ -320,6 +342,8 @@ amt_identity_recorded(void)
 	};
 	bool		valid = !amt_identity_is_sealed() || settings_hold();
 
+	if (unlikely(!encoding_known))
+		check_encoding();
 	amt_session_check();
 	for (int i = 0; i < NPARTS; i++)
 		*part[i] = valid && part_setting[i] != NULL && part_setting[i][0] != '\0' ?

@@ -114,14 +114,18 @@ lock_due(const AmtDue *due, LWLockMode mode)
 
 /* [W2] */
 bool
-amt_entry_set_base(const AmtDue *due, uint64 base)
+amt_entry_set_base(AmtDue *due, uint64 base)
 {
 	Entry	   *entry = lock_due(due, LW_EXCLUSIVE);
 
-	if (entry != NULL && !HAS_BASE(entry))
+	if (entry != NULL)
 	{
-		entry->base = base;
+		/* Another worker may have set it, and have written calls since. */
+		if (!HAS_BASE(entry))
+			entry->base = base;
 		HAS_BASE(entry) = true;
+		due->base = entry->base;
+		due->base_known = true;
 	}
 	unlock_entry(due->tag);
 	return entry != NULL;

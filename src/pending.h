@@ -44,7 +44,7 @@ extern void amt_entry_drop_database(Oid database);
  * Each does nothing if the entry with that serial is gone.  A bool result
  * says whether it was there.
  */
-extern bool amt_entry_set_base(const AmtDue *due, uint64 base);
+extern bool amt_entry_set_base(AmtDue *due, uint64 base);
 extern void amt_entry_set_written(const AmtDue *due);
 extern bool amt_entry_drop(const AmtDue *due);
 

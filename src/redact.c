@@ -30,37 +30,42 @@
 static bool redact_logs = true;
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
-/* The masked copy of the text, or NULL if there is nothing to mask. */
-static char *
-mask_text(const char *s, MemoryContext context)
+/*
+ * Set *masked to a masked copy of the text; false if there is nothing to
+ * mask.  The copy is NULL if there is no memory: an error here would take the
+ * place of the one that is being reported.
+ */
+static bool
+mask_text(const char *s, MemoryContext context, char **masked)
 {
 	size_t		len = strlen(s);
 	size_t		masked_len;
 	bool		found;
-	char	   *masked;
 
 	masked_len = amt_mask(amt_prefixes(), s, len, NULL, 0, &found);
 	if (!found)
-		return NULL;
-	masked = MemoryContextAlloc(context, masked_len + 1);
-	amt_mask(amt_prefixes(), s, len, masked, masked_len + 1, &found);
-	return masked;
+		return false;
+	*masked = MemoryContextAllocExtended(context, masked_len + 1, MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+	if (*masked != NULL)
+		amt_mask(amt_prefixes(), s, len, *masked, masked_len + 1, &found);
+	return true;
 }
 
-/* Mask a field; true if there was something to mask. */
-static bool
+/* Mask a field.  Without memory it becomes empty. */
+static void
 mask_field(char **field, MemoryContext context)
 {
 	char	   *masked;
 
-	if (*field == NULL)
-		return false;
-	masked = mask_text(*field, context);
-	if (masked == NULL)
-		return false;
-	pfree(*field);
-	*field = masked;
-	return true;
+	if (*field == NULL || !mask_text(*field, context, &masked))
+		return;
+	if (masked != NULL)
+	{
+		pfree(*field);
+		*field = masked;
+	}
+	else
+		(*field)[0] = '\0';
 }
 
 /*
@@ -104,8 +109,7 @@ mask_statement(void)
 			debug_query_string = NULL;
 		return;
 	}
-	masked = mask_text(debug_query_string, TopMemoryContext);
-	if (masked == NULL)
+	if (!mask_text(debug_query_string, TopMemoryContext, &masked))
 		return;
 	if (copy != NULL)
 		pfree(copy);
@@ -120,8 +124,8 @@ redact(ErrorData *edata)
 	{
 		MemoryContext context = edata->assoc_context != NULL ? edata->assoc_context : ErrorContext;
 
-		if (!mask_field(&edata->message, context) && edata->message != NULL &&
-			edata->message_id != NULL &&
+		mask_field(&edata->message, context);
+		if (edata->message != NULL && edata->message_id != NULL &&
 			strcmp(edata->message_id, "time zone \"%s\" not recognized") == 0)
 			mask_time_zone(edata->message);
 		mask_field(&edata->detail, context);

@@ -13,10 +13,8 @@
 #include "access/table.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "tcop/utility.h"
 
 #include "compat.h"
-#include "session.h"
 #include "stat.h"
 #include "target.h"
 #include "verdict.h"
@@ -77,9 +75,7 @@ amt_revoke(PG_FUNCTION_ARGS)
 	AmtTarget	target;
 	bool		revoked;
 
-	amt_session_check();
-	PreventCommandIfReadOnly("amt_revoke()");
-	PreventCommandIfParallelMode("amt_revoke()");
+	amt_check_writable("amt_revoke()");
 	if (PG_ARGISNULL(0))
 		PG_RETURN_BOOL(false);
 	arg = PG_GETARG_TEXT_PP(0);

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -105,7 +106,8 @@ role_names_are_valid(List *names)
 static void
 check_manager(const RoleList *list, const char *roles, const char *manager, GucSource source)
 {
-	if (list == NULL || manager == NULL || source == PGC_S_DEFAULT ||
+	/* A parallel worker gets its settings one by one. */
+	if (list == NULL || manager == NULL || source == PGC_S_DEFAULT || IsParallelWorker() ||
 		find_role(list, manager) >= 0)
 		return;
 	ereport(source >= PGC_S_INTERACTIVE ? WARNING : LOG,

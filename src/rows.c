@@ -326,6 +326,7 @@ amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtRowHint *hint, AmtKey
 	union
 	{
 		struct varlena header;
+		int32		aligned;
 		char		buffer[VARHDRSZ + 32];
 	}			value;
 	KeyAndHint	found_at = {hint, key};

@@ -95,6 +95,7 @@ extern bool amt_usage_get(Oid extension, const char *id, Size id_len,
 typedef union AmtIdText
 {
 	struct varlena header;
+	int32		aligned;
 	char		buffer[VARHDRSZ + AMT_ID_MAX];
 } AmtIdText;
 

@@ -93,6 +93,12 @@ amt_session_after_settings(void)
 			break;
 		}
 	}
+
+	/* The server does not start with a bad value of a setting of its own, either. */
+	if (process_shared_preload_libraries_in_progress && amt_session_is_refused())
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("the configuration gives a value that is not valid to a setting of amt_keys that holds the identity")));
 }
 
 void

@@ -10,13 +10,15 @@
  * - Our own triggers may run, and expressions of built-in types and
  *   functions that can run no SQL.
  * - The owner's code may run if the owner is a superuser and its functions
- *   look into pg_temp last, or in our worker.  That is a trigger with nothing
- *   but a function of the owner, or an expression of built-in functions and
- *   the owner's.
+ *   look into pg_temp last.  That is a trigger with nothing but a function of
+ *   the owner, or an expression of built-in functions and the owner's.
  * - Anything else is an error: code of other roles, types and operator
  *   classes that are not built in, and expressions that we do not look into.
  *   So are foreign keys, from and to the table: the tables behind them have
  *   code of their own.
+ *
+ * Our worker makes no exception: in one process it may write tables of one
+ * owner after those of another.
  *
  * The result is kept until something changes that it depends on.
  */
@@ -47,8 +49,6 @@
 
 #include "compat.h"
 #include "table_code.h"
-
-bool		amt_is_writer = false;
 
 /* What a table has of its owner's code. */
 typedef enum OwnersCode
@@ -398,8 +398,8 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 	if (!HeapTupleIsValid(tuple))
 		return true;
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	if (proc->prolang == ClanguageId && superuser_arg(proc->proowner) &&
-		is_our_function(check, trigger->tgfoid))
+	/* Whoever owns our function: only superusers give a function code in C. */
+	if (proc->prolang == ClanguageId && is_our_function(check, trigger->tgfoid))
 		is_own = true;
 	else
 	{
@@ -463,12 +463,12 @@ get_code(Relation rel, List *indexes)
 }
 
 void
-amt_check_code(Relation rel, List *indexes, bool nested)
+amt_check_code(Relation rel, List *indexes)
 {
 	Oid			owner = rel->rd_rel->relowner;
 	OwnersCode	code = get_code(rel, indexes);
 
-	if (code == NO_CODE || (amt_is_writer && !nested))
+	if (code == NO_CODE)
 		return;
 	if (!superuser_arg(owner))
 		ereport(ERROR,

@@ -10,16 +10,12 @@
 
 extern void amt_table_code_init(void);
 
-/* True in our worker, which does nothing but write.  Set once. */
-extern bool amt_is_writer;
-
 /*
  * Raise 42501 if code that must not run here would run when the table is written.
  * The caller must hold a lock that keeps others from changing the table.  That
  * does not keep them from adding an index: the caller must maintain the indexes
- * that it gives, and no others.  "nested" says that this happens within code that
- * another table's owner has added.
+ * that it gives, and no others.
  */
-extern void amt_check_code(Relation rel, List *indexes, bool nested);
+extern void amt_check_code(Relation rel, List *indexes);
 
 #endif							/* AMT_TABLE_CODE_H */

@@ -10,6 +10,8 @@
 
 #include "access/table.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
@@ -25,6 +27,22 @@
 
 
 static const char ellipsis[] = "...";
+
+/*
+ * In a security-restricted operation, as in ANALYZE of somebody's index, the
+ * records would name the session's user and actor, who have asked for nothing.
+ */
+void
+amt_check_writable(const char *command)
+{
+	amt_session_check();
+	PreventCommandIfReadOnly(command);
+	PreventCommandIfParallelMode(command);
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot execute %s within security-restricted operation", command)));
+}
 
 /* The id in <listed prefix>_<id>..., if the text has this form. */
 static bool
@@ -86,9 +104,12 @@ find_named(Relation rel, const char *s, Size len, AmtTarget *target)
 		return amt_key_by_id(rel, target->token.id, target->token.id_len, &target->key) &&
 			!AmtKeyIsNull(&target->key, scrypt_hash);
 	}
-	if (amt_token_is_id(s, len) && amt_key_by_id(rel, s, len, &target->key))
+	/* A key within reach may have another organization's id as its prefix. */
+	if (amt_token_is_id(s, len) && amt_key_by_id(rel, s, len, &target->key) &&
+		is_in_reach(&target->key))
 		return true;
-	if (displayed_id(s, len, &id, &id_len) && amt_key_by_id(rel, id, id_len, &target->key))
+	if (displayed_id(s, len, &id, &id_len) && amt_key_by_id(rel, id, id_len, &target->key) &&
+		is_in_reach(&target->key))
 		return true;
 	return find_by_prefix(rel, s, len, &target->key);
 }

@@ -19,6 +19,12 @@ typedef struct AmtTarget
 } AmtTarget;
 
 /*
+ * Raise an error where keys cannot be managed: in a READ ONLY transaction, in
+ * parallel mode, and in a security-restricted operation.
+ */
+extern void amt_check_writable(const char *command);
+
+/*
  * Find the key named by an id, a displayed prefix or a whole token.  Raises
  * 21000 if a displayed prefix fits several keys within the caller's reach.
  */

@@ -9,9 +9,12 @@
  *
  * A dump has the events beside the keys.  A restored key must not be
  * recorded again: its event would take an old number.  The scripts of
- * pg_dump turn row_security off.  So while it is off, we do not record a key
- * that was created before this transaction.  Only roles that can write the
- * table can profit from that.
+ * pg_dump turn row_security off.  So while a statement of the session has
+ * turned it off, we do not record a key that was created before this
+ * transaction.  Only roles that can write the table can profit from that.
+ *
+ * What ends a key must survive a crash.  The owner of the database can turn
+ * synchronous_commit off for everybody, so we force the commit to disk.
  */
 #include "postgres.h"
 
@@ -224,10 +227,26 @@ delete_usage(Oid extension, const AmtKey *key)
 	table_close(rel, NoLock);
 }
 
+/*
+ * Has this session turned row_security off?  The owner of the database can do
+ * that for everybody, which does not count.
+ */
+static bool
+has_row_security_off(void)
+{
+	int			n;
+	struct config_generic **settings = amt_all_settings(&n);
+
+	for (int i = 0; !row_security && i < n; i++)
+		if (strcmp(settings[i]->name, "row_security") == 0)
+			return settings[i]->source == PGC_S_SESSION;
+	return false;
+}
+
 static bool
 is_restored(const AmtKey *key)
 {
-	return !row_security && !amt_newkey_is_inserting() &&
+	return has_row_security_off() && !amt_newkey_is_inserting() &&
 		DatumGetTimestampTz(AmtKeyValue(key, created_at)) < GetCurrentTransactionStartTimestamp();
 }
 
@@ -270,6 +289,8 @@ amt_key_record(PG_FUNCTION_ARGS)
 										 TRIGGER_EVENT_ROW | TRIGGER_EVENT_AFTER);
 	AmtKey		key;
 
+	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		ForceSyncCommit();
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		record_update(extension, trigdata);
 	else if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))

@@ -49,7 +49,7 @@ check_caller(FunctionCallInfo fcinfo, Oid extension, TriggerEvent event)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 
-	amt_session_check();
+	amt_check_writable(event == TRIGGER_EVENT_DELETE ? "DELETE" : "UPDATE");
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_INSTEAD(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
 		(trigdata->tg_event & TRIGGER_EVENT_OPMASK) != event ||
@@ -324,8 +324,9 @@ amt_usage(PG_FUNCTION_ARGS)
 	TupleDesc	tupdesc;
 	AmtKey		key;
 	Oid			table;
-	int64		calls = 0;
-	TimestampTz last_used_at = DT_NOBEGIN;
+	bool		can_see = false;
+	int64		calls;
+	TimestampTz last_used_at;
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 
@@ -334,11 +335,14 @@ amt_usage(PG_FUNCTION_ARGS)
 	{
 		text	   *id = PG_GETARG_TEXT_PP(0);
 
-		if (amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) &&
+		can_see = amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) &&
 			amt_key_get(extension, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), NULL, &table, &key) &&
-			can_see_key(table, &key))
-			amt_usage_read(extension, table, &key, &calls, &last_used_at);
+			can_see_key(table, &key);
 	}
+	if (!can_see)
+		PG_RETURN_NULL();
+	amt_usage_read(extension, table, &key, &calls, &last_used_at);
+
 	/* A list calls this for each of its rows. */
 	if (fcinfo->flinfo->fn_extra == NULL)
 	{

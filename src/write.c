@@ -107,7 +107,7 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	amt_check_code(rel, indexes, (write->save_sec_context & SECURITY_RESTRICTED_OPERATION) != 0);
+	amt_check_code(rel, indexes);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	make_estate(write, indexes);

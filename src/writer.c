@@ -31,7 +31,6 @@
 #include "pending.h"
 #include "stat.h"
 #include "sweep.h"
-#include "table_code.h"
 #include "writer.h"
 #include "writer_batch.h"
 #include "writer_slot.h"
@@ -63,9 +62,14 @@ amt_writer_init(void)
 static void
 release_on_exit(int code, Datum arg)
 {
-	if (code != 0)
+	if (code == 0)
+		amt_slot_release(0);
+	else
+	{
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
-	amt_slot_release(code != 0 ? GetCurrentTimestamp() : 0);
+		amt_slot_release(GetCurrentTimestamp());
+		amt_slot_ask_for_successor();
+	}
 }
 
 static void
@@ -227,7 +231,20 @@ write_last(void)
 		wait_for_latch(LAST_POLL_MS);
 	}
 	if (!amt_slot_is_taken() && unwritten_here() > 0)
+	{
 		(void) write_now(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVE_UP_MS), &left);
+		if (left)
+			amt_slot_ask_for_successor();
+	}
+}
+
+/* Do not fail a hundred times a second where our predecessor has failed. */
+static void
+wait_after_failure(void)
+{
+	while (!ShutdownRequestPending &&
+		   !amt_elapsed(amt_my_slot->failed_at, GetCurrentTimestamp(), FAILED_MS))
+		wait_for_latch(POLL_MS);
 }
 
 static void
@@ -253,7 +270,6 @@ amt_writer_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
-	amt_is_writer = true;
 
 	connect_to(DatumGetObjectId(arg));
 	(void) unwritten_here();	/* attach */
@@ -262,6 +278,7 @@ amt_writer_main(Datum arg)
 	before_shmem_exit(release_on_exit, (Datum) 0);
 	amt_stat_add(AMT_WORKER_STARTS, 1);
 
+	wait_after_failure();
 	amt_sweep_databases();
 	write_until_idle();
 	if (ShutdownRequestPending)

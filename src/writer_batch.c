@@ -104,13 +104,12 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	if (found)
 		get_stored(write, &stored, &last_used_at);
 
-	/* W2_base: none of this entry's calls can be in the row yet. */
-	if (!due->base_known)
-	{
-		due->base = stored;
-		if (!amt_entry_set_base(due, stored))
-			return false;		/* another entry is there by now */
-	}
+	/*
+	 * W2_base: none of this entry's calls can be in the row yet, unless a
+	 * worker has set a base since W1.
+	 */
+	if (!due->base_known && !amt_entry_set_base(due, stored))
+		return false;			/* another entry is there by now */
 
 	/* W3 */
 	values[Anum_amt_key_usage_calls - 1] = Int64GetDatum(Max((int64) stored, amt_total(due->base, due->counted)));

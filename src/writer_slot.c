@@ -151,21 +151,28 @@ wait_for_start(BackgroundWorkerHandle *handle)
 }
 
 static bool
-ask_postmaster(void)
+register_worker(int notify_pid, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker = {0};
-	BackgroundWorkerHandle *handle;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
-	worker.bgw_notify_pid = MyProcPid;
+	worker.bgw_notify_pid = notify_pid;
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "amt_keys");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "amt_writer_main");
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "amt_keys usage writer");
 	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "amt_keys usage writer");
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+static bool
+ask_postmaster(void)
+{
+	BackgroundWorkerHandle *handle;
+
+	if (!register_worker(MyProcPid, &handle))
 		return false;
 	wait_for_start(handle);
 	pfree(handle);
@@ -238,11 +245,29 @@ amt_slot_release(TimestampTz asked_at)
 		amt_my_slot->pid = 0;
 		amt_my_slot->asked = false;
 		amt_my_slot->asked_at = asked_at;
+		amt_my_slot->failed_at = asked_at;
 		if (asked_at != 0)
 			amt_my_slot->failures++;
 	}
 	LWLockRelease(&writers->lock);
 	ConditionVariableBroadcast(&writers->written);
+}
+
+void
+amt_slot_ask_for_successor(void)
+{
+	bool		ask = false;
+
+	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
+	if (amt_my_slot != NULL && amt_my_slot->database == MyDatabaseId && amt_my_slot->pid == 0)
+	{
+		amt_my_slot->asked = true;
+		amt_my_slot->asked_at = GetCurrentTimestamp();
+		ask = true;
+	}
+	LWLockRelease(&writers->lock);
+	if (ask)
+		(void) register_worker(0, NULL);
 }
 
 bool

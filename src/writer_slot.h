@@ -21,6 +21,8 @@ typedef struct AmtWriterSlot
 								 * its predecessors */
 	TimestampTz asked_at;		/* when the postmaster was last asked, or the
 								 * last worker failed */
+	TimestampTz failed_at;		/* when the last worker failed; 0 if it has
+								 * not */
 } AmtWriterSlot;
 
 /* This database's slot when this process last looked; NULL at first. */
@@ -49,6 +51,12 @@ extern bool amt_slot_claim(void);
  * must be 0.
  */
 extern void amt_slot_release(TimestampTz asked_at);
+
+/*
+ * This worker has left, and calls wait that it could not write.  Ask for
+ * another one, since there may be no further call to do that.
+ */
+extern void amt_slot_ask_for_successor(void);
 
 /* Does this database have a worker? */
 extern bool amt_slot_is_taken(void);

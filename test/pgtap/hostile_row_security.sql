@@ -180,7 +180,7 @@ SET row_security = off;
 SELECT throws_ok('SELECT count(*) FROM amt_key', '42501', NULL, 'row_security = off makes an error of SELECT');
 SELECT throws_ok('DELETE FROM amt_keys', '42501', NULL, 'row_security = off makes an error of DELETE');
 SELECT throws_ok('SELECT count(*) FROM amt_keys', '42501', NULL, 'row_security = off makes an error of SELECT from the view');
-SELECT is((SELECT calls FROM amt_usage('globex1')), 0::bigint, 'row_security = off does not make amt_usage() show another organization');
+SELECT is((SELECT calls FROM amt_usage('globex1')), NULL::bigint, 'row_security = off does not make amt_usage() show another organization');
 SET row_security = on;
 SELECT throws_ok('SET session_replication_role = replica', '42501', NULL, 'switching triggers off for the session is refused');
 
