@@ -224,15 +224,12 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 	static const AttrNumber column = Anum_amt_key_expires_at;
 	OldKey	   *old = arg;
 	AmtWrite	write;
-	Size		id_len;
-	const char *id = amt_key_id_of(&old->key, &id_len);
-	bool		busy;
 	bool		isnull;
 	bool		found;
 	Datum		expires_at;
 
 	amt_write_begin(&write, rel);
-	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
+	found = amt_lock_key(&write, &old->key);
 	if (found)
 	{
 		/* It may have been suspended since we looked. */
@@ -249,7 +246,7 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 		}
 	}
 	amt_write_end(&write);
-	if (!found || (!old->has_grace && !amt_revoke_id(rel, id, id_len)))
+	if (!found || (!old->has_grace && !amt_revoke_key(rel, &old->key)))
 		no_such_key();
 }
 

@@ -119,11 +119,11 @@ amt_entry_may_prove(void)
 }
 
 uint64
-amt_entry_hash(const void *stored, Size len, const void *id, Size id_len)
+amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len)
 {
 	uint64		hash = hash_bytes_extended(stored, len, amt_entries->seed[0]);
 
-	return id_len == 0 ? hash : hash_bytes_extended(id, id_len, hash);
+	return hash_bytes_extended((const unsigned char *) org_id, org_id_len, hash);
 }
 
 uint64
@@ -131,13 +131,15 @@ amt_entry_tag_of(const AmtKey *key)
 {
 	Size		len;
 	const char *stored = amt_key_stored_hash(key, &len);
+	text	   *org_id = DatumGetTextPP(AmtKeyValue(key, org_id));
+	uint64		hash = amt_entry_hash(stored, len, VARDATA_ANY(org_id), VARSIZE_ANY_EXHDR(org_id));
 	Size		id_len;
 	const char *id;
 
 	if (!AmtKeyIsNull(key, scrypt_hash))
-		return amt_entry_hash(stored, len, NULL, 0);
+		return hash;
 	id = amt_key_id_of(key, &id_len);
-	return amt_entry_hash(stored, len, id, id_len);
+	return hash_bytes_extended((const unsigned char *) id, id_len, hash);
 }
 
 /* The tag of a key of a table in this database. */

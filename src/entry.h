@@ -73,12 +73,14 @@ extern AmtKeyRef amt_entry_ref(Oid table, const char *id, Size id_len);
  */
 extern AmtKeyRef amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256_LEN]);
 
-/* A seeded hash of a stored hash, and of the key's id unless id_len is 0. */
-extern uint64 amt_entry_hash(const void *stored, Size len, const void *id, Size id_len);
+/*
+ * The tag of a stored hash.  It tells the key's entry from that of an earlier
+ * key with the same id, and of the same key in another organization.
+ */
+extern uint64 amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len);
 
 /*
- * The tag of the row's stored hash.  It tells the key's entry from that of
- * an earlier key with the same id.  An imported key's entry is found by the
+ * The tag of the row's stored hash.  An imported key's entry is found by the
  * token, so its tag covers the id too.
  */
 extern uint64 amt_entry_tag_of(const AmtKey *key);

@@ -372,12 +372,9 @@ amt_identity_set(const AmtIdentity *identity)
 	{
 		for (int i = 0; i < NPARTS; i++)
 		{
-			const char *value = part[i] != NULL ? part[i] : "";
-
-			if (part_setting[i] != NULL && strcmp(part_setting[i], value) == 0)
-				continue;
-			(void) set_config_option(part_name[i], value, PGC_SUSET, PGC_S_SESSION,
-									 GUC_ACTION_LOCAL, true, 0, false);
+			/* Each, even if it has the value: a reload could change it. */
+			(void) set_config_option(part_name[i], part[i] != NULL ? part[i] : "",
+									 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 		}
 	}
 	PG_FINALLY();

@@ -155,7 +155,7 @@ remember_proof(Relation rel, const AmtNewKey *key)
 		return;
 	(void) amt_token_parse(amt_prefixes(), key->token, strlen(key->token), &part);
 	ref = amt_entry_ref(RelationGetRelid(rel), key->key_id, strlen(key->key_id));
-	proof.hash_tag = amt_entry_hash(key->phc, strlen(key->phc), NULL, 0);
+	proof.hash_tag = amt_entry_hash(key->phc, strlen(key->phc), key->org_id, strlen(key->org_id));
 	if (amt_entry_mac(&ref, key->phc, strlen(key->phc), part.secret, part.secret_len, proof.mac))
 		amt_entry_prove(&ref, &proof);
 }

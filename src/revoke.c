@@ -58,9 +58,7 @@ static bool
 revoke_target(Oid extension, const AmtTarget *target)
 {
 	Relation	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
-	Size		id_len;
-	const char *id = amt_key_id_of(&target->key, &id_len);
-	bool		revoked = amt_revoke_id(rel, id, id_len);
+	bool		revoked = amt_revoke_key(rel, &target->key);
 
 	table_close(rel, NoLock);
 	return revoked;

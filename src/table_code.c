@@ -11,11 +11,11 @@
  *   functions that can run no SQL.
  * - The owner's code may run if the owner is a superuser and its functions
  *   look into pg_temp last.  That is a trigger with nothing but a function of
- *   the owner, or an expression of built-in functions and the owner's.
- * - Anything else is an error: code of other roles, types and operator
- *   classes that are not built in, and expressions that we do not look into.
- *   So are foreign keys, from and to the table: the tables behind them have
- *   code of their own.
+ *   the owner, or an expression of built-in functions.
+ * - Anything else is an error: code of other roles, functions in expressions,
+ *   types and operator classes that are not built in, and expressions that we
+ *   do not look into.  So are foreign keys, from and to the table: the tables
+ *   behind them have code of their own.
  *
  * Our worker makes no exception: in one process it may write tables of one
  * owner after those of another.
@@ -37,12 +37,12 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
@@ -189,45 +189,19 @@ takes_object(Form_pg_proc proc)
 static bool
 note_function(Oid function, void *arg)
 {
-	Check	   *check = arg;
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	HeapTuple	tuple;
 	Form_pg_proc proc;
 	bool		is_foreign;
 
+	if (!is_built_in(function))
+		return true;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	if (!HeapTupleIsValid(tuple))
 		return true;
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	is_foreign = is_built_in(function) ? takes_object(proc) : !is_owners(check, proc->proowner);
-	if (!is_built_in(function))
-		note_code(check, has_safe_path(tuple));
-	else if (proc->prolang != INTERNALlanguageId || proc->provolatile != PROVOLATILE_IMMUTABLE)
-		note_code(check, true);
-	ReleaseSysCache(tuple);
-	return is_foreign;
-}
-
-/*
- * May values of the type run other code?  A domain has constraints, a range
- * has functions, and a composite type has parts with both.  An enum has
- * casts only, but must be of the table's owner.
- */
-static bool
-is_foreign_type(Check *check, Oid type)
-{
-	HeapTuple	tuple;
-	Form_pg_type form;
-	Oid			element;
-	bool		is_foreign;
-
-	if (is_built_in(type))
-		return false;
-	note_code(check, true);
-	element = get_element_type(type);
-	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(OidIsValid(element) ? element : type));
-	if (!HeapTupleIsValid(tuple))
-		return true;
-	form = (Form_pg_type) GETSTRUCT(tuple);
-	is_foreign = form->typtype != TYPTYPE_ENUM || !is_owners(check, form->typowner);
+	is_foreign = takes_object(proc);
+	if (proc->prolang != INTERNALlanguageId || proc->provolatile != PROVOLATILE_IMMUTABLE)
+		note_code(arg, true);
 	ReleaseSysCache(tuple);
 	return is_foreign;
 }
@@ -273,7 +247,7 @@ is_foreign_code(Node *node, void *arg)
 	if (node == NULL)
 		return false;
 	if (!IsA(node, List) && !IsA(node, CaseWhen) &&
-		(!is_plain(node) || is_foreign_type(arg, exprType(node)) ||
+		(!is_plain(node) || !is_built_in(exprType(node)) ||
 		 check_functions_in_node(node, note_function, arg)))
 		return true;
 	return expression_tree_walker(node, is_foreign_code, arg);
@@ -289,7 +263,7 @@ check_columns(Check *check)
 		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
 
 		if (!att->attisdropped &&
-			(is_foreign_type(check, att->atttypid) ||
+			(!is_built_in(att->atttypid) ||
 			 is_foreign_code(build_column_default(check->rel, i + 1), check)))
 			refuse(check, "Column \"%s\" is of a type, or its default has a function, that may run code of another role.",
 				   NameStr(att->attname));
@@ -429,6 +403,25 @@ check_triggers(Check *check)
 	}
 }
 
+/*
+ * Until the end of the transaction, nobody gives the triggers' functions to
+ * somebody else, who could then replace them.
+ */
+static void
+lock_trigger_functions(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+	int			n = triggers != NULL ? triggers->numtriggers : 0;
+	Oid		   *functions = palloc(sizeof(Oid) * n);
+
+	/* Locking may replace the relation's triggers in memory. */
+	for (int i = 0; i < n; i++)
+		functions[i] = triggers->triggers[i].tgfoid;
+	for (int i = 0; i < n; i++)
+		LockDatabaseObject(ProcedureRelationId, functions[i], 0, AccessShareLock);
+	pfree(functions);
+}
+
 /* What the table has of its owner's code.  Raises 42501 for code of others. */
 static OwnersCode
 get_code(Relation rel, List *indexes)
@@ -466,8 +459,10 @@ void
 amt_check_code(Relation rel, List *indexes)
 {
 	Oid			owner = rel->rd_rel->relowner;
-	OwnersCode	code = get_code(rel, indexes);
+	OwnersCode	code;
 
+	lock_trigger_functions(rel);
+	code = get_code(rel, indexes);
 	if (code == NO_CODE)
 		return;
 	if (!superuser_arg(owner))

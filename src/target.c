@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/rel.h"
 
 #include "compat.h"
@@ -160,16 +161,49 @@ amt_may_revoke_key(const AmtKey *key)
 }
 
 bool
-amt_revoke_id(Relation rel, const char *id, Size id_len)
+amt_lock_key(AmtWrite *write, const AmtKey *checked)
 {
+	/* What a right depends on.  None of them changes while a key lives. */
+	static const AttrNumber columns[] = {
+		Anum_amt_key_org_id, Anum_amt_key_role, Anum_amt_key_created_by,
+		Anum_amt_key_scrypt_hash, Anum_amt_key_token_sha256
+	};
+	TupleDesc	tupdesc = RelationGetDescr(write->rel);
+	Size		id_len;
+	const char *id = amt_key_id_of(checked, &id_len);
+	bool		busy;
+
+	if (!amt_write_lock(write, amt_index(write->rel, AMT_KEY_BY_ID), id, id_len, false, &busy))
+		return false;
+	for (int i = 0; i < (int) lengthof(columns); i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, columns[i] - 1);
+		bool		isnull;
+		Datum		value = slot_getattr(write->old_row, columns[i], &isnull);
+
+		if (isnull != checked->nulls[columns[i] - 1] ||
+			(!isnull && !datum_image_eq(value, checked->values[columns[i] - 1], att->attbyval, att->attlen)))
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access due to concurrent update"),
+					 errdetail("Another key has this id by now."),
+					 errhint("Try again.")));
+	}
+	return true;
+}
+
+bool
+amt_revoke_key(Relation rel, const AmtKey *checked)
+{
+	Size		id_len;
+	const char *id = amt_key_id_of(checked, &id_len);
 	AmtWrite	write;
 	AmtKey		key;
-	bool		busy;
 	bool		found;
 	bool		suppressible;
 
 	amt_write_begin(&write, rel);
-	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
+	found = amt_lock_key(&write, checked);
 	if (found)
 		amt_write_delete(&write);
 	suppressible = rel->trigdesc != NULL && rel->trigdesc->trig_delete_before_row;

@@ -47,10 +47,17 @@ extern bool amt_may_manage_key(Datum org_id, bool has_creator, Datum created_by)
 extern bool amt_may_revoke_key(const AmtKey *key);
 
 /*
- * Revoke the key with that id; false if it is gone.  The caller must have
- * checked the rights.
+ * Find and lock the key whose rights the caller has checked; false if it is
+ * gone.  "write" must be a write to amt_key.  Raises 40001 if another key has
+ * its id now, which is rare: the owner of the table has moved the row.
  */
-extern bool amt_revoke_id(Relation rel, const char *id, Size id_len);
+extern bool amt_lock_key(AmtWrite *write, const AmtKey *checked);
+
+/*
+ * Revoke the key; false if it is gone.  The caller must have checked the
+ * rights.
+ */
+extern bool amt_revoke_key(Relation rel, const AmtKey *checked);
 
 /*
  * Change these columns of the key that "write" has locked.  The caller must

@@ -213,7 +213,7 @@ decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *
 	}
 	attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
 	if (attempt->shared)
-		attempt->hash_tag = amt_entry_hash(attempt->hash, attempt->hash_len, NULL, 0);
+		attempt->hash_tag = amt_entry_tag_of(attempt->key);
 	if (same_hash(answer, attempt))
 	{
 		*verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;

@@ -88,18 +88,10 @@ amt_keys_delete(PG_FUNCTION_ARGS)
 	HeapTuple	row = trigdata->tg_trigtuple;
 	Relation	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
 	AmtKey		key;
-	Size		id_len;
-	const char *id;
 
 	if (!find_key(rel, row, RelationGetDescr(trigdata->tg_relation), &key) ||
-		!amt_may_revoke_key(&key))
+		!amt_may_revoke_key(&key) || !amt_revoke_key(rel, &key))
 		row = NULL;
-	else
-	{
-		id = amt_key_id_of(&key, &id_len);
-		if (!amt_revoke_id(rel, id, id_len))
-			row = NULL;
-	}
 	table_close(rel, NoLock);
 	return PointerGetDatum(row);
 }
@@ -253,15 +245,11 @@ change_key(Relation rel, const AmtKey *key, const ViewRow *old, TupleDesc tupdes
 		   const Changes *changes)
 {
 	AmtWrite	write;
-	Size		id_len;
-	const char *id = amt_key_id_of(key, &id_len);
 	bool		trusted = amt_caller_is_trusted();
-	bool		busy;
 	bool		found;
 
 	amt_write_begin(&write, rel);
-	found = amt_write_lock(&write, amt_index(rel, AMT_KEY_BY_ID), id, id_len, false, &busy);
-	found = found && check_unchanged(old, tupdesc, write.old_row);
+	found = amt_lock_key(&write, key) && check_unchanged(old, tupdesc, write.old_row);
 	if (found && !trusted)
 		check_prolonging(key, &write, changes);
 	if (found && changes->n > 0)

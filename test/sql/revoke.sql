@@ -212,6 +212,16 @@ SELECT amt_revoke('x');
 :sqlstate
 ROLLBACK;
 
+-- a displayed prefix, or an id, that another organization's key has as well
+CALL become('', '', '', '', 'none');
+SELECT key_id AS acme_id, token_prefix AS acme_prefix FROM amt_create_key('at acme', 'acme', 'viewer') \gset
+SELECT amt_import_key(sha256('globex 1'), 'at globex', 'globex', 'viewer', :'acme_prefix') <> '' AS imported,
+       amt_import_key(sha256('globex 2'), 'at globex, too', 'globex', 'viewer', :'acme_id') <> '' AS imported;
+CALL become('globex', 'admin', 'gus');
+SELECT amt_revoke(:'acme_prefix') AS by_prefix, amt_revoke(:'acme_id') AS by_id, amt_revoke(:'acme_id') AS again;
+CALL become('', '', '', '', 'none');
+SELECT name FROM amt_keys WHERE name LIKE 'at %';
+
 DROP VIEW attempts;
 DROP TABLE known;
 DROP FUNCTION attempt;

@@ -156,6 +156,22 @@ set_interval('20ms');
 	is(stored_calls($node, $id), calls_of($node, $id), 'table and view agree after the worker was terminated again and again');
 }
 
+# A worker that was terminated before it could write has a successor, though no call comes that would start one.
+{
+	my ($locker, $session) = map { Session->new($node) } 1 .. 2;
+	ok(wait_for_no_worker($node), 'the worker leaves when nothing is counted');
+	my $before = stored_calls($node, $id);
+	$locker->query('BEGIN', 'LOCK TABLE amt_key_usage IN ACCESS EXCLUSIVE MODE');
+	verify($session, $token) for 1 .. 2;
+	ok(wait_for_worker($node), 'a call starts a worker while the table of counts is locked');
+	my ($pid) = worker_pids($node);
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	ok(is_gone($pid, 10), 'a worker that cannot write leaves when it is terminated');
+	$locker->query('COMMIT');
+	ok(is_written($node, $id, $before + 2), 'calls that a terminated worker has left are written without a further call');
+	$_->quit for $locker, $session;
+}
+
 # What the configuration says of sessions does not stop the worker.
 {
 	my $other = new_database($node, 'configured');

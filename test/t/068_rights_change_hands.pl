@@ -1,0 +1,181 @@
+# Ownership, configuration and rows change while the extension is in use.  Nobody gets more by that, and nobody loses the
+# means to revoke a key.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys qw(:all);
+use Session;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_cluster(conf => <<'CONF');
+amt_keys.usage_flush_interval = 50ms
+wal_writer_delay = 10s
+CONF
+my $super = Session->new($node);
+$super->query('SET client_min_messages = warning', 'CREATE ROLE bob LOGIN', 'CREATE ROLE owner LOGIN', 'CREATE ROLE founder LOGIN SUPERUSER',
+	'CREATE SCHEMA bob AUTHORIZATION bob', 'GRANT CREATE ON SCHEMA public TO bob', 'CREATE ROLE ann LOGIN',
+	map { "ALTER ROLE ann SET amt_keys.$_" } q{org_id = 'globex'}, q{role = 'admin'}, q{actor = 'ann'});
+
+my $move = q{WITH moved AS (DELETE FROM amt_key WHERE org_id = 'globex' RETURNING *)
+	INSERT INTO amt_key (key_id, token_prefix, org_id, name, role, scopes, scrypt_hash, token_sha256, created_at, created_by, expires_at, suspended_at, replaces)
+	SELECT key_id, token_prefix, 'initech', name, role, scopes, scrypt_hash, token_sha256, created_at, created_by, expires_at, suspended_at, replaces FROM moved};
+
+sub make_key
+{
+	my ($org_id) = @_;
+	return $super->query("SELECT token FROM amt_create_key('a key', '$org_id', 'editor')");
+}
+
+# The superuser who has installed the extension leaves.
+{
+	$super->query('CREATE DATABASE founded');
+	my $founder = Session->new($node, dbname => 'founded', user => 'founder');
+	$founder->query('CREATE EXTENSION amt_keys');
+	$founder->quit;
+	my $dba = Session->new($node, dbname => 'founded');
+	$dba->query('REASSIGN OWNED BY founder TO owner', 'ALTER ROLE founder NOSUPERUSER');
+	my $key = $dba->query(q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
+	like($key, qr/^amt_/, 'a key is created when the tables and functions belong to a role that is no superuser');
+	is($dba->query("SELECT amt_revoke('$key')"), 't', 'a key is revoked when the tables and functions belong to a role that is no superuser');
+	$dba->quit;
+}
+
+# A trigger function of the extension is given away while a revocation waits.
+{
+	my $id = id_of(make_key('acme'));
+	my ($holder, $revoker, $giver) = map { Session->new($node) } 1 .. 3;
+	$holder->query('BEGIN', "SELECT amt_revoke('$id')");
+	my @pids = map { $_->backend } $revoker, $giver;
+	$revoker->send("SELECT amt_revoke('$id')");
+	ok(wait_for_lock($node, $pids[0]), 'a revocation waits for another one');
+	$giver->send('ALTER FUNCTION amt_key_record() OWNER TO bob');
+	ok(wait_for_lock($node, @pids), 'a trigger function is not given away while a revocation is under way');
+	$holder->query('ROLLBACK');
+	is($revoker->receive, 't', 'the revocation that waited revokes the key');
+	is($giver->receive, '', 'the function is given away afterwards');
+	$super->query('ALTER FUNCTION amt_key_record() OWNER TO postgres');
+	$_->quit for $holder, $revoker, $giver;
+}
+
+# The owner moves keys to another organization while people of the first one manage them.
+{
+	my %id = map { $_ => id_of(make_key('globex')) } qw(update revoke delete rotate);
+	my %statement = (
+		update => "UPDATE amt_keys SET name = 'taken' WHERE key_id = '$id{update}'",
+		revoke => "SELECT amt_revoke('$id{revoke}')",
+		delete => "DELETE FROM amt_keys WHERE key_id = '$id{delete}'",
+		rotate => "SELECT name FROM amt_rotate_key('$id{rotate}')");
+	my %session = map { $_ => Session->new($node, user => 'ann') } keys %statement;
+	my @pids = map { $_->backend } values %session;
+	$super->query('BEGIN', $move);
+	$session{$_}->send($statement{$_}) for keys %statement;
+	ok(wait_for_lock($node, @pids), 'people manage keys that are being moved to another organization');
+	$super->query('COMMIT');
+	is($session{$_}->receive, 'ERROR:  40001', "$_: what the caller has checked is not done to a key of another organization") for sort keys %statement;
+	is($super->query(q{SELECT count(*) FROM amt_key WHERE org_id = 'initech' AND name = 'a key'}), 4, 'keys of another organization are as they were');
+	$_->quit for values %session;
+}
+
+# A moved key begins to count anew: the revocation has recorded its calls.
+{
+	my $token = make_key('globex');
+	verify($super, $token) for 1 .. 5;
+	$super->query($move);
+	is(calls_of($node, id_of($token)), 0, 'a key that was moved to another organization has no calls');
+	is(verify($super, $token), 1, 'a key that was moved to another organization works');
+	is(calls_of($node, id_of($token)), 1, 'calls of a moved key are counted once');
+	is($super->query("SELECT string_agg(calls::text, ',') FROM amt_key_event WHERE key_id = '" . id_of($token) . "'"), 5, 'the event of the move has the calls before it');
+}
+
+# Settings that the owner of a database makes for everybody.
+{
+	my $set = sub { $super->query("ALTER DATABASE postgres SET $_[0]"); return Session->new($node); };
+	my $session = $set->('row_security = off');
+	my $token = make_key('globex');
+	$session->query($move);
+	is($session->query("SELECT string_agg(event || ' ' || org_id, ', ' ORDER BY event_id) FROM amt_key_event WHERE key_id = '" . id_of($token) . "'"),
+		'created globex, revoked globex, created initech', 'row_security = off for a database hides no event');
+	$session->quit;
+	$super->query('ALTER DATABASE postgres RESET row_security');
+
+	$set->('synchronous_commit = off')->quit;
+	for my $end ('SELECT amt_revoke({})', 'UPDATE amt_keys SET suspended_at = now() WHERE key_id = {}', 'UPDATE amt_keys SET expires_at = now() WHERE key_id = {}',
+		'DELETE FROM amt_key WHERE key_id = {}')
+	{
+		$token = make_key('acme');
+		$super->query('CHECKPOINT');
+		$session = Session->new($node);
+		$session->query($end =~ s/\{\}/"'" . id_of($token) . "'"/er);
+		$node->stop('immediate');
+		$node->start;
+		$super = Session->new($node);
+		is(verify($super, $token), 0, "synchronous_commit = off for a database, and a crash: the key stays ended by $end");
+	}
+	$super->query('ALTER DATABASE postgres RESET synchronous_commit');
+}
+
+# Code of others in a superuser's maintenance manages no keys, and leaves no record under the superuser's name.
+{
+	$super->query('GRANT SET ON PARAMETER amt_keys.org_id TO bob');
+	my $bob = Session->new($node, user => 'bob');
+	my $victim = id_of(make_key('acme'));
+	$bob->query('CREATE TABLE bob.answer (a text)',
+		"CREATE FUNCTION bob.try(statement text) RETURNS void LANGUAGE plpgsql AS \$\$ BEGIN EXECUTE statement; INSERT INTO bob.answer VALUES ('done'); EXCEPTION WHEN OTHERS THEN INSERT INTO bob.answer VALUES (SQLSTATE); END \$\$",
+		"CREATE FUNCTION bob.manage() RETURNS void LANGUAGE plpgsql AS \$\$ BEGIN
+			PERFORM bob.try('SELECT public.amt_create_key(''by bob'', ''acme'', ''owner'')'), bob.try('SELECT public.amt_import_key(sha256(''x''), ''by bob'', ''acme'', ''owner'')'),
+				bob.try('SELECT public.amt_revoke(''$victim'')'), bob.try('SELECT public.amt_rotate_key(''$victim'')'); END \$\$",
+		q{CREATE FUNCTION bob.i(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN IF session_user <> 'bob' THEN PERFORM bob.manage(); END IF; RETURN $1; END $$},
+		'CREATE TABLE bob.t (a text)', q{INSERT INTO bob.t VALUES ('x')}, 'CREATE INDEX ON bob.t (bob.i(a))');
+	my $before = $super->query('SELECT count(*) FROM amt_key_event');
+	is($super->query('BEGIN', q{SET LOCAL amt_keys.org_id = 'acme'}, q{SET LOCAL amt_keys.role = 'owner'}, q{SET LOCAL amt_keys.actor = 'alice'}, 'ANALYZE bob.t', 'COMMIT'), '', 'a superuser analyzes a table of somebody else');
+	is($super->query('SELECT count(*) FROM amt_key_event'), $before, 'an index function in a superuser\'s ANALYZE manages no key');
+	is($super->query('SELECT DISTINCT a FROM bob.answer'), '42501', 'each attempt of the index function is refused');
+	$bob->quit;
+	$super->query('REVOKE SET ON PARAMETER amt_keys.org_id FROM bob');
+}
+
+# The configuration changes within a transaction, or has a value that is not valid.
+{
+	my $loads = 100;
+	# Change a setting, and wait until the session has the new configuration.
+	my $reload = sub {
+		my ($session, $name, $value) = @_;
+		$loads++;
+		append_to_file($node->data_dir . '/postgresql.conf', "$name = '$value'\nwork_mem = ${loads}kB\n");
+		$node->reload;
+		return wait_until(sub { $session->query('SHOW work_mem') eq "${loads}kB" });
+	};
+	my $token = make_key('acme');
+	my $session = Session->new($node);
+	ok($reload->($session, 'amt_keys.org_id', 'acme'), 'the configuration gives everybody an organization');
+	$session->query('BEGIN', "SELECT FROM amt_verify('$token', identify => true)");
+	ok($reload->($session, 'amt_keys.org_id', 'globex'), 'the configuration gives everybody another organization');
+	is($session->query('SELECT 1', 'SELECT org_id, role FROM amt_whoami()'), "1\nacme|editor", 'an identity stays as it is when the configuration changes within the transaction');
+	is($session->query('COMMIT', 'SELECT amt_org_id()'), 'globex', 'the configuration holds after the transaction');
+	$reload->($session, 'amt_keys.org_id', '');
+
+	ok($reload->($session, 'amt_keys.scopes', 'a,,b'), 'a configuration with scopes that are not valid is loaded');
+	is(verify($session, $token), 1, 'a running session verifies keys after the configuration was rejected');
+	is($session->query(q{ALTER SYSTEM SET amt_keys.scopes = 'a,a'}, 'SELECT count(*) FROM amt_whoami()'), "ERROR:  22023\n1", 'a rejected ALTER SYSTEM does not end the session');
+	my $new = Session->new($node);
+	like($new->query('SELECT amt_org_id()'), qr/ERROR:  42501$/, 'a new session has no identity while the configuration has scopes that are not valid');
+	$_->quit for $session, $new, $super;
+	$node->stop;
+	append_to_file($node->data_dir . '/postgresql.conf', "shared_preload_libraries = 'amt_keys'\n");
+	ok(!$node->start(fail_ok => 1), 'a server that preloads the library does not start with scopes that are not valid');
+	append_to_file($node->data_dir . '/postgresql.conf', "amt_keys.scopes = ''\namt_keys.org_id = 'caf\xe9'\n");
+	$node->start;
+	is(Session->new($node)->query('SELECT amt_org_id()'), 'ERROR:  42501', 'an identity that the server has read before it knew the encoding is refused');
+	append_to_file($node->data_dir . '/postgresql.conf', "amt_keys.org_id = 'acme'\n");
+	$node->restart;
+	is(Session->new($node)->query('SELECT amt_org_id()'), 'acme', 'a valid identity of a preloaded library holds');
+}
+
+is($node->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'bob'}), 'f', 'nobody has become a superuser');
+$node->stop;
+done_testing();
