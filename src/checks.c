@@ -142,7 +142,7 @@ count_chars(const char *s, bool *visible)
 	return n;
 }
 
-/* What is wrong with a text that lists show, if anything is. */
+/* Can lists show the text?  If not, *problem says why. */
 static bool
 is_shown(const char *s, const char *what, const char **problem)
 {

@@ -81,8 +81,12 @@ static bool
 find_by_prefix(Relation rel, const char *s, Size len, AmtKey *key)
 {
 	AmtKey		keys[2];
-	int			found = amt_keys_by_prefix(rel, s, len, is_in_reach, keys, 2);
+	int			found;
 
+	/* Do not read the keys of everybody to find none within reach. */
+	if (amt_identity().org_id == NULL && !amt_caller_is_trusted())
+		return false;
+	found = amt_keys_by_prefix(rel, s, len, is_in_reach, keys, 2);
 	if (found == 1)
 		*key = keys[0];
 	if (found > 1)

@@ -13,7 +13,7 @@
  * turned it off, we do not record a key that was created before this
  * transaction.  Only roles that can write the table can profit from that.
  *
- * What ends a key must survive a crash.  The owner of the database can turn
+ * The end of a key must survive a crash.  The owner of the database can turn
  * synchronous_commit off for everybody, so we force the commit to disk.
  */
 #include "postgres.h"

@@ -74,28 +74,30 @@ sub revoke_by_the_page
 
 subtest 'an asynchronous failover loses changes that were not received, and they can be applied again' => sub {
 	my ($primary, $standby) = new_pair('async');
-	my %token = map { $_ => create($primary, $_) } qw(good revoked suspended resumed moved);
+	my %token = map { $_ => create($primary, $_) } qw(good revoked suspended resumed moved expired rotated);
 	my $suspend = sub {
 		my ($name, $at) = @_;
 		$primary->safe_psql('app', "UPDATE amt.amt_keys SET suspended_at = $at WHERE name = '$name'");
 	};
 	$suspend->('resumed', 'now()');
 	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
-	my @all = @token{qw(good revoked suspended resumed moved)};
-	is(verify($standby, @all), '11101', 'the standby knows the keys');
+	my @all = @token{qw(good revoked suspended resumed moved expired rotated)};
+	is(verify($standby, @all), '1110111', 'the standby knows the keys');
 
 	ok(stop_receiving($standby), 'the standby receives nothing more');
 	is($primary->safe_psql('app', "SELECT amt.amt_revoke('$token{revoked}')"), 't', 'a key is revoked on the primary');
 	$suspend->('suspended', 'now()');
 	$suspend->('resumed', 'NULL');
+	$primary->safe_psql('app', q{UPDATE amt.amt_keys SET expires_at = now() WHERE name = 'expired'});
+	$primary->safe_psql('app', "SELECT FROM amt.amt_rotate_key('$token{rotated}', '1 millisecond')");
 	my ($section) = page_section($page, 'An organization is renamed') =~ /^```sql\n(.*?)^```/ms;
 	$primary->safe_psql('app', $section =~ s/= 'globex'/= 'acme' AND name = 'moved'/r);
-	is(verify($primary, @all), '10011', 'the primary knows all changes');
+	is(verify($primary, @all), '1001100', 'the primary knows all changes');
 
 	my $pid = $primary->{_pid};
 	$primary->kill9;
 	$standby->promote;
-	is(verify($standby, @all), '11101', 'after the failover the revoked key works again, and the suspended one');
+	is(verify($standby, @all), '1110111', 'after the failover the revoked key works again, and the suspended one');
 	unlike(events($standby), qr/revoked/, 'the new primary has no event of the revocation');
 
 	# The old primary comes back, by itself.
@@ -118,7 +120,7 @@ subtest 'an asynchronous failover loses changes that were not received, and they
 	for my $round ('once', 'twice')
 	{
 		$run->($standby, $blocks[1]{text}, "the events are applied on the new primary, $round");
-		is(verify($standby, @all), '10011', "the new primary knows all changes after they were applied $round");
+		is(verify($standby, @all), '1001100', "the new primary knows all changes after they were applied $round");
 	}
 	is($standby->safe_psql('app', "SELECT org_id FROM amt.amt_verify('$token{good}')"), 'acme', 'a key that was not touched works on the new primary');
 	like(events($standby), qr/revoked revoked.*suspended suspended.*resumed resumed/, 'the new primary has events for all lost changes');

@@ -26,7 +26,7 @@ my @pages = split ' ', $ENV{AMT_PAGES} // join ' ', pages_with_sql();
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(allows_streaming => 'logical');
-$node->append_conf('postgresql.conf', 'log_statement = none');
+$node->append_conf('postgresql.conf', "log_statement = none\nmax_prepared_transactions = 5");
 $node->start;
 
 run_page($node, $_) for @pages;
@@ -53,7 +53,7 @@ subtest 'the query for postgres_exporter returns the metrics of its file' => sub
 
 subtest 'the page finds the session that a revocation waits for' => sub {
 	my @blocks = page_blocks(page_section(slurp_file(top_directory() . '/doc/operations.md'), 'A revocation hangs'));
-	is(scalar(@blocks), 1, 'the page has one query for a revocation that hangs');
+	is(scalar(@blocks), 2, 'the page has two queries for a revocation that hangs');
 	my $token = $node->safe_psql('postgres', q{SELECT token FROM amt.amt_create_key('wanted', 'acme', 'editor')});
 	my ($idle, $revoking) = map { Session->new($node) } 1 .. 2;
 	my ($blocker, $waiting) = map { $_->backend } $idle, $revoking;
@@ -66,7 +66,18 @@ subtest 'the page finds the session that a revocation waits for' => sub {
 	$node->safe_psql('postgres', "SELECT pg_terminate_backend($blocker)");
 	is($revoking->receive, 't', 'the key is revoked when the transaction in the way is terminated');
 	is($node->safe_psql('postgres', "SELECT count(*) FROM amt.amt_verify('$token')"), 0, 'the revoked key is refused when its revocation no longer hangs');
-	$_->quit for $idle, $revoking;
+	$idle->quit;
+
+	my $preparing = Session->new($node);
+	$token = $node->safe_psql('postgres', q{SELECT token FROM amt.amt_create_key('wanted', 'acme', 'editor')});
+	is($preparing->query('BEGIN', "SELECT amt.amt_revoke('$token')", q{PREPARE TRANSACTION 'holds it up'}), 't', 'a holder of the token prepares its revocation');
+	$revoking->send("SELECT amt.amt_revoke('$token')");
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($blocks[1]{text}) AS q" =~ s/;\n?\)/)/r), 'the page finds the prepared transaction');
+	like($node->safe_psql('postgres', $blocks[0]{text}), qr/\A$waiting\|Lock\|transactionid\|0\|/, 'the first query shows 0 for a prepared transaction');
+	like($node->safe_psql('postgres', $blocks[1]{text}), qr/\Aholds it up\|/, 'the second query has the name of the prepared transaction');
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'holds it up'});
+	is($revoking->receive, 't', 'the key is revoked when the prepared transaction is rolled back');
+	$_->quit for $preparing, $revoking;
 };
 
 $node->stop;
