@@ -3,6 +3,8 @@
 
 \set ON_ERROR_STOP on
 BEGIN;
+-- As a superuser, call nothing that others have put into schema public.
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Roles belong to all databases of the server, so another run may have made them already.
 --
@@ -19,28 +21,28 @@ GRANT EXECUTE ON FUNCTION amt.amt_verify(text, boolean) TO notes_mcp;
 GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.scopes, amt_keys.actor TO notes_gateway;
 
 -- The application's table.  Its policies say once who may do what, for every tool.
-CREATE TABLE notes (
+CREATE TABLE public.notes (
     note_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     org_id     text NOT NULL DEFAULT amt.amt_org_id(),
     body       text NOT NULL,
     written_at timestamptz NOT NULL DEFAULT now(),
     written_by text DEFAULT amt.amt_key_id()
 );
-CREATE INDEX ON notes (org_id);
-ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
-CREATE POLICY read ON notes FOR SELECT
+CREATE INDEX ON public.notes (org_id);
+ALTER TABLE public.notes ENABLE ROW LEVEL SECURITY;
+CREATE POLICY read ON public.notes FOR SELECT
     USING (org_id = (SELECT amt.amt_org_id()) AND (SELECT amt.amt_has_scope('notes:read')));
 -- INSERT … RETURNING reads the new row: a key that may only write needs to see what it wrote itself.
-CREATE POLICY read_own ON notes FOR SELECT
+CREATE POLICY read_own ON public.notes FOR SELECT
     USING (org_id = (SELECT amt.amt_org_id()) AND written_by = (SELECT amt.amt_key_id()));
-CREATE POLICY write ON notes FOR INSERT
+CREATE POLICY write ON public.notes FOR INSERT
     WITH CHECK (org_id = (SELECT amt.amt_org_id())
                 AND (SELECT amt.amt_has_role('editor')) AND (SELECT amt.amt_has_scope('notes:write')));
 
 -- INSERT (body) alone: organization and author come from the identity, so no statement can name others.
-GRANT SELECT, INSERT (body) ON notes TO notes_mcp;
+GRANT SELECT, INSERT (body) ON public.notes TO notes_mcp;
 
-INSERT INTO notes (org_id, body) VALUES
+INSERT INTO public.notes (org_id, body) VALUES
     ('acme', 'Acme''s first note: only keys of Acme can read it.'),
     ('globex', 'Globex''s first note: only keys of Globex can read it.');
 

@@ -7,6 +7,8 @@
 
 \set ON_ERROR_STOP on
 BEGIN;
+-- As a superuser, call nothing that others have put into schema public.
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 CREATE SCHEMA IF NOT EXISTS amt;
 CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;

@@ -10,6 +10,8 @@
 
 \set ON_ERROR_STOP on
 BEGIN;
+-- As a superuser, call nothing that others have put into schema public.
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- PostgREST logs in as authenticator and becomes one of the others for the time of a request: anon without credentials,
 -- web_user for people (the "role" of a JWT), web_agent for keys (amt_keys.db_role).

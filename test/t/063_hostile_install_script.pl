@@ -62,6 +62,13 @@ for ([ '::pg_catalog.text', '::text' ], [ 'OPERATOR(pg_catalog.=)', '=' ], [ 'pg
 	cmp_ok(scalar(unqualified($changed)), '>', 0, "\"$bad\" in its place would be found");
 }
 
+# The scripts of the examples run as a superuser, too.
+for my $file (glob "$FindBin::RealBin/../../examples/*/*.sql")
+{
+	my ($first) = slurp_file($file) =~ s/^(--|\\).*\n|^\n//mgr =~ /\ABEGIN;\n(.*)/;
+	is($first, 'SET LOCAL search_path = pg_catalog, pg_temp;', ($file =~ s{.*/(examples/)}{$1}r) . ' looks into pg_catalog first');
+}
+
 ## The script in a schema full of traps
 
 my $node = new_cluster(conf => "amt_keys.usage_flush_interval = 10ms\n");
