@@ -2,7 +2,7 @@
  * The entry of one key in shared memory, and what every process may do with it.
  *
  * An atomic step on the entry is one hold of its partition lock in the C code.
- * Included by counting.pml and revocation.pml.
+ * Included by the models.
  *
  * Every statement ends with its line: Spin puts a semicolon there.
  */
