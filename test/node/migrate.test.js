@@ -18,23 +18,39 @@ const count = Number(process.env.AMT_KEYS ?? 10_000);
 const fromLibrary = Math.min(count, 500);
 
 const page = readFileSync(new URL('../../doc/migrating.md', import.meta.url), 'utf8');
-const section = page.split('\n## ').find(text => text.startsWith('From @better-auth/api-key\n'));
-const blocks = [...section.matchAll(/^```sql\n(.*?)^```$/gms)].map(([, sql]) => sql);
-const find = pattern => {
-	const found = blocks.filter(sql => pattern.test(sql));
-	assert.equal(found.length, 1, `one statement of the page matches ${pattern}`);
+const find = (heading, pattern) => {
+	const section = page.split(/\n###? /).find(text => text.startsWith(`${heading}\n`));
+	const found = [...section.matchAll(/^```sql\n(.*?)^```$/gms)].map(([, sql]) => sql).filter(sql => pattern.test(sql));
+	assert.equal(found.length, 1, `one statement under "${heading}" matches ${pattern}`);
 	return found[0];
 };
 const statements = {
-	view: find(/^CREATE VIEW/), import: find(/^BEGIN/), check: find(/AS missing/), back: find(/^DELETE/),
+	role: find('The role', /^CREATE ROLE/),
+	view: find('From @better-auth/api-key', /^CREATE VIEW/m),
+	functions: find('The import', /^CREATE FUNCTION/m),
+	run: find('The import', /^SELECT/),
+	grant: find('The way back', /^GRANT/),
+	back: find('The way back', /^UPDATE public\.apikey /),
+	afterwards: find('Afterwards', /^DROP/),
 };
 
-let server, pool, auth, user, organization, other;
+let pg, server, pool, auth, user, organization, other;
 const keys = [];
 
 const query = async (sql, values) => (await pool.query(sql, values)).rows;
 const value = async (sql, values) => Object.values((await query(sql, values))[0])[0];
 const verify = async token => (await query('SELECT * FROM amt.amt_verify($1)', [token]))[0];
+const runAs = async (role, sql) => {
+	const client = new pg.Client({ connectionString: server.connectionString(role) });
+	await client.connect();
+	try {
+		return (await client.query(sql)).rows;
+	} finally {
+		await client.end();
+	}
+};
+// What a run of the import has imported, revoked and left out.
+const runImport = async () => Object.values((await runAs('key_import', statements.run))[0]);
 const libraryAccepts = async key => (await auth.api.verifyApiKey({ body: { key } })).valid;
 
 before(async () => {
@@ -42,7 +58,7 @@ before(async () => {
 		execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: directory, stdio: ['ignore', 'ignore', 'inherit'] });
 	const require = createRequire(`${directory}package.json`);
 	const load = name => import(pathToFileURL(require.resolve(name)));
-	const { default: pg } = await load('pg');
+	({ default: pg } = await load('pg'));
 	const { betterAuth } = await load('better-auth');
 	const { getMigrations } = await load('better-auth/db/migration');
 	const { organization: organizationPlugin } = await load('better-auth/plugins');
@@ -93,6 +109,7 @@ before(async () => {
 		[...['id', 'hash', 'key', 'disabled'].map(name => rest.map(row => row[name])), keys[0].id]);
 	keys.push(...rest);
 	assert.equal(await value('SELECT count(*)::int FROM apikey'), count);
+	await query('CREATE ROLE app LOGIN; ALTER TABLE apikey OWNER TO app');
 });
 
 after(async () => {
@@ -110,9 +127,13 @@ test('the library accepts its own keys, and those that the test has stored in it
 });
 
 test('after the import every old token verifies, and each disabled one is refused', async () => {
-	await server.psql(statements.view);
-	await server.psql(statements.import);
-	assert.deepEqual((await query(statements.check)).map(Object.values), [[String(count - 1), '0', '0']]);
+	await server.psql(statements.role);
+	const [asSuperuser, asRole] = statements.view.split('\\connect - key_import\n');
+	await server.psql(asSuperuser);
+	await runAs('key_import', asRole);
+	await runAs('key_import', statements.functions);
+	assert.deepEqual(await runImport(), [count - 1, 0, 0]);
+	assert.deepEqual(await runImport(), [0, 0, 0], 'nothing is missing or different');
 
 	await query('CREATE TABLE token (n int, token text, good bool)');
 	await query('INSERT INTO token SELECT * FROM unnest($1::int[], $2::text[], $3::bool[])',
@@ -137,13 +158,17 @@ test('organization, name, expiry, scopes and suspension are as they were', async
 	}
 });
 
-test('while both are in force, a change by the library holds in the extension at once', async () => {
+test('while both are in force, a change by the library holds in the extension after the next run', async () => {
 	const made = await auth.api.createApiKey({ body: { organizationId: organization.id, userId: user.id, name: 'late' } });
+	assert.deepEqual(await runImport(), [1, 0, 0]);
 	assert.equal((await verify(made.key)).name, 'late');
 	assert.equal(await libraryAccepts(made.key), true);
-	assert.ok(await verify(made.key), 'and a verification by the library changes nothing');
+	assert.deepEqual(await runImport(), [0, 0, 0], 'and a verification by the library changes nothing');
 
-	const update = changes => auth.api.updateApiKey({ body: { keyId: made.id, userId: user.id, ...changes } });
+	const update = async changes => {
+		await auth.api.updateApiKey({ body: { keyId: made.id, userId: user.id, ...changes } });
+		assert.deepEqual(await runImport(), [1, 1, 0]);
+	};
 	await update({ name: 'renamed' });
 	assert.equal((await verify(made.key)).name, 'renamed');
 	await update({ enabled: false });
@@ -154,17 +179,61 @@ test('while both are in force, a change by the library holds in the extension at
 	const [gone] = keys.filter(key => key.i === 4);
 	assert.ok(await verify(gone.key));
 	await query('DELETE FROM apikey WHERE id = $1', [gone.id]);
+	assert.deepEqual(await runImport(), [0, 1, 0]);
 	assert.equal(await verify(gone.key), undefined);
+});
+
+test('a key whose permissions the library narrows has the narrower scopes after the next run', async () => {
+	const [key] = keys.filter(key => key.i === 7);
+	assert.deepEqual((await verify(key.key)).scopes.sort(), ['billing:read', 'files:read', 'files:write']);
+	await auth.api.updateApiKey({ body: { keyId: key.id, userId: user.id, permissions: { files: ['read'] } } });
+	assert.deepEqual(await runImport(), [1, 1, 0]);
+	assert.deepEqual((await verify(key.key)).scopes, ['files:read']);
+});
+
+test('a key that is given a budget of requests is refused after the next run, disabled or not', async () => {
+	const [key] = keys.filter(key => key.i === 10);
+	assert.ok(await verify(key.key));
+	await auth.api.updateApiKey({ body: { keyId: key.id, userId: user.id, remaining: 100 } });
+	assert.deepEqual(await runImport(), [0, 1, 0]);
+	assert.equal(await verify(key.key), undefined);
+	await auth.api.updateApiKey({ body: { keyId: key.id, userId: user.id, enabled: false } });
+	assert.deepEqual(await runImport(), [0, 0, 0]);
+	assert.equal(await verify(key.key), undefined);
+});
+
+test('a key that was revoked or suspended in the extension stays so, whatever the library does with its row', async () => {
+	const [revoked, suspended] = [11, 12].map(i => keys.find(key => key.i === i));
+	assert.equal(await value('SELECT amt.amt_revoke($1)', [revoked.key]), true);
+	await query('UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = $1', [(await verify(suspended.key)).key_id]);
+	const refused = async () => assert.deepEqual(await Promise.all([revoked, suspended].map(key => verify(key.key))), [undefined, undefined]);
+
+	await query('UPDATE apikey SET name = name, enabled = enabled, "expiresAt" = "expiresAt", "updatedAt" = now(), "lastRequest" = now() WHERE id = ANY ($1)',
+		[[revoked.id, suspended.id]]);
+	assert.deepEqual(await runImport(), [0, 0, 0]);
+	await refused();
+	assert.equal(await value('SELECT count(*)::int FROM amt.amt_keys WHERE suspended_at IS NOT NULL AND token_prefix = $1', [`${suspended.key.slice(0, 6)}...`]), 1);
+
+	for (const enabled of [false, true])
+		for (const key of [revoked, suspended]) {
+			await auth.api.updateApiKey({ body: { keyId: key.id, userId: user.id, enabled } });
+			assert.equal((await runImport())[0], 0);
+			await refused();
+		}
 });
 
 test('on the way back the library refuses keys that were revoked or suspended in the extension', async () => {
 	const [revoked, suspended, kept] = keys.filter(key => [6, 8, 9].includes(key.i));
 	assert.equal(await value('SELECT amt.amt_revoke($1)', [revoked.key]), true);
-	await query('UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = $1', [suspended.id]);
+	await query('UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = $1', [(await verify(suspended.key)).key_id]);
 	assert.equal(await libraryAccepts(revoked.key), true, 'which it does not know by itself');
 
-	await server.psql(statements.back);
+	await runAs('key_import', statements.grant);
+	await runAs('app', statements.back);
 	assert.deepEqual(await Promise.all([revoked, suspended, kept].map(key => libraryAccepts(key.key))), [false, false, true]);
 	assert.ok(await verify(kept.key));
-	assert.equal(await value('SELECT count(*)::int FROM apikey'), count - 1, 'one came, one went, one was revoked');
+	assert.equal(await value('SELECT count(*)::int FROM apikey'), count, 'one came, one went, none was deleted by the way back');
+
+	await server.psql(statements.afterwards);
+	assert.ok(await verify(kept.key), 'and the imported keys outlive the import');
 });
