@@ -57,6 +57,14 @@ amt_guc_free(void *block)
 #endif
 }
 
+/* Until version 15 the callback has no prototype, which C23 takes for "void". */
+#if PG_VERSION_NUM >= 160000
+#define amt_expression_tree_walker expression_tree_walker
+#else
+#define amt_expression_tree_walker(node, walker, context) \
+	expression_tree_walker(node, (bool (*) ()) (void (*) (void)) (walker), context)
+#endif
+
 /* All settings of this process. */
 static inline struct config_generic **
 amt_all_settings(int *n)

@@ -11,6 +11,7 @@
 
 #include "access/table.h"
 #include "commands/sequence.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -70,6 +71,20 @@ set_actor(Datum *values, bool *nulls, const AmtKey *key)
 	set_text(values, nulls, Anum_amt_key_event_by_key, own ? identity.key_id : NULL);
 }
 
+/*
+ * The name of the session's user.  If it comes from a database with another
+ * encoding, the user's number stands for it.
+ */
+static void
+set_db_user(NameData *name)
+{
+	const char *user = GetUserNameFromId(GetSessionUserId(), false);
+
+	namestrcpy(name, user);
+	if (!pg_verify_mbstr(GetDatabaseEncoding(), user, strlen(user), true))
+		snprintf(NameStr(*name), NAMEDATALEN, "%u", GetSessionUserId());
+}
+
 void
 amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls)
 {
@@ -84,7 +99,6 @@ amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls
 	Relation	rel = amt_open(extension, AMT_KEY_EVENT, RowExclusiveLock);
 	Datum		values[Natts_amt_key_event] = {0};
 	bool		nulls[Natts_amt_key_event] = {false};
-	const char *session_user = GetUserNameFromId(GetSessionUserId(), false);
 	NameData	db_user;
 	AmtWrite	write;
 
@@ -96,9 +110,7 @@ amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls
 	values[Anum_amt_key_event_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	set_text(values, nulls, Anum_amt_key_event_event, event);
 	set_actor(values, nulls, key);
-	/* A role's name may come from a database with another encoding. */
-	amt_check_encoding(session_user, strlen(session_user));
-	namestrcpy(&db_user, session_user);
+	set_db_user(&db_user);
 	values[Anum_amt_key_event_db_user - 1] = NameGetDatum(&db_user);
 	values[Anum_amt_key_event_calls - 1] = Int64GetDatum(calls);
 	nulls[Anum_amt_key_event_calls - 1] = calls == AMT_NO_CALLS;

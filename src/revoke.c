@@ -80,6 +80,12 @@ amt_revoke(PG_FUNCTION_ARGS)
 	revoked = amt_target_find(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target) &&
 		check_revoke(extension, &target) &&
 		revoke_target(extension, &target);
+
+	/* The same token may have been imported as well. */
+	if (revoked && target.has_secret &&
+		amt_target_find(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target) &&
+		target.is_whole_token)
+		(void) revoke_target(extension, &target);
 	if ((Pointer) arg != DatumGetPointer(PG_GETARG_DATUM(0)))
 		OPENSSL_cleanse(arg, VARSIZE_ANY(arg));
 	PG_RETURN_BOOL(revoked);

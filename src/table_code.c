@@ -130,6 +130,20 @@ note_code(Check *check, bool is_safe)
 	check->code = Max(check->code, is_safe ? SAFE_CODE : CODE);
 }
 
+/* Does the search_path name pg_temp once, at its end? */
+static bool
+ends_with_temp(const List *path)
+{
+	ListCell   *cell;
+
+	foreach(cell, path)
+	{
+		if (strcmp(lfirst(cell), "pg_temp") == 0)
+			return lnext(path, cell) == NULL;
+	}
+	return false;
+}
+
 /*
  * Has the function a search_path of its own that ends with pg_temp?  It runs as
  * its owner in other people's sessions, like a SECURITY DEFINER function, and must
@@ -153,8 +167,7 @@ has_safe_path(HeapTuple proc)
 		List	   *path;
 
 		if (strncmp(setting, name, strlen(name)) == 0)
-			return SplitIdentifierString(setting + strlen(name), ',', &path) && path != NIL &&
-				strcmp(llast(path), "pg_temp") == 0;
+			return SplitIdentifierString(setting + strlen(name), ',', &path) && ends_with_temp(path);
 	}
 	return false;
 }
@@ -180,6 +193,8 @@ takes_object(Form_pg_proc proc)
 			case REGTYPEOID:
 			case REGROLEOID:
 			case REGNAMESPACEOID:
+			case REGCONFIGOID:
+			case REGDICTIONARYOID:
 				return true;
 		}
 	return false;
@@ -250,7 +265,7 @@ is_foreign_code(Node *node, void *arg)
 		(!is_plain(node) || !is_built_in(exprType(node)) ||
 		 check_functions_in_node(node, note_function, arg)))
 		return true;
-	return expression_tree_walker(node, is_foreign_code, arg);
+	return amt_expression_tree_walker(node, is_foreign_code, arg);
 }
 
 static void
@@ -471,7 +486,7 @@ amt_check_code(Relation rel, List *indexes)
 				 errmsg("table \"%s\" has code of its owner, which must not run in this session",
 						RelationGetRelationName(rel)),
 				 errdetail("The owner is no superuser, and has added a trigger, an expression or a type."),
-				 errhint("The owner must remove it, or a superuser must own the table.")));
+				 errhint("The owner must remove it.")));
 	/* In a superuser's session, too: other people's functions may have run in it. */
 	if (code == CODE)
 		ereport(ERROR,

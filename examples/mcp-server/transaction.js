@@ -1,17 +1,18 @@
-// Runs work(db) between BEGIN and COMMIT on a connection of its own; whatever goes wrong is rolled back and thrown on.
+// Runs work(db) between BEGIN and COMMIT on a connection of its own. If anything goes wrong, the connection is closed, and its
+// transaction with it: a ROLLBACK might not get through.
 // Everything that says who is asking is set inside, with LOCAL, so the connection goes back to the pool as nobody's.
 
 export async function transaction(pool, work) {
 	const db = await pool.connect();
+	let failure;
 	try {
 		await db.query('BEGIN');
 		const result = await work(db);
 		await db.query('COMMIT');
 		return result;
 	} catch (error) {
-		await db.query('ROLLBACK').catch(() => {});		// a broken connection is replaced by the pool
-		throw error;
+		throw failure = error;
 	} finally {
-		db.release();
+		db.release(failure);
 	}
 }

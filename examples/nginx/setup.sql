@@ -10,7 +10,9 @@ BEGIN;
 -- As a superuser, call nothing that others have put into schema public.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
-CREATE SCHEMA IF NOT EXISTS amt;
+-- Fails in a schema that somebody else has made: its owner could put another one in its place.
+SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys')
+\gexec
 CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;
 
 SELECT 'CREATE ROLE amt_gateway LOGIN'

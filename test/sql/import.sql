@@ -238,6 +238,12 @@ SELECT count(*) FROM amt_verify('fifth');
 -- a text with a blank is no token, though it was imported
 SELECT count(*) FROM amt_verify('a fourth');
 
+-- a token that is a native key's and was imported as well: the whole token revokes both
+SELECT token AS twin FROM amt_create_key('native', 'acme', 'viewer') \gset
+SELECT amt_import_key(sha256(:'twin'), 'twin', 'globex', 'viewer') IS NOT NULL AS imported;
+SELECT amt_revoke(:'twin'), amt_revoke(:'twin') AS again;
+SELECT count(*) FROM amt_verify(:'twin');
+
 DROP FUNCTION import, imported, revoked;
 DROP FUNCTION attempt;
 DROP PROCEDURE become;

@@ -145,6 +145,8 @@ for my $code (
 	is($visited->query(q{SELECT name FROM amt_create_key('ours', 'acme', 'viewer')}), 'ERROR:  42501', 'a trigger function that would look into pg_temp first does not run in the session of a superuser');
 	is_no_superuser("a temporary table left in a superuser's session");
 	$visited->quit;
+	$super->query('ALTER FUNCTION audit() SET search_path = pg_temp, public, pg_temp');
+	is($viewer->query(q{SELECT name FROM amt_create_key('mine')}), 'ERROR:  42501', 'a trigger function that names pg_temp twice looks into it first');
 	$super->query('ALTER FUNCTION audit() SET search_path = public, pg_temp');
 	is($viewer->query(q{SELECT name FROM amt_create_key('mine')}), 'mine', 'a trigger function that looks into pg_temp last runs in the session of others');
 	is($super->query('SELECT count(*) FROM audit'), 1, 'a trigger function with a safe path writes into the table of its owner');
