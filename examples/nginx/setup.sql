@@ -10,7 +10,7 @@ BEGIN;
 -- As a superuser, call nothing that others have put into schema public.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- Fails in a schema that somebody else has made: its owner could put another one in its place.
+-- Fails in a schema that somebody else has made: its owner could swap it.
 SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys')
 \gexec
 CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;
