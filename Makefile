@@ -51,11 +51,10 @@ PROVE_TESTS = test/t/*.pl
 # (Debian has pgxs.mk with the client, the headers elsewhere.)
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq (,$(and $(PGXS),$(wildcard $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h)))
-# JIT bitcode is made by the clang that the server was built with; without it
-# the extension loses nothing but inlining.
-ifeq (,$(shell command -v $(shell sed -n 's/^CLANG *= *//p' $(dir $(PGXS))../Makefile.global)))
+# No bitcode for JIT. Our functions gain nothing by being inlined, and one that
+# calls a function of another file ends the session: the library hides those, and
+# a query that is inlined but not optimized needs their addresses.
 override with_llvm = no
-endif
 include $(PGXS)
 else
 all install installcheck clean:
@@ -71,7 +70,7 @@ endif
 # The names of our documents are not ours alone: they get a directory of their own.
 docmoduledir := $(EXTENSION)
 
-$(OBJS) $(OBJS:.o=.bc): $(wildcard src/*.h) .pg_config
+$(OBJS): $(wildcard src/*.h) .pg_config
 
 # pg_regress 15 looks for expected/ in the input directory only. The archives hold
 # no symbolic link, so it is made here.

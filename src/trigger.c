@@ -11,7 +11,7 @@
  * recorded again: its event would take an old number.  The scripts of
  * pg_dump turn row_security off.  So while a statement of the session has
  * turned it off, we do not record a key that was created before this
- * transaction.  Only roles that can write the table can profit from that.
+ * transaction, if the session's user has the rights of the table's owner.
  *
  * The end of a key must survive a crash.  The owner of the database can turn
  * synchronous_commit off for everybody, so we force the commit to disk.
@@ -24,6 +24,7 @@
 #include "catalog/pg_collation.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -244,9 +245,10 @@ has_row_security_off(void)
 }
 
 static bool
-is_restored(const AmtKey *key)
+is_restored(Relation rel, const AmtKey *key)
 {
-	return has_row_security_off() && !amt_newkey_is_inserting() &&
+	return has_row_security_off() &&
+		has_privs_of_role(GetSessionUserId(), rel->rd_rel->relowner) && !amt_newkey_is_inserting() &&
 		DatumGetTimestampTz(AmtKeyValue(key, created_at)) < GetCurrentTransactionStartTimestamp();
 }
 
@@ -298,7 +300,7 @@ amt_key_record(PG_FUNCTION_ARGS)
 	else
 	{
 		amt_key_deform(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
-		if (!is_restored(&key))
+		if (!is_restored(trigdata->tg_relation, &key))
 			amt_event_write(extension, &key, "created", AMT_NO_CALLS);
 	}
 	return PointerGetDatum(NULL);

@@ -1,10 +1,15 @@
--- What the example needs beside the extension, which it expects in the schema amt: one table and three roles.
+-- What the example needs: the extension in the schema amt, one table and three roles.
 -- Run once in each database, as a superuser:  psql -d mcp_notes -f schema.sql
 
 \set ON_ERROR_STOP on
 BEGIN;
 -- As a superuser, call nothing that others have put into schema public.
 SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Fails in a schema that somebody else has made: its owner could swap it.
+SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys')
+\gexec
+CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;
 
 -- Roles belong to all databases of the server, so another run may have made them already.
 --

@@ -25,8 +25,10 @@ GRANT anon, web_user, web_agent TO authenticator;
 ALTER ROLE authenticator PASSWORD :'password';
 \endif
 
-CREATE SCHEMA amt;
-CREATE EXTENSION amt_keys SCHEMA amt;
+-- Fails in a schema that somebody else has made: its owner could swap it.
+SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys')
+\gexec
+CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;
 GRANT USAGE ON SCHEMA amt TO anon, web_user, web_agent;
 
 -- A session of authenticator may say who is calling: amt_authenticate() believes the claims that PostgREST has checked.
