@@ -37,7 +37,6 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -387,9 +386,17 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 	if (!HeapTupleIsValid(tuple))
 		return true;
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	/* Whoever owns our function: only superusers give a function code in C. */
 	if (proc->prolang == ClanguageId && is_our_function(check, trigger->tgfoid))
+	{
+		/* Another owner could replace it at any moment. */
+		if (!superuser_arg(proc->proowner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("function \"%s\" of extension \"amt_keys\" does not belong to a superuser",
+							NameStr(proc->proname)),
+					 errhint("Give the extension's functions to a superuser.")));
 		is_own = true;
+	}
 	else
 	{
 		is_own = is_owners(check, proc->proowner) && !is_built_in(trigger->tgfoid) &&
@@ -416,25 +423,6 @@ check_triggers(Check *check)
 				   "Trigger \"%s\" has arguments, a condition or a function of another role, or another role has TRIGGER on the table.",
 				   trigger->tgname);
 	}
-}
-
-/*
- * Until the end of the transaction, nobody gives the triggers' functions to
- * somebody else, who could then replace them.
- */
-static void
-lock_trigger_functions(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-	int			n = triggers != NULL ? triggers->numtriggers : 0;
-	Oid		   *functions = palloc(sizeof(Oid) * n);
-
-	/* Locking may replace the relation's triggers in memory. */
-	for (int i = 0; i < n; i++)
-		functions[i] = triggers->triggers[i].tgfoid;
-	for (int i = 0; i < n; i++)
-		LockDatabaseObject(ProcedureRelationId, functions[i], 0, AccessShareLock);
-	pfree(functions);
 }
 
 /* What the table has of its owner's code.  Raises 42501 for code of others. */
@@ -470,16 +458,16 @@ get_code(Relation rel, List *indexes)
 	return check.code;
 }
 
-void
-amt_check_code(Relation rel, List *indexes)
+List *
+amt_check_code(Relation rel)
 {
 	Oid			owner = rel->rd_rel->relowner;
-	OwnersCode	code;
+	/* Nothing may come between: a result is kept for the list that it is of. */
+	List	   *indexes = RelationGetIndexList(rel);
+	OwnersCode	code = get_code(rel, indexes);
 
-	lock_trigger_functions(rel);
-	code = get_code(rel, indexes);
 	if (code == NO_CODE)
-		return;
+		return indexes;
 	if (!superuser_arg(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -495,4 +483,5 @@ amt_check_code(Relation rel, List *indexes)
 						RelationGetRelationName(rel)),
 				 errdetail("A function of the owner would find the session's temporary objects before its own."),
 				 errhint("The owner must give it a search_path that ends with pg_temp, as a SECURITY DEFINER function needs.")));
+	return indexes;
 }

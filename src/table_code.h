@@ -14,8 +14,8 @@ extern void amt_table_code_init(void);
  * Raise 42501 if code that must not run here would run when the table is written.
  * The caller must hold a lock that keeps others from changing the table.  That
  * does not keep them from adding an index: the caller must maintain the indexes
- * that it gives, and no others.
+ * that are returned, and no others.
  */
-extern void amt_check_code(Relation rel, List *indexes);
+extern List *amt_check_code(Relation rel);
 
 #endif							/* AMT_TABLE_CODE_H */

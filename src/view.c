@@ -217,6 +217,27 @@ is_unchanged(const ViewRow *old, TupleDesc tupdesc, TupleTableSlot *row)
 }
 
 /*
+ * Do the changes suspend the key, or shorten its life, and nothing else?
+ * Nobody can hold those up by changing the key.
+ */
+static bool
+only_narrows(const Changes *changes, TupleTableSlot *row)
+{
+	for (int i = 0; i < changes->n; i++)
+	{
+		bool		isnull;
+		Datum		now = slot_getattr(row, changes->column[i], &isnull);
+
+		if (changes->isnull[i] || changes->column[i] == Anum_amt_key_name)
+			return false;
+		if (changes->column[i] == Anum_amt_key_expires_at && !isnull &&
+			DatumGetTimestampTz(now) < DatumGetTimestampTz(changes->value[i]))
+			return false;
+	}
+	return changes->n > 0;
+}
+
+/*
  * The statement has computed its values, and chosen its rows, by what it
  * saw.  PostgreSQL evaluates an UPDATE of a table again for a row that has
  * changed meanwhile, but we cannot.  To go on could prolong a key that has
@@ -224,11 +245,11 @@ is_unchanged(const ViewRow *old, TupleDesc tupdesc, TupleTableSlot *row)
  * as PostgreSQL does.
  */
 static bool
-check_unchanged(const ViewRow *old, TupleDesc tupdesc, TupleTableSlot *row)
+check_unchanged(const ViewRow *old, TupleDesc tupdesc, const Changes *changes, TupleTableSlot *row)
 {
 	bool		isnull;
 
-	if (is_unchanged(old, tupdesc, row))
+	if (is_unchanged(old, tupdesc, row) || only_narrows(changes, row))
 		return true;
 	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(slot_getsysattr(row, MinTransactionIdAttributeNumber, &isnull))))
 		return false;
@@ -249,7 +270,7 @@ change_key(Relation rel, const AmtKey *key, const ViewRow *old, TupleDesc tupdes
 	bool		found;
 
 	amt_write_begin(&write, rel);
-	found = amt_lock_key(&write, key) && check_unchanged(old, tupdesc, write.old_row);
+	found = amt_lock_key(&write, key) && check_unchanged(old, tupdesc, changes, write.old_row);
 	if (found && !trusted)
 		check_prolonging(key, &write, changes);
 	if (found && changes->n > 0)

@@ -32,6 +32,7 @@
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -92,7 +93,7 @@ make_estate(AmtWrite *write, List *indexes)
 void
 amt_write_begin(AmtWrite *write, Relation rel)
 {
-	List	   *indexes = RelationGetIndexList(rel);
+	List	   *indexes;
 
 	write->rel = rel;
 	GetUserIdAndSecContext(&write->save_userid, &write->save_sec_context);
@@ -107,7 +108,7 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	amt_check_code(rel, indexes);
+	indexes = amt_check_code(rel);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	make_estate(write, indexes);
@@ -222,7 +223,15 @@ bool
 amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_len, bool nowait, bool *busy)
 {
 	ExecClearTuple(write->old_row);
-	return amt_row_lock(write->rel, index, id, id_len, nowait, write->old_row, busy);
+	if (!amt_row_lock(write->rel, index, id, id_len, nowait, write->old_row, busy))
+		return false;
+	if (!nowait)
+	{
+		/* While we waited, a trigger's function may have been given away. */
+		AcceptInvalidationMessages();
+		list_free(amt_check_code(write->rel));
+	}
+	return true;
 }
 
 bool

@@ -170,7 +170,7 @@ class Bench:
     @contextlib.contextmanager
     def setting(self, name, value):
         """A setting of the whole server, for as long as it lasts."""
-        self.change(f"SET {name} = {value}", name, str(value))
+        self.change(f"SET {name} = '{value}'", name, str(value))
         try:
             yield
         finally:

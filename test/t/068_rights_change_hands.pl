@@ -39,27 +39,34 @@ sub make_key
 	$founder->quit;
 	my $dba = Session->new($node, dbname => 'founded');
 	$dba->query('REASSIGN OWNED BY founder TO owner', 'ALTER ROLE founder NOSUPERUSER');
-	my $key = $dba->query(q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')});
-	like($key, qr/^amt_/, 'a key is created when the tables and functions belong to a role that is no superuser');
-	is($dba->query("SELECT amt_revoke('$key')"), 't', 'a key is revoked when the tables and functions belong to a role that is no superuser');
+	my $create = q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')};
+	is($dba->query($create), 'ERROR:  42501', 'no key is created while the functions of triggers belong to a role that is no superuser');
+	ok($node->log_contains('HINT:  Give the extension\'s functions to a superuser.'), 'the log says what to do');
+	$dba->query('ALTER FUNCTION amt_key_guard() OWNER TO postgres', 'ALTER FUNCTION amt_key_record() OWNER TO postgres', 'ALTER FUNCTION amt_usage_replica() OWNER TO postgres', 'ALTER FUNCTION amt_key_no_truncate() OWNER TO postgres');
+	my $key = $dba->query($create);
+	like($key, qr/^amt_/, 'a key is created when only the tables belong to a role that is no superuser');
+	is($dba->query("SELECT amt_revoke('$key')"), 't', 'a key is revoked when only the tables belong to a role that is no superuser');
 	$dba->quit;
 }
 
-# A trigger function of the extension is given away while a revocation waits.
+# A trigger function of the extension is given away, and replaced, while a revocation waits.
+for my $give ('ALTER FUNCTION amt_key_record() OWNER TO bob', 'REASSIGN OWNED BY founder TO bob')
 {
 	my $id = id_of(make_key('acme'));
-	my ($holder, $revoker, $giver) = map { Session->new($node) } 1 .. 3;
+	$super->query('ALTER ROLE founder SUPERUSER', 'ALTER FUNCTION amt_key_record() OWNER TO founder');
+	my ($holder, $revoker) = map { Session->new($node) } 1 .. 2;
+	my $bob = Session->new($node, user => 'bob');
 	$holder->query('BEGIN', "SELECT amt_revoke('$id')");
-	my @pids = map { $_->backend } $revoker, $giver;
+	my $pid = $revoker->backend;
 	$revoker->send("SELECT amt_revoke('$id')");
-	ok(wait_for_lock($node, $pids[0]), 'a revocation waits for another one');
-	$giver->send('ALTER FUNCTION amt_key_record() OWNER TO bob');
-	ok(wait_for_lock($node, @pids), 'a trigger function is not given away while a revocation is under way');
+	ok(wait_for_lock($node, $pid), 'a revocation waits for another one');
+	is($super->query($give), '', "meanwhile a superuser says $give");
+	is($bob->query('CREATE OR REPLACE FUNCTION amt_key_record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN NULL; END $$'), '', 'the new owner replaces the function');
 	$holder->query('ROLLBACK');
-	is($revoker->receive, 't', 'the revocation that waited revokes the key');
-	is($giver->receive, '', 'the function is given away afterwards');
-	$super->query('ALTER FUNCTION amt_key_record() OWNER TO postgres');
-	$_->quit for $holder, $revoker, $giver;
+	is($revoker->receive, 'ERROR:  42501', 'the revocation that waited does not call the function');
+	$super->query('ALTER FUNCTION amt_key_record() OWNER TO postgres', q{CREATE OR REPLACE FUNCTION amt_key_record() RETURNS trigger LANGUAGE C AS '$libdir/amt_keys'});
+	is($super->query("SELECT amt_revoke('$id')"), 't', 'the key is revoked when the function is as it was');
+	$_->quit for $holder, $revoker, $bob;
 }
 
 # The owner moves keys to another organization while people of the first one manage them.
