@@ -11,7 +11,7 @@
  * recorded again: its event would take an old number.  The scripts of
  * pg_dump turn row_security off.  So while a statement of the session has
  * turned it off, we do not record a key that was created before this
- * transaction, if the session's user has the rights of the table's owner.
+ * transaction.  The session's user must have the rights of the table's owner.
  *
  * The end of a key must survive a crash.  The owner of the database can turn
  * synchronous_commit off for everybody, so we force the commit to disk.
