@@ -26,10 +26,14 @@ cp\\ *)
 		[ -d "$to" ] && to=$to/$(basename "$file")
 		sed "s#/var/log/nginx/#$root/#" "$file" >"$to"
 	done ;;
+rm\\ *)
+	for file in "\${@:2}"; do
+		rm "$root\${file##/etc/nginx}"
+	done ;;
 "nginx -t") nginx -t -q ;;
 "systemctl reload")
 	if [ -s "$root/pid" ]; then nginx -s reload; else nginx; fi
-	for port in $(sed -n 's/^ *listen 127.0.0.1:\\([0-9]*\\);/\\1/p' "$root"/conf.d/*); do
+	for port in $(sed -n 's/^ *listen 127.0.0.1:\\([0-9]*\\);/\\1/p' "$root"/conf.d/* 2>/dev/null); do
 		for _ in {1..100}; do (: </dev/tcp/127.0.0.1/"$port") 2>/dev/null && break; sleep 0.05; done
 	done ;;
 *) echo "sudo: not here: $*" >&2; exit 1 ;;

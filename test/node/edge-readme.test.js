@@ -10,6 +10,7 @@ import { examples } from './edge-support.js';
 import { startServer } from './server.js';
 
 let server, machine;
+const shells = {};
 
 before(async () => {
 	server = await startServer({ extension: '' });
@@ -24,7 +25,7 @@ after(async () => {
 /** Follows the sections of an example's README in one shell.  A test's name ends with the first command. */
 function follow(example, listening, sections) {
 	let shell;
-	before(() => { shell = machine.shell(example); });
+	before(() => { shell = shells[example] = machine.shell(example); });
 	for (const section of sections)
 		for (const { commands, output } of steps(`${examples}${example}/README.md`, section))
 			test(`${section}: the step prints what the page shows: ${commands.trim().split('\n').find(line => !/^\w+\(\)|^[\t}]/.test(line)).slice(0, 100)}`, async () => {
@@ -43,7 +44,7 @@ describe('examples/nginx/README.md, while the other one is still running', () =>
 
 describe('examples/mcp-server, while both are still running', () => {
 	let shell;
-	before(() => { shell = machine.shell('mcp-server'); });
+	before(() => { shell = shells['mcp-server'] = machine.shell('mcp-server'); });
 
 	test('the set-up of the MCP server finds room on the same server, and its program on the same machine', async () => {
 		assert.doesNotMatch(await shell.run(`createdb mcp_notes
@@ -66,6 +67,24 @@ test('no key is in a log of nginx', () => {
 	assert.match(log, /"GET \/amt_keys" 200/);
 	assert.match(log, /GET \/orders/);
 	assert.doesNotMatch(log, /amt_[0-9A-Za-z]+_[0-9A-Za-z]{8}/);
+});
+
+describe('the examples are removed as their READMEs say', () => {
+	for (const example of ['mcp-server', 'nginx', 'postgrest'])
+		test(`nothing is left of ${example}`, async t => {
+			if (!server.directory)
+				return t.skip('the server is somebody else\'s');
+			await shells[example].run('kill $(jobs -p); wait');
+			for (const { commands } of steps(`${examples}${example}/README.md`, 'Remove it'))
+				assert.doesNotMatch(await shells[example].run(commands), /\b(error|fatal|not found|failed|no such|cannot)\b/i);
+		});
+
+	test('no database and no role of the examples is left', async t => {
+		if (!server.directory)
+			return t.skip('the server is somebody else\'s');
+		assert.equal(await shells.nginx.run(`psql postgres -XAtc "SELECT datname FROM pg_database WHERE datname IN ('notes', 'orders', 'mcp_notes')
+			UNION ALL SELECT rolname FROM pg_roles WHERE rolname ~ '^(authenticator|anon|web_|notes_|amt_)'"`), '');
+	});
 });
 
 test('the examples name different ports and databases, and their READMEs name them', () => {
