@@ -169,8 +169,8 @@ class Bench:
 
     @contextlib.contextmanager
     def setting(self, name, value):
-        """A setting of the whole server, for as long as it lasts."""
-        self.change(f"SET {name} = '{value}'", name, str(value))
+        """A setting of the whole server, in its unit, for as long as it lasts."""
+        self.change(f"SET {name} = {value}", name, str(value))
         try:
             yield
         finally:
@@ -179,7 +179,7 @@ class Bench:
 
     def change(self, what, name, value):
         self.server.psql("keys", f"LOAD 'amt_keys'; ALTER SYSTEM {what}; SELECT pg_reload_conf()")
-        while self.server.psql("keys", f"LOAD 'amt_keys'; SHOW {name}") != [value]:
+        while self.server.psql("keys", f"LOAD 'amt_keys'; SELECT setting FROM pg_settings WHERE name = '{name}'") != [value]:
             time.sleep(0.1)
 
     def check_counts(self):
