@@ -78,11 +78,12 @@ set_actor(Datum *values, bool *nulls, const AmtKey *key)
 static void
 set_db_user(NameData *name)
 {
-	const char *user = GetUserNameFromId(GetSessionUserId(), false);
+	Oid			roleid = GetSessionUserId();
+	const char *user = GetUserNameFromId(roleid, false);
 
 	namestrcpy(name, user);
 	if (!pg_verify_mbstr(GetDatabaseEncoding(), user, strlen(user), true))
-		snprintf(NameStr(*name), NAMEDATALEN, "%u", GetSessionUserId());
+		snprintf(NameStr(*name), NAMEDATALEN, "%u", roleid);
 }
 
 void

@@ -11,7 +11,8 @@
  * recorded again: its event would take an old number.  The scripts of
  * pg_dump turn row_security off.  So while a statement of the session has
  * turned it off, we do not record a key that was created before this
- * transaction.  The session's user must have the rights of the table's owner.
+ * transaction.  The user must have the rights of the table's owner, and not by
+ * a SECURITY DEFINER function.
  *
  * The end of a key must survive a crash.  The owner of the database can turn
  * synchronous_commit off for everybody, so we force the commit to disk.
@@ -248,7 +249,7 @@ static bool
 is_restored(Relation rel, const AmtKey *key)
 {
 	return has_row_security_off() &&
-		has_privs_of_role(GetSessionUserId(), rel->rd_rel->relowner) && !amt_newkey_is_inserting() &&
+		has_privs_of_role(GetOuterUserId(), rel->rd_rel->relowner) && !amt_newkey_is_inserting() &&
 		DatumGetTimestampTz(AmtKeyValue(key, created_at)) < GetCurrentTransactionStartTimestamp();
 }
 

@@ -110,6 +110,13 @@ for my $give ('ALTER FUNCTION amt_key_record() OWNER TO bob', 'REASSIGN OWNED BY
 	$session->quit;
 	$super->query('ALTER DATABASE postgres RESET row_security');
 
+	$super->query(q{CREATE FUNCTION add_key(id text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
+		INSERT INTO public.amt_key (key_id, org_id, name, role, scrypt_hash, created_at) SELECT id, 'acme', 'definer', 'viewer', scrypt_hash, '2020-01-01' FROM public.amt_key LIMIT 1 $$});
+	my $anybody = Session->new($node, user => 'bob');
+	$anybody->query('SET row_security = off', q{SELECT add_key('byadefiner01')});
+	is($super->query(q{SELECT event FROM amt_key_event WHERE key_id = 'byadefiner01'}), 'created', 'row_security = off hides no event of a SECURITY DEFINER function');
+	$anybody->quit;
+
 	$set->('synchronous_commit = off')->quit;
 	for my $end ('SELECT amt_revoke({})', 'UPDATE amt_keys SET suspended_at = now() WHERE key_id = {}', 'UPDATE amt_keys SET expires_at = now() WHERE key_id = {}',
 		'DELETE FROM amt_key WHERE key_id = {}')
