@@ -237,9 +237,12 @@ static bool
 has_row_security_off(void)
 {
 	int			n;
-	struct config_generic **settings = amt_all_settings(&n);
+	struct config_generic **settings;
 
-	for (int i = 0; !row_security && i < n; i++)
+	if (row_security)
+		return false;			/* as for each key that is created */
+	settings = amt_all_settings(&n);
+	for (int i = 0; i < n; i++)
 		if (strcmp(settings[i]->name, "row_security") == 0)
 			return settings[i]->source == PGC_S_SESSION;
 	return false;
