@@ -99,6 +99,7 @@ void
 amt_request_close(AmtRequestMemory *memory)
 {
 	MemoryContextSwitchTo(memory->outer);
+	MemoryContextReset(memory->context);	/* a server with assertions checks the chunks */
 	explicit_bzero(memory->start, (char *) memory->context + memory->size - memory->start);
 	MemoryContextDelete(memory->context);
 }
