@@ -185,9 +185,8 @@ request_worker(TimestampTz now)
 {
 	static bool reported = false;
 
-	if (!IsUnderPostmaster)
-		return true;
-	if (!note_request(now) ? amt_my_slot != NULL : ask_postmaster())
+	/* A server in single-user mode has no workers. */
+	if (IsUnderPostmaster && (note_request(now) ? ask_postmaster() : amt_my_slot != NULL))
 		return true;
 	if (amt_my_slot != NULL)
 		amt_my_slot->asked = false;
@@ -196,7 +195,7 @@ request_worker(TimestampTz now)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("amt_keys could not start its background worker: counted calls wait in memory"),
-				 errhint("Increase \"max_worker_processes\".")));
+				 IsUnderPostmaster ? errhint("Increase \"max_worker_processes\".") : 0));
 	reported = true;
 	return false;
 }
@@ -292,7 +291,7 @@ amt_writer_hurry(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("could not start the background worker that writes counted calls"),
-				 errhint("Increase \"max_worker_processes\".")));
+				 IsUnderPostmaster ? errhint("Increase \"max_worker_processes\".") : 0));
 	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
 	if (amt_my_slot != NULL)
 	{
