@@ -173,7 +173,7 @@ LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.amt_usage_replica() IS
 'Trigger function of table amt_key_usage: discards rows that logical replication brings, since a subscriber counts for itself.';
 
-CREATE TRIGGER amt_key_guard BEFORE INSERT OR UPDATE ON @extschema@.amt_key
+CREATE TRIGGER amt_key_guard BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.amt_key
     FOR EACH ROW EXECUTE FUNCTION @extschema@.amt_key_guard();
 CREATE TRIGGER amt_key_record AFTER INSERT OR UPDATE OR DELETE ON @extschema@.amt_key
     FOR EACH ROW EXECUTE FUNCTION @extschema@.amt_key_record();

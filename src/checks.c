@@ -8,8 +8,11 @@
  * byte by byte.  In other encodings only single bytes are judged.  We use no
  * conversion: the server would look it up in the search_path.
  *
- * The functions named "is_valid" depend on no setting.  A restored or
- * replicated name must stay valid when the prefixes change.
+ * A stored text must stay valid wherever it is restored or replicated, or one
+ * text would stop all keys from arriving.  So the functions named "stored"
+ * depend on no setting.  Nor do they ask what a conversion changes: which
+ * characters show something is known in UTF-8 only, and one character can
+ * become two.
  */
 #include "postgres.h"
 
@@ -119,7 +122,7 @@ count_chars(const char *s, bool *visible)
 	int			n = 0;
 
 	*visible = false;
-	if (len > AMT_NAME_MAX_CHARS * MAX_MULTIBYTE_CHAR_LEN)
+	if (len > 2 * AMT_NAME_MAX_CHARS * MAX_MULTIBYTE_CHAR_LEN)
 		return INT_MAX;			/* too long, whatever it holds */
 	utf8 = is_utf8(s, len);
 	while (len > 0)
@@ -142,9 +145,12 @@ count_chars(const char *s, bool *visible)
 	return n;
 }
 
-/* Can lists show the text?  If not, *problem says why. */
+/*
+ * Can lists show the text?  If not, *problem says why.  A stored text need
+ * not be visible, and may have twice as many characters.
+ */
 static bool
-is_shown(const char *s, const char *what, const char **problem)
+is_shown(const char *s, bool stored, const char *what, const char **problem)
 {
 	bool		visible;
 	int			n = count_chars(s, &visible);
@@ -154,9 +160,9 @@ is_shown(const char *s, const char *what, const char **problem)
 		fault = "must not be empty";
 	else if (n < 0)
 		fault = "must not contain control characters";
-	else if (n > AMT_NAME_MAX_CHARS)
+	else if (n > (stored ? 2 : 1) * AMT_NAME_MAX_CHARS)
 		fault = "is too long";
-	else if (!visible)
+	else if (!visible && !stored)
 		fault = "must contain a visible character";
 	else
 		return true;
@@ -165,17 +171,23 @@ is_shown(const char *s, const char *what, const char **problem)
 }
 
 bool
-amt_name_is_valid(const char *name, const char **problem)
+amt_stored_name_is_valid(const char *name, const char **problem)
 {
-	return is_shown(name, "key name", problem);
+	return is_shown(name, true, "key name", problem);
 }
 
 bool
-amt_org_id_is_valid(const char *org_id, const char **problem)
+amt_stored_token_prefix_is_valid(const char *prefix, const char **problem)
+{
+	return is_shown(prefix, true, "token prefix", problem);
+}
+
+static bool
+org_id_is_valid(const char *org_id, int max, const char **problem)
 {
 	if (*org_id == '\0')
 		*problem = "organization must not be empty";
-	else if (pg_mbstrlen(org_id) > AMT_ORG_MAX_CHARS)
+	else if (pg_mbstrlen(org_id) > max)
 		*problem = "organization is too long";
 	else
 		return true;
@@ -183,9 +195,15 @@ amt_org_id_is_valid(const char *org_id, const char **problem)
 }
 
 bool
-amt_token_prefix_is_valid(const char *prefix, const char **problem)
+amt_org_id_is_valid(const char *org_id, const char **problem)
 {
-	return is_shown(prefix, "token prefix", problem);
+	return org_id_is_valid(org_id, AMT_ORG_MAX_CHARS, problem);
+}
+
+bool
+amt_stored_org_id_is_valid(const char *org_id, const char **problem)
+{
+	return org_id_is_valid(org_id, 2 * AMT_ORG_MAX_CHARS, problem);
 }
 
 /* Does the text hold a token with one of the prefixes in force? */
@@ -220,7 +238,7 @@ amt_check_name(const char *name)
 	while (len > 0 && name[len - 1] == ' ')
 		len--;
 	trimmed = pnstrdup(name, len);
-	if (!amt_name_is_valid(trimmed, &problem))
+	if (!is_shown(trimmed, false, "key name", &problem))
 		amt_invalid(problem,
 					"A name has 1 to 100 characters, not counting surrounding spaces; none is a control character or a line separator, and one is visible.");
 	if (holds_token(trimmed))
@@ -233,7 +251,7 @@ amt_check_token_prefix(const char *prefix)
 {
 	const char *problem;
 
-	if (!amt_token_prefix_is_valid(prefix, &problem))
+	if (!is_shown(prefix, false, "token prefix", &problem))
 		amt_invalid(problem, "A token prefix has 1 to 100 characters that lists can show.");
 	if (holds_token(prefix))
 		amt_invalid("token prefix must not contain a token", "Pass only the beginning of the token.");

@@ -14,11 +14,13 @@ extern void amt_checks_init(void);
 
 /*
  * Each returns false and sets *problem if the text is not valid.  Its
- * encoding must have been verified.
+ * encoding must have been verified.  Those named "stored" judge rows,
+ * however they came in.
  */
-extern bool amt_name_is_valid(const char *name, const char **problem);
 extern bool amt_org_id_is_valid(const char *org_id, const char **problem);
-extern bool amt_token_prefix_is_valid(const char *prefix, const char **problem);
+extern bool amt_stored_org_id_is_valid(const char *org_id, const char **problem);
+extern bool amt_stored_name_is_valid(const char *name, const char **problem);
+extern bool amt_stored_token_prefix_is_valid(const char *prefix, const char **problem);
 
 /*
  * Check a caller's argument.  Raises 22023 if it is not valid or holds a

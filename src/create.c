@@ -187,9 +187,10 @@ same_lifetime(const AmtKey *old, TimestampTz since)
 	DatumGetTimestampTz(AmtKeyValue(old, expires_at));
 	int64		lifetime;
 
-	if (TIMESTAMP_NOT_FINITE(expires_at) || TIMESTAMP_NOT_FINITE(created_at))
+	if (expires_at == DT_NOEND)
 		return DT_NOEND;
-	if (pg_sub_s64_overflow(expires_at, created_at, &lifetime) ||
+	if (TIMESTAMP_NOT_FINITE(expires_at) || TIMESTAMP_NOT_FINITE(created_at) ||
+		pg_sub_s64_overflow(expires_at, created_at, &lifetime) ||
 		pg_add_s64_overflow(since, Max(lifetime, USECS_PER_SEC), &expires_at) ||
 		!IS_VALID_TIMESTAMP(expires_at))
 		ereport(ERROR,
@@ -242,7 +243,7 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 		{
 			expires_at = TimestampTzGetDatum(old->grace_end);
 			isnull = false;
-			amt_change_key(&write, 1, &column, &expires_at, &isnull);
+			amt_write_update(&write, 1, &column, &expires_at, &isnull);
 		}
 	}
 	amt_write_end(&write);

@@ -119,11 +119,13 @@ amt_entry_may_prove(void)
 }
 
 uint64
-amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len)
+amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len,
+			   const char *role, Size role_len)
 {
 	uint64		hash = hash_bytes_extended(stored, len, amt_entries->seed[0]);
 
-	return hash_bytes_extended((const unsigned char *) org_id, org_id_len, hash);
+	hash = hash_bytes_extended((const unsigned char *) org_id, org_id_len, hash);
+	return hash_bytes_extended((const unsigned char *) role, role_len, hash);
 }
 
 uint64
@@ -132,7 +134,9 @@ amt_entry_tag_of(const AmtKey *key)
 	Size		len;
 	const char *stored = amt_key_stored_hash(key, &len);
 	text	   *org_id = DatumGetTextPP(AmtKeyValue(key, org_id));
-	uint64		hash = amt_entry_hash(stored, len, VARDATA_ANY(org_id), VARSIZE_ANY_EXHDR(org_id));
+	text	   *role = DatumGetTextPP(AmtKeyValue(key, role));
+	uint64		hash = amt_entry_hash(stored, len, VARDATA_ANY(org_id), VARSIZE_ANY_EXHDR(org_id),
+									  VARDATA_ANY(role), VARSIZE_ANY_EXHDR(role));
 	Size		id_len;
 	const char *id;
 

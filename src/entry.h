@@ -75,9 +75,10 @@ extern AmtKeyRef amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256
 
 /*
  * The tag of a stored hash.  It tells the key's entry from that of an earlier
- * key with the same id, and of the same key in another organization.
+ * key with the same id, and of the same key in another organization or role.
  */
-extern uint64 amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len);
+extern uint64 amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len,
+						   const char *role, Size role_len);
 
 /*
  * The tag of the row's stored hash.  An imported key's entry is found by the

@@ -155,7 +155,8 @@ remember_proof(Relation rel, const AmtNewKey *key)
 		return;
 	(void) amt_token_parse(amt_prefixes(), key->token, strlen(key->token), &part);
 	ref = amt_entry_ref(RelationGetRelid(rel), key->key_id, strlen(key->key_id));
-	proof.hash_tag = amt_entry_hash(key->phc, strlen(key->phc), key->org_id, strlen(key->org_id));
+	proof.hash_tag = amt_entry_hash(key->phc, strlen(key->phc), key->org_id, strlen(key->org_id),
+									key->role, strlen(key->role));
 	if (amt_entry_mac(&ref, key->phc, strlen(key->phc), part.secret, part.secret_len, proof.mac))
 		amt_entry_prove(&ref, &proof);
 }
@@ -166,14 +167,13 @@ amt_newkey_insert(Relation rel, AmtNewKey *key)
 	Datum		values[Natts_amt_key] = {0};
 	bool		nulls[Natts_amt_key];
 	AmtWrite	write;
-	bool		inserted;
 
 	form_row(key, values, nulls);
 	inserting = true;
 	PG_TRY();
 	{
 		amt_write_begin(&write, rel);
-		inserted = amt_write_insert(&write, values, nulls, Natts_amt_key);
+		amt_write_insert(&write, values, nulls, Natts_amt_key);
 		amt_write_end(&write);
 	}
 	PG_FINALLY();
@@ -181,11 +181,6 @@ amt_newkey_insert(Relation rel, AmtNewKey *key)
 		inserting = false;
 	}
 	PG_END_TRY();
-	if (!inserted)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-				 errmsg("key was not inserted"),
-				 errdetail("A trigger of table \"amt_key\" has suppressed it.")));
 	if (key->token_sha256 == NULL)
 		remember_proof(rel, key);
 }

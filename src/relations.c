@@ -240,7 +240,7 @@ wrong_column(AmtTableId table, int attnum)
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("column %d of table \"%s\" of extension \"%s\" was changed",
 					attnum, table_shape[table].name, EXTENSION_NAME),
-			 errhint("Its owner must undo that. Columns can be added.")));
+			 errhint("Its owner must undo that.")));
 }
 
 void

@@ -64,6 +64,26 @@ revoke_target(Oid extension, const AmtTarget *target)
 	return revoked;
 }
 
+#define MAX_TRIES		10
+
+/*
+ * Revoke the key that the text names.  If it has gone while we waited for it,
+ * look again: the transaction that deleted it may have made another key of the
+ * same token.
+ */
+static bool
+revoke_named(Oid extension, const char *s, Size len, AmtTarget *target)
+{
+	for (int tries = 0; tries < MAX_TRIES; tries++)
+	{
+		if (!amt_target_find(extension, s, len, target) || !check_revoke(extension, target))
+			return false;
+		if (revoke_target(extension, target))
+			return true;
+	}
+	return false;				/* found, but not by its index: see REINDEX */
+}
+
 PG_FUNCTION_INFO_V1(amt_revoke);
 Datum
 amt_revoke(PG_FUNCTION_ARGS)
@@ -77,9 +97,7 @@ amt_revoke(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		PG_RETURN_BOOL(false);
 	arg = PG_GETARG_TEXT_PP(0);
-	revoked = amt_target_find(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target) &&
-		check_revoke(extension, &target) &&
-		revoke_target(extension, &target);
+	revoked = revoke_named(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target);
 
 	/* The same token may have been imported as well. */
 	if (revoked && target.has_secret &&

@@ -18,4 +18,7 @@ extern void amt_table_code_init(void);
  */
 extern List *amt_check_code(Relation rel);
 
+/* Would amt_check_code() raise an error? */
+extern bool amt_has_foreign_code(Relation rel);
+
 #endif							/* AMT_TABLE_CODE_H */

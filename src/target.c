@@ -199,36 +199,15 @@ amt_lock_key(AmtWrite *write, const AmtKey *checked)
 bool
 amt_revoke_key(Relation rel, const AmtKey *checked)
 {
-	Size		id_len;
-	const char *id = amt_key_id_of(checked, &id_len);
 	AmtWrite	write;
-	AmtKey		key;
 	bool		found;
-	bool		suppressible;
 
 	amt_write_begin(&write, rel);
 	found = amt_lock_key(&write, checked);
 	if (found)
 		amt_write_delete(&write);
-	suppressible = rel->trigdesc != NULL && rel->trigdesc->trig_delete_before_row;
 	amt_write_end(&write);
-	if (found && suppressible && amt_key_by_id(rel, id, id_len, &key))
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-				 errmsg("key was not revoked"),
-				 errdetail("A trigger of table \"amt_key\" has suppressed it.")));
 	return found;
-}
-
-void
-amt_change_key(AmtWrite *write, int ncolumns, const AttrNumber *columns,
-			   const Datum *values, const bool *nulls)
-{
-	if (!amt_write_update(write, ncolumns, columns, values, nulls))
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-				 errmsg("key was not changed"),
-				 errdetail("A trigger of table \"amt_key\" has suppressed it.")));
 }
 
 PG_FUNCTION_INFO_V1(amt_may_manage);

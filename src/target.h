@@ -59,11 +59,4 @@ extern bool amt_lock_key(AmtWrite *write, const AmtKey *checked);
  */
 extern bool amt_revoke_key(Relation rel, const AmtKey *checked);
 
-/*
- * Change these columns of the key that "write" has locked.  The caller must
- * have checked the rights.
- */
-extern void amt_change_key(AmtWrite *write, int ncolumns, const AttrNumber *columns,
-						   const Datum *values, const bool *nulls);
-
 #endif							/* AMT_TARGET_H */

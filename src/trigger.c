@@ -9,19 +9,23 @@
  *
  * A dump has the events beside the keys.  A restored key must not be
  * recorded again: its event would take an old number.  The scripts of
- * pg_dump turn row_security off.  So while a statement of the session has
- * turned it off, we do not record a key that was created before this
- * transaction.  The user must have the rights of the table's owner, and not by
- * a SECURITY DEFINER function.
+ * pg_dump turn row_security off and empty the search_path.  So while a
+ * statement of the session has done that, we do not record a key that our
+ * functions have not made.  The user must have the rights of the table's
+ * owner, and not by a SECURITY DEFINER function.  Times do not count here:
+ * clocks differ, and a key that was imported can have any.
  *
  * The end of a key must survive a crash.  The owner of the database can turn
- * synchronous_commit off for everybody, so we force the commit to disk.
+ * synchronous_commit off for everybody, and for subscriptions it is off by
+ * default.  So we force the commit to disk, in the trigger that fires when rows
+ * are replicated, too.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -32,7 +36,6 @@
 #include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
-#include "utils/timestamp.h"
 
 #include "checks.h"
 #include "compat.h"
@@ -43,6 +46,7 @@
 #include "roles.h"
 #include "session.h"
 #include "sha256.h"
+#include "table_code.h"
 #include "text.h"
 #include "usage.h"
 #include "write.h"
@@ -125,13 +129,13 @@ check_row(const AmtKey *key)
 	if (!amt_token_is_id(id, strlen(id)))
 		refuse_row("key id is not valid", "A key id has 1 to 64 characters of 0-9, A-Z and a-z.");
 	check_hashes(key);
-	if (!amt_org_id_is_valid(row_text(key, Anum_amt_key_org_id), &problem))
+	if (!amt_stored_org_id_is_valid(row_text(key, Anum_amt_key_org_id), &problem))
 		refuse_row(problem, "An organization has 1 to 255 characters.");
 	if (*role == '\0')
 		refuse_row("role must not be empty", "Every key has one of the roles in \"amt_keys.roles\".");
-	if (!amt_name_is_valid(row_text(key, Anum_amt_key_name), &problem))
-		refuse_row(problem, "A name has 1 to 100 characters; none is a control character or a line separator, and one is visible.");
-	if (prefix != NULL && !amt_token_prefix_is_valid(prefix, &problem))
+	if (!amt_stored_name_is_valid(row_text(key, Anum_amt_key_name), &problem))
+		refuse_row(problem, "A name has 1 to 100 characters, and none is a control character or a line separator.");
+	if (prefix != NULL && !amt_stored_token_prefix_is_valid(prefix, &problem))
 		refuse_row(problem, "A token prefix has 1 to 100 characters that lists can show.");
 	if (!AmtKeyIsNull(key, scopes) &&
 		amt_scopes_from_array(AmtKeyValue(key, scopes), &problem) == NULL)
@@ -183,20 +187,57 @@ add_token_prefix(HeapTuple row, TupleDesc tupdesc, const AmtKey *key)
 	return heap_modify_tuple_by_cols(row, tupdesc, 1, &column, &value, &isnull);
 }
 
-/* BEFORE INSERT OR UPDATE on amt_key, for each row. */
+/*
+ * Delete the usage row.  Waits for the worker's batch if that has locked it.
+ * If the table has code of others, the row stays until the worker sweeps it:
+ * nothing there may hold up the end of a key.
+ */
+static void
+delete_usage(Oid extension, const AmtKey *key)
+{
+	Relation	rel = amt_open(extension, AMT_KEY_USAGE, RowExclusiveLock);
+	Size		id_len;
+	const char *id = amt_key_id_of(key, &id_len);
+	AmtWrite	write;
+	bool		busy;
+
+	if (amt_has_foreign_code(rel))
+	{
+		table_close(rel, NoLock);
+		return;
+	}
+	amt_write_begin(&write, rel);
+	if (amt_write_lock(&write, amt_index(rel, AMT_USAGE_BY_ID), id, id_len, false, &busy))
+		amt_write_delete(&write);
+	amt_write_end(&write);
+	table_close(rel, NoLock);
+}
+
+/* BEFORE INSERT OR UPDATE OR DELETE on amt_key, for each row, always. */
 PG_FUNCTION_INFO_V1(amt_key_guard);
 Datum
 amt_key_guard(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigdata = check_caller(fcinfo, amt_extension(fcinfo), AMT_KEY,
+	Oid			extension = amt_extension(fcinfo);
+	TriggerData *trigdata = check_caller(fcinfo, extension, AMT_KEY,
 										 TRIGGER_EVENT_ROW | TRIGGER_EVENT_BEFORE);
 	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
 	HeapTuple	row = trigdata->tg_trigtuple;
 	AmtKey		new;
 	AmtKey		old;
 
+	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
+		ForceSyncCommit();
 	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
+	{
+		/* A subscriber counts for itself; amt_key_record() does not fire there. */
+		if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		{
+			amt_key_deform(row, tupdesc, &old);
+			delete_usage(extension, &old);
+		}
 		return PointerGetDatum(row);
+	}
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 	{
 		row = trigdata->tg_newtuple;
@@ -210,23 +251,6 @@ amt_key_guard(PG_FUNCTION_ARGS)
 	if (AmtKeyIsNull(&new, token_prefix))
 		row = add_token_prefix(row, tupdesc, &new);
 	return PointerGetDatum(row);
-}
-
-/* Delete the usage row.  Waits for the worker's batch if that has locked it. */
-static void
-delete_usage(Oid extension, const AmtKey *key)
-{
-	Relation	rel = amt_open(extension, AMT_KEY_USAGE, RowExclusiveLock);
-	Size		id_len;
-	const char *id = amt_key_id_of(key, &id_len);
-	AmtWrite	write;
-	bool		busy;
-
-	amt_write_begin(&write, rel);
-	if (amt_write_lock(&write, amt_index(rel, AMT_USAGE_BY_ID), id, id_len, false, &busy))
-		amt_write_delete(&write);
-	amt_write_end(&write);
-	table_close(rel, NoLock);
 }
 
 /*
@@ -249,11 +273,11 @@ has_row_security_off(void)
 }
 
 static bool
-is_restored(Relation rel, const AmtKey *key)
+is_restored(Relation rel)
 {
 	return has_row_security_off() &&
-		has_privs_of_role(GetOuterUserId(), rel->rd_rel->relowner) && !amt_newkey_is_inserting() &&
-		DatumGetTimestampTz(AmtKeyValue(key, created_at)) < GetCurrentTransactionStartTimestamp();
+		namespace_search_path[0] == '\0' &&
+		has_privs_of_role(GetOuterUserId(), rel->rd_rel->relowner) && !amt_newkey_is_inserting();
 }
 
 static void
@@ -295,8 +319,6 @@ amt_key_record(PG_FUNCTION_ARGS)
 										 TRIGGER_EVENT_ROW | TRIGGER_EVENT_AFTER);
 	AmtKey		key;
 
-	if (!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event))
-		ForceSyncCommit();
 	if (TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event))
 		record_update(extension, trigdata);
 	else if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
@@ -304,7 +326,7 @@ amt_key_record(PG_FUNCTION_ARGS)
 	else
 	{
 		amt_key_deform(trigdata->tg_trigtuple, RelationGetDescr(trigdata->tg_relation), &key);
-		if (!is_restored(trigdata->tg_relation, &key))
+		if (!is_restored(trigdata->tg_relation))
 			amt_event_write(extension, &key, "created", AMT_NO_CALLS);
 	}
 	return PointerGetDatum(NULL);

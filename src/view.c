@@ -274,7 +274,7 @@ change_key(Relation rel, const AmtKey *key, const ViewRow *old, TupleDesc tupdes
 	if (found && !trusted)
 		check_prolonging(key, &write, changes);
 	if (found && changes->n > 0)
-		amt_change_key(&write, changes->n, changes->column, changes->value, changes->isnull);
+		amt_write_update(&write, changes->n, changes->column, changes->value, changes->isnull);
 	amt_write_end(&write);
 	return found;
 }

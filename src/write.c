@@ -116,11 +116,19 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	AfterTriggerBeginQuery();
 }
 
+/* While we waited, our triggers' functions may have been given away. */
+static void
+check_code_again(AmtWrite *write)
+{
+	AcceptInvalidationMessages();
+	list_free(amt_check_code(write->rel));
+}
+
 void
 amt_write_end(AmtWrite *write)
 {
-	/* The owner's AFTER triggers run here; deferred ones are refused. */
-	AfterTriggerEndQuery(write->estate);
+	check_code_again(write);
+	AfterTriggerEndQuery(write->estate);	/* our AFTER triggers run here */
 	EvalPlanQualEnd(&write->epq);
 	ExecCloseIndices(write->target);
 	ExecResetTupleTable(write->estate->es_tupleTable, false);
@@ -200,7 +208,7 @@ run_without_details(void (*action) (AmtWrite *write), AmtWrite *write)
 	PG_END_TRY();
 }
 
-bool
+void
 amt_write_insert(AmtWrite *write, const Datum *values, const bool *nulls, int natts)
 {
 	TupleTableSlot *slot = write->new_row;
@@ -213,10 +221,8 @@ amt_write_insert(AmtWrite *write, const Datum *values, const bool *nulls, int na
 	memcpy(slot->tts_isnull, nulls, sizeof(bool) * natts);
 	fill_defaults(write, slot, natts);
 	ExecStoreVirtualTuple(slot);
-	ItemPointerSetInvalid(&slot->tts_tid);
 	run_without_details(insert_row, write);
 	MemoryContextSwitchTo(oldcontext);
-	return ItemPointerIsValid(&slot->tts_tid);
 }
 
 bool
@@ -226,11 +232,7 @@ amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_len, bool now
 	if (!amt_row_lock(write->rel, index, id, id_len, nowait, write->old_row, busy))
 		return false;
 	if (!nowait)
-	{
-		/* While we waited, a trigger's function may have been given away. */
-		AcceptInvalidationMessages();
-		list_free(amt_check_code(write->rel));
-	}
+		check_code_again(write);
 	return true;
 }
 
@@ -241,7 +243,7 @@ amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len)
 	return amt_row_find(write->rel, index, id, id_len, write->old_row);
 }
 
-bool
+void
 amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 				 const Datum *values, const bool *nulls)
 {
@@ -261,7 +263,6 @@ amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 		slot->tts_isnull[columns[i] - 1] = nulls[i];
 	}
 	ExecStoreVirtualTuple(slot);
-	ItemPointerSetInvalid(&slot->tts_tid);
 	*write->updated_columns = NULL;
 	for (int i = 0; i < ncolumns; i++)
 		*write->updated_columns = bms_add_member(*write->updated_columns,
@@ -269,7 +270,6 @@ amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 	run_without_details(update_row, write);
 	*write->updated_columns = NULL; /* it was allocated with the row */
 	MemoryContextSwitchTo(oldcontext);
-	return ItemPointerIsValid(&slot->tts_tid);
 }
 
 void

@@ -36,9 +36,9 @@ extern void amt_write_end(AmtWrite *write);
 
 /*
  * Insert a row.  The first natts columns are given, others get their
- * defaults.  Returns false if a trigger has suppressed it.
+ * defaults.
  */
-extern bool amt_write_insert(AmtWrite *write, const Datum *values, const bool *nulls, int natts);
+extern void amt_write_insert(AmtWrite *write, const Datum *values, const bool *nulls, int natts);
 
 /*
  * Find and lock the row of that key id; see amt_row_lock().  The row is then in
@@ -53,11 +53,8 @@ extern bool amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_l
  */
 extern bool amt_write_find(AmtWrite *write, Oid index, const char *id, Size id_len);
 
-/*
- * Change these columns of write->old_row; false if a trigger has suppressed
- * it.
- */
-extern bool amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
+/* Change these columns of write->old_row. */
+extern void amt_write_update(AmtWrite *write, int ncolumns, const AttrNumber *columns,
 							 const Datum *values, const bool *nulls);
 
 /* Delete write->old_row. */

@@ -120,7 +120,8 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	{
 		values[Anum_amt_key_usage_key_id - 1] =
 			PointerGetDatum(cstring_to_text_with_len(due->id, due->id_len));
-		*inserted = amt_write_insert(write, values, nulls, Natts_amt_key_usage);
+		amt_write_insert(write, values, nulls, Natts_amt_key_usage);
+		*inserted = true;
 	}
 	return true;
 }

@@ -122,6 +122,11 @@ SELECT attempt(format('SELECT days(expires_at) FROM amt_rotate_key(%L)', :'ann_2
        attempt(format('SELECT days(expires_at) FROM amt_rotate_key(%L)', :'ann_1')) AS superuser_without_expiry;
 RESET amt_keys.max_lifetime;
 RESET amt_keys.default_lifetime;
+-- of a key that has ended without a time
+BEGIN;
+UPDATE amt_key SET expires_at = '-infinity' WHERE key_id = :'ann_2';
+SELECT attempt(format('SELECT days(expires_at) FROM amt_rotate_key(%L)', :'ann_2')) AS of_one_of_no_lifetime;
+ROLLBACK;
 
 -- each caller, each key, by each of its names; the whole token gives no right
 CREATE VIEW attempts AS

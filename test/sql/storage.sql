@@ -50,7 +50,7 @@ SELECT CASE WHEN id ~ '^[ -~]*$' THEN left(id, 12) ELSE octet_length(id) || ' by
 FROM unnest(array['0', repeat('z', 64), 'abc123', '', repeat('z', 65), 'a_b', 'a-b', 'a b', 'a.b', u(x'E4'::int), E'a\n', E'a\x01', '%', '''']) WITH ORDINALITY AS u (id, n) ORDER BY n;
 SELECT import(org_id => ''), import(role => ''), import(role => 'known to nobody');
 SELECT what, import(name => name)
-FROM (VALUES (1, 'empty', ''), (2, '100 characters', repeat('x', 100)), (3, '101 characters', repeat('x', 101)), (4, 'line feed', E'a\nb'), (5, 'NEL', u(x'85'::int)), (6, 'line separator', 'a' || u(x'2028'::int)), (7, 'nothing visible', u(x'200B'::int)), (8, 'a token', 'amt_abc123_xyz789abcdefghij')) AS v (n, what, name) ORDER BY n;
+FROM (VALUES (1, 'empty', ''), (2, '100 characters', repeat('x', 100)), (3, '101 characters', repeat('x', 101)), (4, 'line feed', E'a\nb'), (5, 'NEL', u(x'85'::int)), (6, 'line separator', 'a' || u(x'2028'::int)), (7, 'nothing visible', u(x'200B'::int)), (8, '200 characters', repeat('x', 200)), (9, '201 characters', repeat('x', 201)), (10, 'a token', 'amt_abc123_xyz789abcdefghij')) AS v (n, what, name) ORDER BY n;
 SELECT what, import(scrypt_hash => hash)
 FROM (VALUES
 	(1, 'as it is', :'phc'),
@@ -202,15 +202,22 @@ INSERT INTO amt_key_usage VALUES ('c2', 1000, now());
 SELECT count(*) FROM amt_key_usage WHERE calls = 1000;
 RESET session_replication_role;
 
--- a dump restores keys and events; its script turns row security off
-SELECT count(*) AS events FROM amt_key_event \gset
+-- a dump restores keys and events; its script turns row security off and empties the search_path
+SELECT count(*) AS events FROM amt_key_event \gset before_
 SET row_security = off;
-INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r1', 'acme', 'restored', 'viewer', :'phc', '2020-01-01');
-SELECT count(*) - :events AS events FROM amt_key_event;
-INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r2', 'acme', 'not so', 'viewer', :'phc', now());
-SELECT name FROM amt_create_key('not so, either', 'acme', 'viewer');
-DELETE FROM amt_key WHERE key_id = 'r1';
-SELECT event, name FROM amt_key_event ORDER BY event_id OFFSET :events;
+INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r3', 'acme', 'not so: the search_path is not empty', 'viewer', :'phc', '2020-01-01');
+SELECT pg_catalog.set_config('search_path', '', false);
+RESET row_security;
+INSERT INTO public.amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r4', 'acme', 'not so: row_security is on', 'viewer', :'phc', '2020-01-01');
+SET row_security = off;
+SELECT count(*) AS events FROM public.amt_key_event \gset
+INSERT INTO public.amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r1', 'acme', 'restored', 'viewer', :'phc', '2020-01-01');
+SELECT count(*) - :events AS events FROM public.amt_key_event;
+INSERT INTO public.amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('r2', 'acme', 'of a clock that is ahead', 'viewer', :'phc', now() + interval '1 hour');
+SELECT name FROM public.amt_create_key('not so, either', 'acme', 'viewer');
+DELETE FROM public.amt_key WHERE key_id = 'r1';
+SELECT event, name FROM public.amt_key_event ORDER BY event_id OFFSET :before_events;
+RESET search_path;
 RESET row_security;
 
 -- what everybody else may not

@@ -106,38 +106,6 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	ok(is_written($node, $id, 3), "after $end of its revocation the calls of a key are written");
 }
 
-# A revocation while the worker writes waits for one batch, which lasts a second at the most.
-{
-	my ($token, $other) = map { new_key($s) } 1 .. 2;
-	my $id = id_of($token);
-	verify($s, $_) for $token, $other;
-	flush($node);
-	$s->query(q{CREATE FUNCTION take_your_time() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END'},
-		'CREATE TRIGGER slow BEFORE UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION take_your_time()');
-	for my $round (1 .. 2)
-	{
-		my ($last) = $round == 2 ? $other : $token;
-		$b->query('SELECT pg_advisory_lock(1)');
-		verify($s, $last) for 1 .. 4;
-		ok(wait_until(sub { $s->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' AND wait_event = 'advisory'}) eq '1' }),
-			"round $round: the worker is writing");
-		$a->send("SELECT amt_revoke('" . id_of($last) . "')");
-		if ($round == 1)
-		{
-			# The batch ends in time.
-			$a->answers_within(0.2);
-			$b->query('SELECT pg_advisory_unlock(1)');
-		}
-		ok($a->answers_within(4), "round $round: a revocation waits for the batch, not for the lock that the batch waits for");
-		is($a->receive, 't', "round $round: the key is revoked");
-		is(events_of($node, id_of($last)), 5, "round $round: the event has the calls");
-		$b->query('SELECT pg_advisory_unlock_all()');
-		ok(nothing_pending(), "round $round: no call stays in memory");
-		is(usage_rows($last), 0, "round $round: the row of usage is gone");
-	}
-	$s->query('DROP TRIGGER slow ON amt_key_usage');
-}
-
 # A first row of usage that is inserted while the key is revoked does not outlive it.
 {
 	my $make = "SELECT token AS t%d, key_id AS k%d FROM amt_create_key('short', 'acme', 'editor') \\gset\n";
@@ -253,7 +221,7 @@ for my $written (0, 1)
 	my ($reader, $revoker) = map { Session->new($node) } 1 .. 2;
 	verify($s, $token) for 1 .. 5;
 	flush($node);
-	$a->query('BEGIN', 'ALTER TABLE amt_key_usage ADD COLUMN note float8 DEFAULT random()');
+	$a->query('BEGIN', 'ALTER TABLE amt_key_usage ADD COLUMN note float8 DEFAULT random()', 'ALTER TABLE amt_key_usage ALTER note DROP DEFAULT');
 	my @pids = map { $_->backend } $reader, $revoker;
 	$reader->send("SELECT calls FROM amt_keys WHERE key_id = '$id'");
 	$revoker->send("SELECT amt_revoke('$id')");

@@ -88,34 +88,6 @@ for my $lock (@lockers)
 	$_->quit for $locker, $caller;
 }
 
-# A trigger of the owner that waits for ever, in the way of the first write and in the way of the last.
-for my $body ('PERFORM pg_sleep(1000);', 'LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;')
-{
-	for my $timing ('BEFORE', 'AFTER')
-	{
-		$node->safe_psql('postgres', qq{
-			CREATE OR REPLACE FUNCTION wait_for_ever() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS \$\$BEGIN $body RETURN NEW; END\$\$;
-			CREATE TRIGGER wait_for_ever $timing INSERT OR UPDATE ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION wait_for_ever()});
-		my $what = "$timing trigger, " . ($body =~ /LOOP/ ? 'one that catches its cancellation' : 'one that can be cancelled');
-		my $caller = Session->new($node);
-		is(verify($caller, $token), 1, "$what: the key works");
-		ok(wait_until(sub { $caller->query(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) eq '1' }), "$what: the worker waits in the trigger");
-		cmp_ok(stop_seconds($node), '<', 5, "$what: the server stops in time");
-		$node->start;
-		$caller->quit;
-		# The stop comes when the worker waits for its interval.
-		$caller = Session->new($node);
-		$caller->query('ALTER TABLE amt_key_usage DISABLE TRIGGER wait_for_ever', verify_sql($token), 'SELECT amt_flush_usage()',
-			'ALTER TABLE amt_key_usage ENABLE TRIGGER wait_for_ever', verify_sql($token));
-		cmp_ok(stop_seconds($node), '<', 5, "$what: the server stops in time when only the last write meets the trigger");
-		$node->start;
-		$node->safe_psql('postgres', 'DROP TRIGGER wait_for_ever ON amt_key_usage');
-		flush($node);
-		is(stored_calls($node, $id), calls_of($node, $id), "$what: table and view agree");
-		$caller->quit;
-	}
-}
-
 # A session that runs scrypt or verifies in a loop does not hold the stop up either, and its calls are written.
 {
 	my $caller = Session->new($node);

@@ -41,7 +41,7 @@ sub make_key
 	$dba->query('REASSIGN OWNED BY founder TO owner', 'ALTER ROLE founder NOSUPERUSER');
 	my $create = q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')};
 	is($dba->query($create), 'ERROR:  42501', 'no key is created while the functions of triggers belong to a role that is no superuser');
-	ok($node->log_contains('HINT:  Give the extension\'s functions to a superuser.'), 'the log says what to do');
+	ok($node->log_contains('HINT:  Check its definition before you give it to a superuser'), 'the log says what to do');
 	$dba->query('ALTER FUNCTION amt_key_guard() OWNER TO postgres', 'ALTER FUNCTION amt_key_record() OWNER TO postgres', 'ALTER FUNCTION amt_usage_replica() OWNER TO postgres', 'ALTER FUNCTION amt_key_no_truncate() OWNER TO postgres');
 	my $key = $dba->query($create);
 	like($key, qr/^amt_/, 'a key is created when only the tables belong to a role that is no superuser');
@@ -99,13 +99,27 @@ for my $give ('ALTER FUNCTION amt_key_record() OWNER TO bob', 'REASSIGN OWNED BY
 	is($super->query("SELECT string_agg(calls::text, ',') FROM amt_key_event WHERE key_id = '" . id_of($token) . "'"), 5, 'the event of the move has the calls before it');
 }
 
+# So does a key that was put back with another role.
+{
+	my $token = make_key('globex');
+	verify($super, $token) for 1 .. 5;
+	$super->query(q{UPDATE amt_keys SET name = 'promoted' WHERE key_id = '} . id_of($token) . q{'},
+		q{WITH old AS (DELETE FROM amt_key WHERE name = 'promoted' RETURNING *) INSERT INTO amt_key (key_id, token_prefix, org_id, name, role, scrypt_hash, created_at)
+		SELECT key_id, token_prefix, org_id, name, 'owner', scrypt_hash, created_at FROM old});
+	is(calls_of($node, id_of($token)), 0, 'a key that was put back with another role has no calls');
+	verify($super, $token);
+	$super->query("SELECT amt_revoke('$token')");
+	is($super->query("SELECT string_agg(event || coalesce(calls::text, ''), ' ' ORDER BY event_id) FROM amt_key_event WHERE key_id = '" . id_of($token) . "'"),
+		'created changed revoked5 created revoked1', 'each call of a key that was put back is in one event');
+}
+
 # Settings that the owner of a database makes for everybody.
 {
 	my $set = sub { $super->query("ALTER DATABASE postgres SET $_[0]"); return Session->new($node); };
 	my $session = $set->('row_security = off');
 	my $token = make_key('globex');
-	$session->query($move);
-	is($session->query("SELECT string_agg(event || ' ' || org_id, ', ' ORDER BY event_id) FROM amt_key_event WHERE key_id = '" . id_of($token) . "'"),
+	$session->query("SELECT set_config('search_path', '', false)", $move =~ s/amt_key/public.amt_key/gr);
+	is($session->query("SELECT string_agg(event || ' ' || org_id, ', ' ORDER BY event_id) FROM public.amt_key_event WHERE key_id = '" . id_of($token) . "'"),
 		'created globex, revoked globex, created initech', 'row_security = off for a database hides no event');
 	$session->quit;
 	$super->query('ALTER DATABASE postgres RESET row_security');
@@ -113,7 +127,7 @@ for my $give ('ALTER FUNCTION amt_key_record() OWNER TO bob', 'REASSIGN OWNED BY
 	$super->query(q{CREATE FUNCTION add_key(id text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
 		INSERT INTO public.amt_key (key_id, org_id, name, role, scrypt_hash, created_at) SELECT id, 'acme', 'definer', 'viewer', scrypt_hash, '2020-01-01' FROM public.amt_key LIMIT 1 $$});
 	my $anybody = Session->new($node, user => 'bob');
-	$anybody->query('SET row_security = off', q{SELECT add_key('byadefiner01')});
+	$anybody->query('SET row_security = off', q{SELECT set_config('search_path', '', false)}, q{SELECT public.add_key('byadefiner01')});
 	is($super->query(q{SELECT event FROM amt_key_event WHERE key_id = 'byadefiner01'}), 'created', 'row_security = off hides no event of a SECURITY DEFINER function');
 	$anybody->quit;
 

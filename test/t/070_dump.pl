@@ -104,6 +104,20 @@ subtest 'a parallel restore needs no workaround' => sub {
 	}
 };
 
+subtest 'a dump is restored whatever clocks and encodings say' => sub {
+	$node->safe_psql('postgres', q{CREATE DATABASE japanese TEMPLATE template0 ENCODING 'EUC_JP' LOCALE 'C'});
+	$node->safe_psql('japanese', 'CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt');
+	my ($token) = create_keys('japanese', 'amt', 1);
+	$node->safe_psql('japanese', q{SELECT amt.amt_create_key(convert_from('\xa1a1', 'EUC_JP'), 'acme', 'viewer');
+		SELECT amt.amt_import_key(sha256('imported'), 'of a clock that is ahead', 'acme', 'viewer', created_at => now() + interval '1 day')});
+	dump_to("$tempdir/japanese.sql", 'postgres', 'japanese');
+	restored_database();
+	$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', 'restored', '-f', "$tempdir/japanese.sql" ], 'a dump is restored into another encoding');
+	is($node->safe_psql('restored', 'SELECT count(*) FROM amt.amt_key'), 3, 'all keys are restored into another encoding');
+	is($node->safe_psql('restored', 'SELECT string_agg(event_id::text || event, $$ $$ ORDER BY event_id) FROM amt.amt_key_event'), '1created 2created 3created', 'a restore records nothing');
+	is(good('restored', 'amt', $token), 1, 'a token verifies in another encoding');
+};
+
 subtest 'a role with BYPASSRLS and pg_read_all_data dumps everything' => sub {
 	dump_to("$tempdir/backup", 'backup', '-Fc', 'own');
 	restored_database();

@@ -215,6 +215,28 @@ SKIP:
 	};
 }
 
+subtest 'what the publisher ends stays ended when the subscriber crashes' => sub {
+	$copying->append_conf('postgresql.conf', 'wal_writer_delay = 10s');
+	$copying->restart;
+	my @ended = map { create($publisher, $_) } 1 .. 3;
+	$publisher->wait_for_catchup('copying');
+	is(join('', map { verify($copying, $_) } @ended), '111', 'the keys verify at the subscriber');
+	$copying->safe_psql('postgres', 'CHECKPOINT');
+	for my $i (0 .. 2)
+	{
+		my $id = id_of($ended[$i]);
+		$publisher->safe_psql('postgres', ("SELECT amt.amt_revoke('$id')", "UPDATE amt.amt_keys SET suspended_at = now() WHERE key_id = '$id'",
+			"UPDATE amt.amt_keys SET expires_at = now() WHERE key_id = '$id'")[$i]);
+		ok(wait_for($copying, "SELECT count(*) = 0 FROM amt.amt_verify('$ended[$i]')"), 'the subscriber refuses a key that the publisher has ended');
+		$publisher->stop('immediate');
+		$copying->stop('immediate');
+		$copying->start;
+		is(verify($copying, $ended[$i]), 0, 'a key that the publisher has ended is refused after a crash of the subscriber, before it hears of the publisher');
+		$publisher->start;
+		$publisher->wait_for_catchup('copying');
+	}
+};
+
 # The publisher is gone, and the subscriber takes over.
 $publisher->wait_for_catchup('copying');
 my $last = $copying->safe_psql('postgres', 'SELECT max(event_id) FROM amt.amt_key_event');
