@@ -156,7 +156,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.amt_key_event_seq'::pg_c
 CREATE FUNCTION @extschema@.amt_key_guard() RETURNS pg_catalog.trigger
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.amt_key_guard() IS
-'Trigger function of table amt_key: completes and checks new rows (23514, 22021) and refuses changes of columns that cannot be changed (55000).';
+'Trigger function of table amt_key: completes and checks new rows (23514, 22021), refuses changes of columns that cannot be changed (55000), and has changes and deletions written to disk before the commit returns.';
 
 CREATE FUNCTION @extschema@.amt_key_record() RETURNS pg_catalog.trigger
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
