@@ -151,4 +151,16 @@ for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE
 
 $_->quit for $s, $a, $b;
 $node->stop;
+
+# In single-user mode there is no worker, nor anybody to wait for.
+{
+	my ($out, $err);
+	my $answered = eval {
+		IPC::Run::run([ $node->installed_command('postgres'), '--single', '-D', $node->data_dir, 'postgres' ],
+			'<', \(verify_sql($token) . "\n$flush\nSELECT calls_pending FROM amt_stat\n"), '>', \$out, '2>', \$err, IPC::Run::timeout(30));
+	};
+	ok($answered, 'single-user mode: the server ends');
+	is(join(' ', $out =~ /^\t 1: (\w+ = "\w+")/mg), 'count = "1" calls_pending = "1"', 'single-user mode: a key verifies, and its call waits in memory');
+	like($err, qr/ERROR:  could not start the background worker that writes counted calls/, 'single-user mode: amt_flush_usage() fails at once');
+}
 done_testing();

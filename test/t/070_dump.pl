@@ -118,6 +118,42 @@ subtest 'a dump is restored whatever clocks and encodings say' => sub {
 	is(good('restored', 'amt', $token), 1, 'a token verifies in another encoding');
 };
 
+subtest 'a dump with added columns is restored in steps' => sub {
+	my $add = q{ALTER TABLE amt.amt_key ADD COLUMN team text; ALTER TABLE amt.amt_key_event ADD COLUMN seen bool DEFAULT false};
+	$node->safe_psql('postgres', 'CREATE DATABASE wide TEMPLATE own');
+	$node->safe_psql('wide', "$add; UPDATE amt.amt_key SET team = 'blue'");
+	my @wide = map { $node->safe_psql('wide', $_) } @rows;
+	dump_to("$tempdir/wide", 'postgres', '-Fc', 'wide');
+	restored_database();
+	$node->command_fails([ 'pg_restore', '-d', 'restored', "$tempdir/wide" ], 'a dump with added columns is not restored at once');
+	restored_database();
+	for my $step ('--section=pre-data', $add, '--section=data', '--section=post-data')
+	{
+		$step =~ /\A--/
+		  ? $node->command_ok([ 'pg_restore', '--exit-on-error', $step, '-d', 'restored', "$tempdir/wide" ], "pg_restore $step succeeds")
+		  : $node->safe_psql('restored', $step);
+	}
+	is_deeply([ map { $node->safe_psql('restored', $_) } @rows ], \@wide, 'a restore in steps brings the same rows');
+	is(good('restored', 'amt', @tokens), 299, 'the same tokens verify after a restore in steps');
+};
+
+subtest 'counts are restored again if keys were used during the restore' => sub {
+	dump_to("$tempdir/used", 'postgres', '-Fc', 'own');
+	restored_database();
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '--section=pre-data', '-d', 'restored', "$tempdir/used" ], 'the definitions are restored');
+	$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-t', 'amt_key', '-d', 'restored', "$tempdir/used" ], 'the keys are restored');
+	is(good('restored', 'amt', $tokens[0]), 1, 'a key is used before the counts are restored');
+	$node->safe_psql('restored', 'SELECT amt.amt_flush_usage()');
+	my @restore = ('pg_restore', '--exit-on-error', '--data-only', '-t', 'amt_key_usage', '-d', 'restored', "$tempdir/used");
+	$node->command_fails_like(\@restore, qr/duplicate key value violates unique constraint "amt_key_usage_pkey"/, 'the counts are not restored over a new one');
+	$node->safe_psql('restored', 'DELETE FROM amt.amt_key_usage');
+	$node->command_ok(\@restore, 'the counts are restored into an empty table');
+	is($node->safe_psql('restored', $rows[1]), $dumped[1], 'the restored counts are those of the dump');
+	is(good('restored', 'amt', @tokens), 299, 'keys verify after their counts were restored again');
+	$node->safe_psql('restored', 'SELECT amt.amt_flush_usage()');
+	is($node->safe_psql('restored', 'SELECT count(*) FROM amt.amt_key_usage WHERE calls >= 2'), 299, 'calls are counted on from the restored counts');
+};
+
 subtest 'a role with BYPASSRLS and pg_read_all_data dumps everything' => sub {
 	dump_to("$tempdir/backup", 'backup', '-Fc', 'own');
 	restored_database();

@@ -121,6 +121,8 @@ sub goes_through
 	is($publisher->safe_psql('postgres', "SELECT amt.amt_revoke('$token')"), 't', "$what: a key is revoked at the publisher");
 	$catch_up->();
 	is(verify($subscriber, $token), 0, "$what: a key that the publisher revokes is refused at the subscriber");
+	is($subscriber->safe_psql('postgres', sprintf q{SELECT count(*) FROM amt.amt_key_usage WHERE key_id = '%s'}, id_of($token)), 0,
+		"$what: the subscriber's count of a key goes with the key");
 	is(verify($subscriber, $rotated), 1, "$what: other keys go on at the subscriber");
 
 	$publisher->safe_psql('postgres', 'INSERT INTO document SELECT coalesce(max(id), 0) + 1 FROM document');
