@@ -4,7 +4,8 @@
 // The real program is in no registry that this suite may depend on.  The extension sees the SQL only: the
 // access mode, one SELECT of set_config() with bind parameters, the pre-request function as the request's role, the main
 // query, and which SQLSTATE becomes which status.  This is what PostgREST 13.0.8 and 14.17 send; on PostgreSQL 13 and
-// later they send the same.  One thing is left out: both repeat a transaction that fails with 40001.
+// later they send the same.  Left out: both repeat a transaction that fails with 40001 or 40P01, and begin one with the
+// default_transaction_isolation of the role, if ALTER ROLE … SET gives it one.
 
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
@@ -225,8 +226,6 @@ export async function startPostgrest({ connectionString, configuration, jwtSecre
 			return failure(404, { code: 'PGRST202', details: null, hint: null, message: `Could not find the function ${schema}.${name}` });
 		if (first !== 'rpc' && !types.has(first))
 			return failure(404, { code: 'PGRST205', details: null, hint: null, message: `Could not find the table '${schema}.${first}' in the schema cache` });
-		if (routine?.volatile && request.method === 'GET')
-			return failure(405, { code: 'PGRST101', details: null, hint: null, message: 'Cannot use the GET method on RPC' });
 		const { where, columns, order } = readQuery(url.searchParams);
 		const options = { returning: returning && columns, types: types.get(first) };
 		const main = routine ? mainQuery.call(schema, routine, body ? JSON.parse(body) : Object.fromEntries(url.searchParams))
@@ -239,7 +238,7 @@ export async function startPostgrest({ connectionString, configuration, jwtSecre
 		try {
 			const [{ body: content }] = await transaction(client, configuration, {
 				method: request.method, path: url.pathname, headers: request.headers, claims, main,
-				readOnly: routine ? !routine.volatile : undefined,
+				readOnly: routine && !routine.volatile ? true : undefined,
 				accept: ([{ page_total: total }]) => checkRows(request, prefer, Number(total)),
 			});
 			const single = /vnd.pgrst.object/.test(request.headers.accept ?? '');
