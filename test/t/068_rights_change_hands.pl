@@ -50,10 +50,12 @@ sub make_key
 }
 
 # A trigger function of the extension is given away, and replaced, while a revocation waits.
-for my $give ('ALTER FUNCTION amt_key_record() OWNER TO bob', 'REASSIGN OWNED BY founder TO bob')
+for ([ 'amt_key_record', 'ALTER FUNCTION amt_key_record() OWNER TO bob' ], [ 'amt_key_record', 'REASSIGN OWNED BY founder TO bob' ],
+	[ 'amt_key_guard', 'ALTER FUNCTION amt_key_guard() OWNER TO bob' ])
 {
+	my ($function, $give) = @$_;
 	my $id = id_of(make_key('acme'));
-	$super->query('ALTER ROLE founder SUPERUSER', 'ALTER FUNCTION amt_key_record() OWNER TO founder');
+	$super->query('ALTER ROLE founder SUPERUSER', "ALTER FUNCTION $function() OWNER TO founder");
 	my ($holder, $revoker) = map { Session->new($node) } 1 .. 2;
 	my $bob = Session->new($node, user => 'bob');
 	$holder->query('BEGIN', "SELECT amt_revoke('$id')");
@@ -61,11 +63,11 @@ for my $give ('ALTER FUNCTION amt_key_record() OWNER TO bob', 'REASSIGN OWNED BY
 	$revoker->send("SELECT amt_revoke('$id')");
 	ok(wait_for_lock($node, $pid), 'a revocation waits for another one');
 	is($super->query($give), '', "meanwhile a superuser says $give");
-	is($bob->query('CREATE OR REPLACE FUNCTION amt_key_record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN NULL; END $$'), '', 'the new owner replaces the function');
+	is($bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; RETURN NULL; END \$\$"), '', "the new owner replaces $function()");
 	$holder->query('ROLLBACK');
-	is($revoker->receive, 'ERROR:  42501', 'the revocation that waited does not call the function');
-	$super->query('ALTER FUNCTION amt_key_record() OWNER TO postgres', q{CREATE OR REPLACE FUNCTION amt_key_record() RETURNS trigger LANGUAGE C AS '$libdir/amt_keys'});
-	is($super->query("SELECT amt_revoke('$id')"), 't', 'the key is revoked when the function is as it was');
+	is($revoker->receive, 'ERROR:  42501', "the revocation that waited does not call $function()");
+	$super->query("ALTER FUNCTION $function() OWNER TO postgres", "CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
+	is($super->query("SELECT amt_revoke('$id')"), 't', "the key is revoked when $function() is as it was");
 	$_->quit for $holder, $revoker, $bob;
 }
 
