@@ -63,7 +63,7 @@ for ([ 'amt_key_record', 'ALTER FUNCTION amt_key_record() OWNER TO bob' ], [ 'am
 	$revoker->send("SELECT amt_revoke('$id')");
 	ok(wait_for_lock($node, $pid), 'a revocation waits for another one');
 	is($super->query($give), '', "meanwhile a superuser says $give");
-	is($bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; RETURN NULL; END \$\$"), '', "the new owner replaces $function()");
+	is($bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; RAISE USING ERRCODE = 'BOB01'; END \$\$"), '', "the new owner replaces $function()");
 	$holder->query('ROLLBACK');
 	is($revoker->receive, 'ERROR:  42501', "the revocation that waited does not call $function()");
 	$super->query("ALTER FUNCTION $function() OWNER TO postgres", "CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
