@@ -9,6 +9,11 @@
  * could drop an identity or a limit by naming it.  We cannot know the lost
  * value, so we refuse the session.
  *
+ * Nor is a value safe that a trusted function has set before our library was
+ * loaded, in the session of a user who may not set it.  The user can set or
+ * reset any part of it in the meantime: the server lets anybody change what
+ * it does not know.  We refuse that session too.
+ *
  * At session start, and when our library loads, the server discards an
  * invalid value with a mere warning, and the identity changes silently.
  * Without its scopes a key could do more, and without its id a key would
@@ -40,6 +45,41 @@ is_ours(const char *name)
 	return pg_strncasecmp(name, OUR_PREFIX, strlen(OUR_PREFIX)) == 0;
 }
 
+/* May the role set this setting, which need not be defined yet? */
+static bool
+may_set(Oid role, const char *name)
+{
+	return IsTransactionState() && pg_parameter_aclcheck(name, role, ACL_SET) == ACLCHECK_OK;
+}
+
+/* May the role set it, and the user who logged in neither set it nor become the role? */
+static bool
+is_right_of_other(Oid role, const char *name)
+{
+	Oid			user = MyProc->roleId;
+
+	return may_set(role, name) && !may_set(user, name) && !amt_can_set_role(user, role);
+}
+
+/*
+ * Did a function give the setting a value by a right that its user does not
+ * have?  It may be in force, or come back when a (sub)transaction ends.
+ */
+static bool
+is_set_by_function(const struct config_generic *setting)
+{
+	if (setting->source == PGC_S_SESSION && is_right_of_other(setting->srole, setting->name))
+		return true;
+	for (const GucStack *stack = setting->stack; stack != NULL; stack = stack->prev)
+	{
+		if (stack->source == PGC_S_SESSION && is_right_of_other(stack->srole, setting->name))
+			return true;
+		if (stack->state == GUC_SET_LOCAL && is_right_of_other(stack->masked_srole, setting->name))
+			return true;
+	}
+	return false;
+}
+
 void
 amt_session_before_settings(void)
 {
@@ -59,24 +99,22 @@ amt_session_before_settings(void)
 					 errhint("Add amt_keys to \"session_preload_libraries\", or call amt_org_id() before.")));
 		if (settings[i]->reset_source == PGC_S_CLIENT || settings[i]->source == PGC_S_CLIENT)
 			named_by_client = lappend(named_by_client, pstrdup(settings[i]->name));
+		if (is_set_by_function(settings[i]))
+			amt_session_refuse(AMT_REFUSED_EARLY);
 	}
 	MemoryContextSwitchTo(oldcontext);
 }
 
 /* May the user who logged in set this setting? */
 static bool
-may_set(const char *name)
+user_may_set(const char *name)
 {
 	int			n;
 	struct config_generic **settings = amt_all_settings(&n);
 
 	for (int i = 0; i < n; i++)
-	{
-		if (pg_strcasecmp(settings[i]->name, name) != 0)
-			continue;
-		return settings[i]->context == PGC_SUSET && IsTransactionState() &&
-			pg_parameter_aclcheck(name, MyProc->roleId, ACL_SET) == ACLCHECK_OK;
-	}
+		if (pg_strcasecmp(settings[i]->name, name) == 0)
+			return settings[i]->context == PGC_SUSET && may_set(MyProc->roleId, name);
 	return true;				/* not a setting of ours; it was discarded */
 }
 
@@ -86,13 +124,8 @@ amt_session_after_settings(void)
 	ListCell   *cell;
 
 	foreach(cell, named_by_client)
-	{
-		if (!may_set(lfirst(cell)))
-		{
+		if (!user_may_set(lfirst(cell)))
 			amt_session_refuse(AMT_REFUSED_OPTION);
-			break;
-		}
-	}
 
 	/* The server does not start with a bad value of a setting of its own, either. */
 	if (process_shared_preload_libraries_in_progress && amt_session_is_refused())
@@ -124,6 +157,12 @@ amt_session_check(void)
 				 errmsg("functions of amt_keys cannot be used in this session"),
 				 errdetail("The connection's options name a setting of amt_keys that the user may not set, so what the server has set for the session is not known."),
 				 errhint("Connect without that option.")));
+	if (refusal == AMT_REFUSED_EARLY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("functions of amt_keys cannot be used in this session"),
+				 errdetail("A function has set a setting of amt_keys for the user, who may not set it, before the library was loaded."),
+				 errhint("Add amt_keys to \"session_preload_libraries\", and connect again.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("functions of amt_keys cannot be used in this session"),

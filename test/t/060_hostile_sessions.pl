@@ -92,6 +92,36 @@ is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', q{a 
 is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), '-/-/-/-', q{an identity that evil has set in a superuser's session is not kept});
 is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil', $whoami), 'globex/-/-/-', 'an identity that a superuser has set before becoming evil is kept');
 
+# A function of the gateway's sets an identity for others. Until the library is loaded they could change any part of it.
+$super->query('GRANT SET ON PARAMETER amt_keys.scopes, amt_keys.key_id TO gateway', 'GRANT CREATE ON SCHEMA public TO gateway');
+as('gateway')->query(q{CREATE FUNCTION sign_in(local boolean) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+		SELECT set_config('amt_keys.org_id', 'acme', local), set_config('amt_keys.role', 'editor', local), set_config('amt_keys.scopes', 'note:read', local) $$},
+	q{CREATE FUNCTION acts() RETURNS text LANGUAGE sql SECURITY DEFINER SET amt_keys.org_id = 'acme' SET search_path = public AS $$ SELECT amt_org_id() $$});
+for ([ 'nothing', 'SELECT 1' ], [ 'SET LOCAL of a part', q{SET LOCAL amt_keys.scopes = 'x'} ], [ 'RESET of a part', 'RESET amt_keys.scopes' ],
+	[ 'SET LOCAL of all parts', map { "SET LOCAL amt_keys.$_ = 'x'" } qw(org_id role scopes) ], [ 'a savepoint', 'SAVEPOINT a', 'RESET amt_keys.scopes' ],
+	[ 'RESET ALL after a part in a savepoint', 'SAVEPOINT a', q{SET LOCAL amt_keys.role = 'x'}, 'RESET ALL' ])
+{
+	my ($what, @then) = @$_;
+	my ($local, $session) = map { answer(as('app'), 'BEGIN', "SELECT sign_in($_)", @then, q{SELECT amt_has_scope('billing')}) =~ /(?:ERROR:  )?(\w+)\z/; } 'true', 'false';
+	# Where nothing is left of the identity, there is nothing to refuse.
+	my $refused = $what =~ /all parts/ ? 'f' : '42501';
+	is($local, $refused, "$what after a function has signed in for the transaction: the session has not a part of the identity if the library is loaded now");
+	is($session, '42501', "$what after a function has signed in for the session: the session is refused if the library is loaded now");
+	my $protected = $what eq 'nothing' ? 'f' : '42501';
+	my ($answer) = answer(as('app'), 'SELECT amt_org_id()', 'BEGIN', 'SELECT sign_in(true)', @then, q{SELECT amt_has_scope('billing')}) =~ /(?|ERROR:  (\w+)|(\w)\z)/;
+	is($answer, $protected,
+		"$what after a function has signed in: the server protects the settings if the library is loaded");
+}
+is(answer(as('app'), 'SELECT sign_in(false)', 'RESET amt_keys.scopes', 'BEGIN', (map { "SET LOCAL amt_keys.$_ = 'x'" } qw(org_id role)), 'SELECT amt_org_id()', 'COMMIT', 'SELECT amt_org_id()')
+	=~ s/^\n+//r, "ERROR:  42501\nERROR:  42501", 'an identity that comes back at the end of the transaction is refused');
+is(answer(as('app'), 'BEGIN', 'SELECT sign_in(true)', 'COMMIT', 'SELECT amt_org_id() IS NULL') =~ s/^\n+//r, 't', 'an identity that has ended with its transaction refuses no session');
+is(answer(as('app'), 'SELECT acts()'), 'ERROR:  42501', 'an identity in a clause of a function is refused if the library is loaded in it');
+is(answer(as('app'), 'SELECT amt_org_id() IS NULL', 'SELECT acts()'), "t\nacme", 'an identity in a clause of a function holds in the function if the library is loaded');
+$super->query('GRANT gateway TO app');
+is(answer(as('app'), 'SET ROLE gateway', q{SET amt_keys.org_id = 'acme'}, 'RESET ROLE', 'SELECT amt_org_id()'), 'acme', 'an identity that a member of the gateway sets as the gateway is kept');
+$super->query('REVOKE gateway FROM app', 'REVOKE SET ON PARAMETER amt_keys.scopes, amt_keys.key_id FROM gateway', 'REVOKE CREATE ON SCHEMA public FROM gateway',
+	'DROP FUNCTION sign_in', 'DROP FUNCTION acts');
+
 # The same with the library loaded at the session's start, as for its log redaction.
 $node->append_conf('postgresql.conf', "session_preload_libraries = 'amt_keys'");
 $node->reload;
