@@ -206,7 +206,7 @@ amt_stored_org_id_is_valid(const char *org_id, const char **problem)
 	return org_id_is_valid(org_id, 2 * AMT_ORG_MAX_CHARS, problem);
 }
 
-/* Does the text hold a token with one of the prefixes in force? */
+/* Does the text hold a token? */
 static bool
 holds_token(const char *s)
 {

@@ -16,6 +16,10 @@
  * log_parameter_max_length and writes "..." after them.  In the context of a
  * JSON error it cuts the head of a line and writes "..." before the rest.
  *
+ * Another process may not know all prefixes: after a crash, the postmaster
+ * reports the statement of a session whose role or database lists one.  So a
+ * token of the shape that we write is masked with any prefix.
+ *
  * A run may also be a name of our own: amt_key_usage has the shape of a
  * short token.  A name of 16 or more characters after <prefix>_<word>_ is
  * taken for a secret.
@@ -56,10 +60,12 @@ starts_with_cut(const char *s, const char *end)
 	return end - s >= CUT_LEN && memcmp(s, CUT, CUT_LEN) == 0;
 }
 
-/* Does it look random, unlike a name in lower case? */
+/* Does it look random, unlike a name in lower case?  Its head is enough. */
 static bool
 looks_random(const char *s, const char *end)
 {
+	if (end - s > AMT_SECRET_LEN)
+		end = s + AMT_SECRET_LEN;
 	for (; s < end; s++)
 	{
 		if ((*s >= '0' && *s <= '9') || (*s >= 'A' && *s <= 'Z') || *s == '-')
@@ -73,10 +79,12 @@ looks_random(const char *s, const char *end)
  * text end.  Returns where the secret begins, or what is left of it.
  * Returns NULL if this is no token.
  *
- * The secret may be empty, as it is after masking.
+ * The secret may be empty, as it is after masking.  With a prefix that is not
+ * listed, it must be one that we could have written, or the head of one that
+ * was cut.
  */
 static const char *
-find_secret(const char *prefix_end, const char *run_end, const char *text_end)
+find_secret(const char *prefix_end, bool is_listed, const char *run_end, const char *text_end)
 {
 	const char *id = prefix_end + 1;
 	const char *secret;
@@ -90,11 +98,22 @@ find_secret(const char *prefix_end, const char *run_end, const char *text_end)
 
 	secret = id + id_len + 1;
 	len = run_end - secret;
+	if (!is_listed)
+		return id_len == AMT_ID_LEN && looks_random(secret, run_end) &&
+			(len >= AMT_SECRET_LEN || run_end == text_end || starts_with_cut(run_end, text_end)) ?
+			secret : NULL;
 	if (len == 0 || len >= AMT_SECRET_MIN || id_len == AMT_ID_LEN ||
 		starts_with_cut(run_end, text_end) ||
 		(run_end == text_end && looks_random(id, run_end)))
 		return secret;
 	return NULL;
+}
+
+/* Could a prefix end where this text does?  Two characters are enough to see. */
+static bool
+ends_in_prefix(const char *s, const char *end)
+{
+	return end - s >= AMT_PREFIX_MIN && amt_is_lower_or_digit(end[-1]) && amt_is_lower_or_digit(end[-2]);
 }
 
 /* May this be the rest of a secret after a cut? */
@@ -144,19 +163,19 @@ find_masked(const AmtPrefixes *list, const char *start, const char *run, const c
 	{
 		p = memchr(run, '_', run_end - run);
 		if (p == NULL || !amt_token_has_prefix(list, run, run_end - run) ||
-			find_secret(p, run_end, text_end) == NULL)
+			find_secret(p, true, run_end, text_end) == NULL)
 			return run;
 	}
 
 	while ((p = memchr(word, '_', run_end - word)) != NULL)
 	{
-		if (amt_prefixes_find_last(list, word, p - word, AMT_PREFIX_MAX + 1) != NULL)
-		{
-			const char *secret = find_secret(p, run_end, text_end);
+		bool		is_listed = amt_prefixes_find_last(list, word, p - word, AMT_PREFIX_MAX + 1) != NULL;
+		const char *secret = NULL;
 
-			if (secret != NULL)
-				return secret;
-		}
+		if (is_listed || (list->n > 0 && ends_in_prefix(word, p)))
+			secret = find_secret(p, is_listed, run_end, text_end);
+		if (secret != NULL)
+			return secret;
 		word = p + 1;
 	}
 	return run_end;

@@ -13,8 +13,9 @@
 #define AMT_MASK	"[redacted]"
 
 /*
- * Write the text to out, with the secrets of all tokens masked that have a
- * listed prefix.  Like snprintf(), writes a NUL if out_size allows, and
+ * Write the text to out, with the secrets masked of all tokens that have a
+ * listed prefix, or that have the shape that amt_token_generate() writes.  An
+ * empty list masks nothing.  Like snprintf(), writes a NUL if out_size allows, and
  * returns the whole length: out may be NULL.  *found tells whether anything
  * was masked.  Linear in len.
  */

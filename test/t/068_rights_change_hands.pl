@@ -12,7 +12,7 @@ use Session;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = new_cluster(conf => <<'CONF');
+my $node = new_cluster(extra => [ '--encoding=UTF8', '--locale=C' ], conf => <<'CONF');
 amt_keys.usage_flush_interval = 50ms
 wal_writer_delay = 10s
 CONF

@@ -13,6 +13,7 @@
 #define SIXTEEN	"xyz789abcdefghij"
 #define SIXTY	TEN TEN TEN TEN TEN TEN
 #define ID12	"abc123DEF456"
+#define WRITTEN	"aB3dEfGh1jaB3dEfGh1jaB3dEfGh1jaB3dEfGh1jaB3dEfGh1"
 
 /* Masked, into a text to be freed; NULL if the answers contradict each other. */
 static char *
@@ -345,6 +346,16 @@ test_prefixes(void)
 	is_masked("xamt amt", "...xamt_abc123_" SIXTEEN, "...xamt_abc123_[redacted]", "behind a cut a listed prefix is spared");
 	is_masked("xamt amt", "...yxamt_abc123_" SIXTEEN, "...[redacted]", "behind a cut the whole word must be a listed prefix");
 	is_masked("abcdefghijklmno9", "...abcdefghijklmno9_abc", "...[redacted]", "behind a cut a prefix without a secret is taken for one");
+
+	/* Not listed, but of the shape that we write, or cut. */
+	is_masked("amt", "acmekey_" ID12 "_" WRITTEN " x", "acmekey_" ID12 "_[redacted] x", "a token that we could have written is masked with any prefix");
+	is_masked("amt", "x_acmekey_" ID12 "_" WRITTEN SIXTY, "x_acmekey_" ID12 "_[redacted]", "a longer one is masked with any prefix, too");
+	is_masked("amt", "acmekey_" ID12 "_aB3", "acmekey_" ID12 "_[redacted]", "with any prefix, one that the end of the text cuts is masked");
+	is_masked("amt", "acmekey_" ID12 "_aB3... x", "acmekey_" ID12 "_[redacted]... x", "with any prefix, one that is cut is masked");
+	is_masked("amt", "acmekey_" ID12 "_" SIXTEEN " x", "acmekey_" ID12 "_" SIXTEEN " x", "with another prefix, a secret of another length is left alone");
+	is_masked("amt", "acmekey_abc123_" WRITTEN " x", "acmekey_abc123_" WRITTEN " x", "with another prefix, an id of another length is left alone");
+	is_masked("amt", "Key_" ID12 "_" WRITTEN " KEY_" ID12 "_" WRITTEN, "Key_" ID12 "_[redacted] KEY_" ID12 "_" WRITTEN, "what cannot end in a prefix is left alone");
+	is_masked("amt", "my_long_name_of_a_function_that_nobody_has_ever_seen_before_this_one", "my_long_name_of_a_function_that_nobody_has_ever_seen_before_this_one", "a long name is left alone");
 
 	right = true;
 	for (i = 0; i < AMT_PREFIXES_MAX; i++)
