@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
-  new_cluster create_key id_of calls_of stored_calls stat_of worker_pids start_pgbench finish_pgbench
+  superuser new_cluster create_key id_of calls_of stored_calls stat_of worker_pids start_pgbench finish_pgbench
   kill_postmaster start_again accepts_connections wait_until
 );
 # By "use AmtKeys qw(:all)", for tests that have no functions of these names themselves.
@@ -25,6 +25,12 @@ our @EXPORT_OK = (
 our %EXPORT_TAGS = (all => \@EXPORT_OK);
 
 # --- servers -------------------------------------------------------------------
+
+# The role that initdb makes: who runs the tests need not be called postgres.
+sub superuser
+{
+	return scalar getpwuid $>;
+}
 
 # A running server with the extension in its database postgres. Options: name, conf, and those of init().
 sub new_cluster

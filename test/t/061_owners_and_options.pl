@@ -104,7 +104,7 @@ for (@settings)
 
 # Whatever an owner's code may try.  Each must fail, or find nothing.
 my @tries = (
-	q{ALTER ROLE bob SUPERUSER}, q{SET ROLE postgres}, q{RESET ROLE}, q{SET SESSION AUTHORIZATION DEFAULT}, q{RESET SESSION AUTHORIZATION}, q{SET LOCAL session_replication_role = replica},
+	q{ALTER ROLE bob SUPERUSER}, 'SET ROLE ' . superuser(), q{RESET ROLE}, q{SET SESSION AUTHORIZATION DEFAULT}, q{RESET SESSION AUTHORIZATION}, q{SET LOCAL session_replication_role = replica},
 	q{SELECT amt_create_key('stolen')}, q{SELECT amt_create_key('stolen', 'acme', 'owner')}, q{SELECT amt_import_key(sha256('x'), 'stolen', 'acme', 'owner')}, "SELECT amt_rotate_key('$id')",
 	"SELECT 1 / amt_revoke('$id')::int", q{SELECT 1 / (SELECT count(*) FROM amt_keys)}, q{UPDATE amt_keys SET name = (1 / 0)::text}, q{DELETE FROM amt_keys WHERE 1 / 0 = 1},
 	q{SELECT set_config('amt_keys.org_id', 'acme', true)}, q{SELECT scrypt_hash FROM pg_catalog.pg_class, public.secret}, q{CREATE TEMP TABLE t (i int)}, q{LISTEN x}, q{DECLARE c CURSOR WITH HOLD FOR SELECT 1},
@@ -187,7 +187,7 @@ for my $table ('amt_key', 'amt_key_usage', 'amt_key_event')
 	my $before = stored_calls($node, $id) || 0;
 	$super->query("SELECT FROM amt_verify('$token')");
 	ok(wait_until(sub { (stored_calls($node, $id) || 0) > $before }, 20), "calls are written when a deferred trigger on $table is gone");
-	$super->query("ALTER TABLE $table OWNER TO postgres");
+	$super->query("ALTER TABLE $table OWNER TO " . superuser());
 	$member->quit;
 }
 is($super->query(q{SELECT rolsuper FROM pg_roles WHERE rolname = 'bob'}), 'f', 'the owner of the tables is no superuser');

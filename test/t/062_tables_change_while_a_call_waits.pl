@@ -84,7 +84,7 @@ my %call = (
 	verify => { user => 'app', sql => "SELECT org_id FROM auth.amt_verify('amt_verify_$secret')", right => qr/^acme$/ },
 	authenticate => { user => 'web', sql => q{SELECT auth.amt_authenticate()}, right => qr/^$/,
 		setup => [ qq{SET request.headers = '{"x-api-key":"amt_authenticate_$secret"}'} ] },
-	whoami => { user => 'postgres', sql => 'SELECT key_name FROM auth.amt_whoami()', right => qr/^whoami$/,
+	whoami => { user => superuser(), sql => 'SELECT key_name FROM auth.amt_whoami()', right => qr/^whoami$/,
 		setup => [ q{SET amt_keys.org_id = 'acme'}, q{SET amt_keys.key_id = 'whoami'} ] },
 	create => { user => 'member', sql => q{SELECT key_id FROM auth.amt_create_key('created')}, right => qr/^\w{12}$/, effect => q{EXISTS (SELECT FROM %s WHERE name = 'created')} },
 	import => { user => 'gateway', sql => q{SELECT auth.amt_import_key(sha256('x'), 'imported', 'acme', 'admin')}, right => qr/^\w{12}$/,
@@ -100,7 +100,7 @@ my %call = (
 	suspend => { user => 'member', sql => q{UPDATE auth.amt_keys SET suspended_at = now() WHERE key_id = 'suspend' RETURNING name}, right => qr/^suspend$/,
 		effect => q{EXISTS (SELECT FROM %s WHERE key_id = 'suspend' AND suspended_at IS NOT NULL)} },
 	delete => { user => 'member', sql => q{DELETE FROM auth.amt_keys WHERE key_id = 'delete' RETURNING key_id}, right => qr/^delete$/, gone => 1 },
-	flush => { user => 'postgres', sql => 'SELECT auth.amt_flush_usage() >= 0', right => qr/^t$/, setup => [ q{SET statement_timeout = '250ms'} ] },
+	flush => { user => superuser(), sql => 'SELECT auth.amt_flush_usage() >= 0', right => qr/^t$/, setup => [ q{SET statement_timeout = '250ms'} ] },
 	rawinsert => { user => 'bob', sql => "INSERT INTO auth.amt_key (key_id, org_id, name, role, scrypt_hash, created_at) VALUES ('inserted', 'acme', 'n', 'admin', '$hash', now()) RETURNING key_id",
 		right => qr/^(inserted)?$/ },
 	rawupdate => { user => 'bob', sql => q{UPDATE auth.amt_key SET name = 'new' WHERE key_id = 'rawupdate' RETURNING name}, right => qr/^(new)?$/ },
@@ -162,10 +162,10 @@ my @changes = (
 		. join('; ', map { sprintf $kinds[0][1], "auth.$_", "old.$_" } @tables) ],
 	[ 'the schema is renamed, and another put in its place, while the tables are a superuser\'s',
 		'ALTER SCHEMA auth RENAME TO old; CREATE SCHEMA auth; GRANT ALL ON SCHEMA auth, old TO PUBLIC; '
-		. join('; ', map { sprintf $kinds[0][1], "auth.$_", "old.$_" } @tables), { owner => 'postgres' } ],
+		. join('; ', map { sprintf $kinds[0][1], "auth.$_", "old.$_" } @tables), { owner => superuser() } ],
 	[ 'the schema is renamed', 'ALTER SCHEMA auth RENAME TO old' ],
-	[ 'the extension is dropped and created again', 'DROP EXTENSION amt_keys; CREATE EXTENSION amt_keys SCHEMA auth', { by => 'postgres', without => [ @view_calls, 'events' ] } ],
-	[ 'the extension moves to another schema', 'ALTER EXTENSION amt_keys SET SCHEMA public', { by => 'postgres', fails => '0A000' } ],
+	[ 'the extension is dropped and created again', 'DROP EXTENSION amt_keys; CREATE EXTENSION amt_keys SCHEMA auth', { by => superuser(), without => [ @view_calls, 'events' ] } ],
+	[ 'the extension moves to another schema', 'ALTER EXTENSION amt_keys SET SCHEMA public', { by => superuser(), fails => '0A000' } ],
 );
 for my $table (@tables)
 {
@@ -174,7 +174,7 @@ for my $table (@tables)
 	  [ "$table is renamed", "ALTER TABLE auth.$table RENAME TO ${table}_2", { errors => $table } ],
 	  [ "$table moves to another schema", "ALTER TABLE auth.$table SET SCHEMA bob", { errors => $table } ],
 	  [ "$table is moved, and a table put in its place", "ALTER TABLE auth.$table SET SCHEMA bob; " . sprintf($kinds[0][1], "auth.$table", "bob.$table"), { errors => $table } ],
-	  [ "$table is given to somebody else", "ALTER TABLE auth.$table OWNER TO carol", { by => 'postgres' } ],
+	  [ "$table is given to somebody else", "ALTER TABLE auth.$table OWNER TO carol", { by => superuser() } ],
 	  [ "$table gets triggers, and is given to somebody else", "CREATE TRIGGER t BEFORE INSERT OR UPDATE OR DELETE ON auth.$table FOR EACH ROW EXECUTE FUNCTION bob.trap(); "
 		. "RESET ROLE; ALTER TABLE auth.$table OWNER TO carol" ],
 	  [ "$table becomes a partition", "CREATE TABLE auth.p (LIKE auth.$table) PARTITION BY LIST (key_id); ALTER TABLE auth.p ATTACH PARTITION auth.$table DEFAULT",
@@ -218,7 +218,7 @@ sub new_tables
 	prepare($super,
 		'BEGIN', 'DROP EXTENSION IF EXISTS amt_keys CASCADE', 'DROP SCHEMA IF EXISTS auth, old CASCADE', 'CREATE SCHEMA auth AUTHORIZATION bob', 'CREATE EXTENSION amt_keys SCHEMA auth',
 		'GRANT USAGE ON SCHEMA auth TO PUBLIC', 'GRANT EXECUTE ON FUNCTION auth.amt_verify TO app',
-		($owner eq 'postgres' ? 'GRANT ALL ON auth.amt_key TO bob' : map { "ALTER TABLE auth.$_ OWNER TO bob" } @tables, 'amt_keys'),
+		($owner eq superuser() ? 'GRANT ALL ON auth.amt_key TO bob' : map { "ALTER TABLE auth.$_ OWNER TO bob" } @tables, 'amt_keys'),
 		'ALTER TYPE auth.amt_new_key OWNER TO bob', 'ALTER TYPE auth.amt_verified OWNER TO bob',
 		"INSERT INTO auth.amt_key (key_id, org_id, name, role, scrypt_hash, created_at) SELECT k, 'acme', k, 'admin', '$hash', now() FROM unnest(string_to_array('@names', ' ')) AS k",
 		'COMMIT',

@@ -61,7 +61,7 @@ ok_sql($bob, 'CREATE TABLE bob.stolen (what text)', 'GRANT INSERT, SELECT ON bob
 		IF public.amt_org_id() IS NOT NULL THEN
 			INSERT INTO bob.stolen VALUES ('identity');
 		END IF;
-		IF current_user <> 'postgres' AND current_user <> 'dba' THEN
+		IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
 			INSERT INTO bob.stolen SELECT text FROM public.note;
 			BEGIN
 				INSERT INTO bob.stolen SELECT token FROM public.amt_create_key('stolen', 'globex', 'owner');

@@ -43,14 +43,14 @@ my @calls = (
 	[ 'gateway', "amt_authenticate() FROM set_config('request.headers', '{\"x-api-key\":\"$token' || $n || '\"}', true)", 'PT401' ],
 	[ 'gateway', "amt_authenticate() FROM set_config('request.headers', '{\"other\":\"' || $n || '\"}', true)", 'PT401' ],
 );
-my @statements = ([ 'member', "UPDATE amt_keys SET name = $n", '22021' ], [ 'postgres', "UPDATE amt_key SET name = $n", '22021' ],
-	map { my $column = $_; [ 'postgres', "INSERT INTO amt_key (key_id, token_prefix, org_id, name, role, scopes, token_sha256, created_at, created_by, replaces) SELECT "
+my @statements = ([ 'member', "UPDATE amt_keys SET name = $n", '22021' ], [ superuser(), "UPDATE amt_key SET name = $n", '22021' ],
+	map { my $column = $_; [ superuser(), "INSERT INTO amt_key (key_id, token_prefix, org_id, name, role, scopes, token_sha256, created_at, created_by, replaces) SELECT "
 		. join(', ', map { $_ eq $column ? ($_ eq 'scopes' ? "array[$n]" : $n) : $_ eq 'scopes' ? q{'{a}'} : $_ eq 'token_sha256' ? q{sha256('y')} : $_ eq 'created_at' ? 'now()' : q{'x'} }
 			qw(key_id token_prefix org_id name role scopes token_sha256 created_at created_by replaces)), '22021|23514' ] } qw(key_id token_prefix org_id name role scopes created_by replaces));
 
 for my $what (sort keys %bytes)
 {
-	my %session = map { $_ => Session->new($node, user => $_, options => "-c my.n=$bytes{$what}") } qw(member gateway app postgres);
+	my %session = map { $_ => Session->new($node, user => $_, options => "-c my.n=$bytes{$what}") } qw(member gateway app), superuser();
 	my @wrong;
 	for (@calls, @statements)
 	{

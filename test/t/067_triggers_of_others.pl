@@ -82,7 +82,7 @@ for my $function (qw(amt_key_guard amt_key_record))
 	$bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; RETURN coalesce(new, old); END \$\$");
 	is($super->query($statement{amt_key}), 'ERROR:  42501', "$function() that belongs to somebody else is not called as the table's owner");
 	is_no_superuser("a replaced $function()");
-	$super->query("ALTER FUNCTION $function() OWNER TO postgres",
+	$super->query("ALTER FUNCTION $function() OWNER TO " . superuser(),
 		"CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
 }
 is($super->query($statement{amt_key}), 't', 'keys are created again once the triggers have their own functions');
@@ -142,7 +142,7 @@ for my $function ('amt_key_record', 'amt_key_guard')
 	$holder->query('ROLLBACK');
 	is($victim->receive, 'ERROR:  42501', "the creation that waited does not call $function(), which was given away meanwhile");
 	is_no_superuser("$function() that was replaced while a call waited");
-	$super->query("ALTER FUNCTION $function() OWNER TO postgres",
+	$super->query("ALTER FUNCTION $function() OWNER TO " . superuser(),
 		"CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
 	$_->quit for $holder, $victim;
 }
@@ -168,9 +168,9 @@ for my $function ('amt_key_record', 'amt_key_guard')
 		$holder->query('COMMIT');
 		is($victim->receive, 'ERROR:  42501', "no key is created while the owner of $table adds an index with a function");
 		$builder->receive;
-		is($owners->query(q{SELECT count(*) FROM ran WHERE who = 'postgres'}), 0, "an index that is added to $table while a call waits is not opened by the call");
+		is($owners->query(q{SELECT count(*) FROM ran WHERE who = '} . superuser() . q{'}), 0, "an index that is added to $table while a call waits is not opened by the call");
 		is($victim->query($statement{amt_key}), 'ERROR:  42501', "the next call refuses the index of $table");
-		is($owners->query(q{SELECT count(*) FROM ran WHERE who = 'postgres'}), 0, "an index of $table that is refused is not opened");
+		is($owners->query(q{SELECT count(*) FROM ran WHERE who = '} . superuser() . q{'}), 0, "an index of $table that is refused is not opened");
 		$holder->query('DROP INDEX added', 'DROP INDEX stall');
 	}
 	$_->quit for $holder, $builder, $victim, $owners;

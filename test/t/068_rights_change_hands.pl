@@ -42,7 +42,7 @@ sub make_key
 	my $create = q{SELECT token FROM amt_create_key('a key', 'acme', 'editor')};
 	is($dba->query($create), 'ERROR:  42501', 'no key is created while the functions of triggers belong to a role that is no superuser');
 	ok($node->log_contains('HINT:  Check its definition before you give it to a superuser'), 'the log says what to do');
-	$dba->query('ALTER FUNCTION amt_key_guard() OWNER TO postgres', 'ALTER FUNCTION amt_key_record() OWNER TO postgres', 'ALTER FUNCTION amt_usage_replica() OWNER TO postgres', 'ALTER FUNCTION amt_key_no_truncate() OWNER TO postgres');
+	$dba->query(map { "ALTER FUNCTION $_() OWNER TO " . superuser() } qw(amt_key_guard amt_key_record amt_usage_replica amt_key_no_truncate));
 	my $key = $dba->query($create);
 	like($key, qr/^amt_/, 'a key is created when only the tables belong to a role that is no superuser');
 	is($dba->query("SELECT amt_revoke('$key')"), 't', 'a key is revoked when only the tables belong to a role that is no superuser');
@@ -66,7 +66,7 @@ for ([ 'amt_key_record', 'ALTER FUNCTION amt_key_record() OWNER TO bob' ], [ 'am
 	is($bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; RAISE USING ERRCODE = 'BOB01'; END \$\$"), '', "the new owner replaces $function()");
 	$holder->query('ROLLBACK');
 	is($revoker->receive, 'ERROR:  42501', "the revocation that waited does not call $function()");
-	$super->query("ALTER FUNCTION $function() OWNER TO postgres", "CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
+	$super->query("ALTER FUNCTION $function() OWNER TO " . superuser(), "CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
 	is($super->query("SELECT amt_revoke('$id')"), 't', "the key is revoked when $function() is as it was");
 	$_->quit for $holder, $revoker, $bob;
 }

@@ -12,6 +12,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+my $superuser = getpwuid $>; # as initdb names it
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->append_conf('postgresql.conf', "amt_keys.scrypt_ln = 4\nlog_statement = none\n");
@@ -90,7 +91,7 @@ subtest 'a parallel restore needs no workaround' => sub {
 	for my $format ('-Fd', '-Fc')
 	{
 		my $file = "$tempdir/parallel$format";
-		dump_to($file, 'postgres', $format, ($format eq '-Fd' ? '-j4' : ()), 'own');
+		dump_to($file, $superuser, $format, ($format eq '-Fd' ? '-j4' : ()), 'own');
 		for my $round (1 .. 3)
 		{
 			restored_database();
@@ -110,7 +111,7 @@ subtest 'a dump is restored whatever clocks and encodings say' => sub {
 	my ($token) = create_keys('japanese', 'amt', 1);
 	$node->safe_psql('japanese', q{SELECT amt.amt_create_key(convert_from('\xa1a1', 'EUC_JP'), 'acme', 'viewer');
 		SELECT amt.amt_import_key(sha256('imported'), 'of a clock that is ahead', 'acme', 'viewer', created_at => now() + interval '1 day')});
-	dump_to("$tempdir/japanese.sql", 'postgres', 'japanese');
+	dump_to("$tempdir/japanese.sql", $superuser, 'japanese');
 	restored_database();
 	$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', 'restored', '-f', "$tempdir/japanese.sql" ], 'a dump is restored into another encoding');
 	is($node->safe_psql('restored', 'SELECT count(*) FROM amt.amt_key'), 3, 'all keys are restored into another encoding');
@@ -123,7 +124,7 @@ subtest 'a dump with added columns is restored in steps' => sub {
 	$node->safe_psql('postgres', 'CREATE DATABASE wide TEMPLATE own');
 	$node->safe_psql('wide', "$add; UPDATE amt.amt_key SET team = 'blue'");
 	my @wide = map { $node->safe_psql('wide', $_) } @rows;
-	dump_to("$tempdir/wide", 'postgres', '-Fc', 'wide');
+	dump_to("$tempdir/wide", $superuser, '-Fc', 'wide');
 	restored_database();
 	$node->command_fails([ 'pg_restore', '-d', 'restored', "$tempdir/wide" ], 'a dump with added columns is not restored at once');
 	restored_database();
@@ -138,7 +139,7 @@ subtest 'a dump with added columns is restored in steps' => sub {
 };
 
 subtest 'counts are restored again if keys were used during the restore' => sub {
-	dump_to("$tempdir/used", 'postgres', '-Fc', 'own');
+	dump_to("$tempdir/used", $superuser, '-Fc', 'own');
 	restored_database();
 	$node->command_ok([ 'pg_restore', '--exit-on-error', '--section=pre-data', '-d', 'restored', "$tempdir/used" ], 'the definitions are restored');
 	$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-t', 'amt_key', '-d', 'restored', "$tempdir/used" ], 'the keys are restored');
@@ -208,9 +209,9 @@ subtest 'with the extension in public, the tables must be named' => sub {
 
 subtest 'settings of a database are in a dump with --create only' => sub {
 	$node->safe_psql('own', q{ALTER DATABASE own SET session_preload_libraries = 'amt_keys'});
-	dump_to("$tempdir/without.sql", 'postgres', 'own');
+	dump_to("$tempdir/without.sql", $superuser, 'own');
 	unlike(slurp_file("$tempdir/without.sql"), qr/session_preload_libraries/, 'a dump without --create has no settings of the database');
-	dump_to("$tempdir/with.sql", 'postgres', '--create', 'own');
+	dump_to("$tempdir/with.sql", $superuser, '--create', 'own');
 	like(slurp_file("$tempdir/with.sql"), qr/^ALTER DATABASE own SET session_preload_libraries TO '?amt_keys'?;$/m, 'a dump with --create has the settings of the database');
 };
 
@@ -232,7 +233,7 @@ subtest 'a tool that enables all triggers changes ours, which can be seen and me
 	my $intact = triggers('own');
 	is($node->safe_psql('own', $show), '', 'the query of the page shows nothing at first');
 
-	dump_to("$tempdir/tool", 'postgres', '-Fc', '--data-only', 'own');
+	dump_to("$tempdir/tool", $superuser, '-Fc', '--data-only', 'own');
 	restored_database('CREATE SCHEMA amt; CREATE EXTENSION amt_keys SCHEMA amt; CREATE SCHEMA app; CREATE TABLE app.document (title text)');
 	$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-d', 'restored', "$tempdir/tool" ],
 		'pg_restore --disable-triggers succeeds');
