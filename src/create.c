@@ -217,11 +217,16 @@ read_grace(FunctionCallInfo fcinfo, OldKey *old)
 
 /*
  * Revoke the old key, or let it expire when the grace ends.  Waits for
- * another rotation of the same key, and raises P0002 if that has revoked it.
+ * another rotation of the same key.  Raises P0002 if that has revoked it, and
+ * 40001 if the key has changed otherwise: its end must not be undone.
  */
 static void
 end_old_key(Relation rel, AmtNewKey *key, void *arg)
 {
+	/* The new key was made of these.  scrypt took its time since we looked. */
+	static const AttrNumber copied[] = {
+		Anum_amt_key_name, Anum_amt_key_scopes, Anum_amt_key_expires_at
+	};
 	static const AttrNumber column = Anum_amt_key_expires_at;
 	OldKey	   *old = arg;
 	AmtWrite	write;
@@ -237,6 +242,8 @@ end_old_key(Relation rel, AmtNewKey *key, void *arg)
 		(void) slot_getattr(write.old_row, Anum_amt_key_suspended_at, &isnull);
 		if (!isnull)
 			key_is_suspended();
+		amt_check_unchanged(&write, &old->key, copied, lengthof(copied),
+							"The key has changed since the rotation began.");
 		expires_at = slot_getattr(write.old_row, column, &isnull);
 		if (old->has_grace &&
 			(isnull || DatumGetTimestampTz(expires_at) > old->grace_end))

@@ -164,22 +164,13 @@ amt_may_revoke_key(const AmtKey *key)
 							  AmtKeyValue(key, created_by));
 }
 
-bool
-amt_lock_key(AmtWrite *write, const AmtKey *checked)
+void
+amt_check_unchanged(AmtWrite *write, const AmtKey *checked, const AttrNumber *columns, int n,
+					const char *detail)
 {
-	/* What a right depends on.  None of them changes while a key lives. */
-	static const AttrNumber columns[] = {
-		Anum_amt_key_org_id, Anum_amt_key_role, Anum_amt_key_created_by,
-		Anum_amt_key_scrypt_hash, Anum_amt_key_token_sha256
-	};
 	TupleDesc	tupdesc = RelationGetDescr(write->rel);
-	Size		id_len;
-	const char *id = amt_key_id_of(checked, &id_len);
-	bool		busy;
 
-	if (!amt_write_lock(write, amt_index(write->rel, AMT_KEY_BY_ID), id, id_len, false, &busy))
-		return false;
-	for (int i = 0; i < (int) lengthof(columns); i++)
+	for (int i = 0; i < n; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(tupdesc, columns[i] - 1);
 		bool		isnull;
@@ -190,9 +181,26 @@ amt_lock_key(AmtWrite *write, const AmtKey *checked)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not serialize access due to concurrent update"),
-					 errdetail("Another key has this id by now."),
+					 errdetail("%s", detail),
 					 errhint("Try again.")));
 	}
+}
+
+bool
+amt_lock_key(AmtWrite *write, const AmtKey *checked)
+{
+	/* What a right depends on.  None of them changes while a key lives. */
+	static const AttrNumber columns[] = {
+		Anum_amt_key_org_id, Anum_amt_key_role, Anum_amt_key_created_by,
+		Anum_amt_key_scrypt_hash, Anum_amt_key_token_sha256
+	};
+	Size		id_len;
+	const char *id = amt_key_id_of(checked, &id_len);
+	bool		busy;
+
+	if (!amt_write_lock(write, amt_index(write->rel, AMT_KEY_BY_ID), id, id_len, false, &busy))
+		return false;
+	amt_check_unchanged(write, checked, columns, lengthof(columns), "Another key has this id by now.");
 	return true;
 }
 

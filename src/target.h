@@ -54,6 +54,13 @@ extern bool amt_may_revoke_key(const AmtKey *key);
 extern bool amt_lock_key(AmtWrite *write, const AmtKey *checked);
 
 /*
+ * Raise 40001 with this detail unless the locked row has the same values in
+ * the columns as the key that the caller has looked at.
+ */
+extern void amt_check_unchanged(AmtWrite *write, const AmtKey *checked,
+								const AttrNumber *columns, int n, const char *detail);
+
+/*
  * Revoke the key; false if it is gone.  The caller must have checked the
  * rights.
  */
