@@ -72,6 +72,17 @@ release_on_exit(int code, Datum arg)
 	}
 }
 
+/* Milliseconds until the next look: not later than the next write is due. */
+static long
+time_to_look(TimestampTz written_at)
+{
+	TimestampTz due = TimestampTzPlusMilliseconds(written_at, usage_flush_interval);
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
+	long		poll = Min(Max(usage_flush_interval / 2, 5), POLL_MS);
+
+	return left > 0 ? Min(left, poll) : poll;
+}
+
 static void
 wait_for_latch(long timeout)
 {
@@ -171,7 +182,7 @@ write_until_idle(void)
 		TimestampTz now;
 		int			interval;
 
-		wait_for_latch(Min(Max(usage_flush_interval / 2, 5), POLL_MS));
+		wait_for_latch(time_to_look(written_at));
 		now = GetCurrentTimestamp();
 		if (amt_my_slot->counted)
 		{
@@ -192,8 +203,8 @@ write_until_idle(void)
 			amt_elapsed(written_at, now,
 						amt_my_slot->hurry ? Min(usage_flush_interval, wait_ms) : Max(interval, wait_ms)))
 		{
+			written_at = now;
 			wait_ms = write_now(DT_NOEND, &left) ? 0 : FAILED_MS;
-			written_at = GetCurrentTimestamp();
 		}
 		if (sweeping)
 			sweeping = sweep_for_a_while();
