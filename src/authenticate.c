@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/fmgrprotos.h"
@@ -208,6 +209,12 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	AmtRequestMemory memory;
 
 	amt_session_check();
+
+	/* Settings cannot be changed there, nor the seal given to workers. */
+	if (IsInParallelMode())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot authenticate during a parallel operation")));
 
 	/* Seal first: somebody may catch our error. */
 	if (!has_changed_rights())

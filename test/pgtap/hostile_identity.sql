@@ -33,7 +33,7 @@ END
 $$;
 CREATE FUNCTION tap.identity() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT identity FROM public.identity';
 
-SELECT plan(138);
+SELECT plan(141);
 
 -- 1. Every statement that sets something, on each of the four settings
 CREATE TABLE tap.way (n serial, what text, statement text);
@@ -167,6 +167,11 @@ SELECT is((SELECT count(*) FROM note WHERE org_id = (amt_whoami()).org_id AND (a
 CREATE FUNCTION pg_temp.is_own(token text, text) RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN (SELECT org_id = $2 FROM public.amt_verify(token)); END';
 SELECT throws_ok(format('SELECT count(*) FROM note WHERE text <> ''x'' AND pg_temp.is_own(%L, org_id)', :'acme_token'), '25000', NULL,
                  'amt_verify() in a parallel worker is refused, although a function calls itself parallel safe');
+CREATE FUNCTION pg_temp.authenticates(text) RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN PERFORM public.amt_authenticate(); RETURN true; END';
+SELECT throws_ok('SELECT count(*) FROM note WHERE pg_temp.authenticates(text)', '25000', NULL,
+                 'amt_authenticate() in a parallel query is refused, although a function calls itself parallel safe');
+SELECT is((SELECT count(*) FROM note), 10003::bigint, 'the refused call has not sealed the leader alone');
+SELECT lives_ok(format('SELECT amt_verify(%L, true)', :'acme_token'), 'the refused call has sealed nothing');
 SET LOCAL max_parallel_workers_per_gather = 0;
 SELECT is((SELECT count(*) FROM note), 10003::bigint, 'the policies without parallel workers see the same rows');
 RESET ROLE;
