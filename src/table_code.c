@@ -272,7 +272,8 @@ is_foreign_trigger(Check *check, const Trigger *trigger)
 	Form_pg_proc proc;
 	bool		is_ours;
 
-	if (trigger->tgisinternal || trigger->tgnargs != 0 || trigger->tgqual != NULL)
+	if (trigger->tgisinternal || trigger->tgnargs != 0 || trigger->tgqual != NULL ||
+		trigger->tgdeferrable)
 		return true;
 	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(trigger->tgfoid));
 	if (!HeapTupleIsValid(tuple))

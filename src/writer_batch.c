@@ -220,16 +220,16 @@ write_batch(AmtDue *due, int n)
 
 /*
  * Write one batch.  Logs an error, but only once until a batch succeeds.
- * Returns false then.
+ * Returns false then, and the error's code.
  */
 static bool
-try_batch(AmtDue *due, int n, bool *cancelled)
+try_batch(AmtDue *due, int n, int *sqlstate)
 {
 	static bool reported = false;
 	MemoryContext oldcontext = CurrentMemoryContext;
 	volatile bool done = false;
 
-	*cancelled = false;
+	*sqlstate = 0;
 	PG_TRY();
 	{
 		write_batch(due, n);
@@ -243,7 +243,7 @@ try_batch(AmtDue *due, int n, bool *cancelled)
 		MemoryContextSwitchTo(oldcontext);
 		error = CopyErrorData();
 		amt_batch_recover(oldcontext);
-		*cancelled = error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+		*sqlstate = error->sqlerrcode;
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
 		if (!reported)
 			ereport(LOG,
@@ -293,12 +293,12 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 	*left = false;
 	while (more && (done || GetCurrentTimestamp() < give_up_at))
 	{
-		bool		cancelled;
+		int			sqlstate;
 		int			n = collect(&place, due, size, &more);
 
 		if (n == 0)
 			continue;
-		if (try_batch(due, n, &cancelled))
+		if (try_batch(due, n, &sqlstate))
 		{
 			*left = *left || any_left(due, n);
 			size = Min(2 * size, BATCH);
@@ -306,15 +306,17 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 		}
 		done = false;
 		*left = true;
-		if (cancelled)
+		if (sqlstate == ERRCODE_QUERY_CANCELED)
 		{
 			/* Not a thousand times a second; and rows may be slow to find. */
 			size = Max(size / 8, 1);
 			break;
 		}
+		if (sqlstate == ERRCODE_INSUFFICIENT_PRIVILEGE)
+			break;				/* code on the table: no key can be written */
 		/* An error of one key must not stop the others. */
-		for (int i = 0; n > 1 && i < n && !cancelled && GetCurrentTimestamp() < give_up_at; i++)
-			(void) try_batch(&due[i], 1, &cancelled);
+		for (int i = 0; n > 1 && i < n && sqlstate != ERRCODE_QUERY_CANCELED && GetCurrentTimestamp() < give_up_at; i++)
+			(void) try_batch(&due[i], 1, &sqlstate);
 		CHECK_FOR_INTERRUPTS();
 	}
 	pfree(due);

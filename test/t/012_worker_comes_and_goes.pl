@@ -189,6 +189,21 @@ set_interval('20ms');
 	$session->quit;
 }
 
+# Code on the table stops all keys alike, so they are not tried one by one.
+{
+	my $session = Session->new($node);
+	my @many = create_keys($session, 50);
+	$node->safe_psql('postgres', q{CREATE FUNCTION owners() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+		CREATE TRIGGER owners BEFORE INSERT ON amt_key_usage FOR EACH ROW EXECUTE FUNCTION owners()});
+	my $failures = stat_of($node, 'worker_failures');
+	verify($session, $_) for @many;
+	ok(wait_until(sub { stat_of($node, 'worker_failures') > $failures }, 20), 'the worker fails to write a table with a trigger');
+	cmp_ok(stat_of($node, 'worker_failures') - $failures, '<', 20, 'the worker does not fail for each key');
+	$node->safe_psql('postgres', 'DROP TRIGGER owners ON amt_key_usage');
+	ok(is_written($node, id_of($_), 1), 'the calls are written without the trigger') for @many[0, -1];
+	$session->quit;
+}
+
 # A write that fails makes no storm of workers, and loses nothing; one key's trouble is not another's.
 {
 	my $second = create_key($node);

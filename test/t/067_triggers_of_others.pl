@@ -46,10 +46,12 @@ for my $table (sort keys %statement)
 		[ 'a condition of one\'s own', q{WHEN (bobs.rise(new.key_id)) EXECUTE FUNCTION public.owners()} ],
 		[ 'arguments', q{EXECUTE FUNCTION public.owners('bob')} ],
 		[ 'a condition of one\'s own before the extension\'s function', q{WHEN (bobs.rise(new.key_id)) EXECUTE FUNCTION public.amt_key_guard()} ],
+		[ 'a deferred call of the extension\'s function', q{EXECUTE FUNCTION public.amt_key_guard()} ],
 		[ 'arguments of the extension\'s function', q{EXECUTE FUNCTION public.amt_key_guard('bob')} ])
 	{
 		my ($what, $action) = @$trigger;
-		$bob->query("CREATE TRIGGER bobs BEFORE INSERT ON $table FOR EACH ROW $action");
+		$bob->query($what =~ /deferred/ ? "CREATE CONSTRAINT TRIGGER bobs AFTER INSERT ON $table DEFERRABLE INITIALLY DEFERRED FOR EACH ROW $action"
+			: "CREATE TRIGGER bobs BEFORE INSERT ON $table FOR EACH ROW $action");
 		is($super->query("SELECT count(*) FROM pg_trigger WHERE tgname = 'bobs'"), 1, "$what: TRIGGER is enough to put a trigger on $table");
 		if ($table eq 'amt_key_usage')
 		{
