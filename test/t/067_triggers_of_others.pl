@@ -20,7 +20,7 @@ my $super = Session->new($node);
 $super->query(
 	'CREATE ROLE bob LOGIN', 'CREATE SCHEMA bobs AUTHORIZATION bob',
 	'GRANT ALL ON ALL TABLES IN SCHEMA public TO bob', 'REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON amt_key, amt_key_usage, amt_key_event FROM bob',
-	'GRANT EXECUTE ON FUNCTION amt_key_guard() TO bob',
+	'GRANT EXECUTE ON FUNCTION amt_key_guard(), amt_key_record() TO bob',
 	q{CREATE FUNCTION owners() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN coalesce(new, old); END $$});
 my $bob = Session->new($node, user => 'bob');
 $bob->query(q{CREATE FUNCTION bobs.rise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN coalesce(new, old); END $$},
@@ -46,7 +46,7 @@ for my $table (sort keys %statement)
 		[ 'a condition of one\'s own', q{WHEN (bobs.rise(new.key_id)) EXECUTE FUNCTION public.owners()} ],
 		[ 'arguments', q{EXECUTE FUNCTION public.owners('bob')} ],
 		[ 'a condition of one\'s own before the extension\'s function', q{WHEN (bobs.rise(new.key_id)) EXECUTE FUNCTION public.amt_key_guard()} ],
-		[ 'a deferred call of the extension\'s function', q{EXECUTE FUNCTION public.amt_key_guard()} ],
+		[ 'a deferred call of the extension\'s function', q{EXECUTE FUNCTION public.amt_key_record()} ],
 		[ 'arguments of the extension\'s function', q{EXECUTE FUNCTION public.amt_key_guard('bob')} ])
 	{
 		my ($what, $action) = @$trigger;
