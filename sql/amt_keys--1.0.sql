@@ -447,7 +447,7 @@ COMMENT ON COLUMN @extschema@.amt_stat.cache_hits IS 'Number of secrets that wer
 COMMENT ON COLUMN @extschema@.amt_stat.scrypt_runs IS 'Number of runs of scrypt for verifications.';
 COMMENT ON COLUMN @extschema@.amt_stat.scrypt_time IS 'Time spent in them, in milliseconds.';
 COMMENT ON COLUMN @extschema@.amt_stat.scrypt_waits IS 'Number of verifications that waited for a run of scrypt.';
-COMMENT ON COLUMN @extschema@.amt_stat.warm_keys IS 'Number of keys that shared memory holds now.';
+COMMENT ON COLUMN @extschema@.amt_stat.warm_keys IS 'Number of keys whose secret is known in shared memory now; never imported ones.';
 COMMENT ON COLUMN @extschema@.amt_stat.calls_pending IS 'Number of calls that are counted and not yet written.';
 COMMENT ON COLUMN @extschema@.amt_stat.calls_flushed IS 'Number of calls that were written to amt_key_usage.';
 COMMENT ON COLUMN @extschema@.amt_stat.calls_dropped IS 'Number of calls that could not be counted or written: the key, its extension or its database is gone, or there was no memory.';

@@ -2,9 +2,10 @@
  * batch.c
  *	  A short transaction of the background worker.
  *
- * The worker locks a table only if the lock is free.  But it runs code of
- * the table's owner.  So a batch is cancelled after a second.  If it still
- * runs a second later, the worker is terminated.
+ * The worker locks a table only if the lock is free.  But it may wait for
+ * the lock of an index or a catalog, and rows may be slow to find.  So a
+ * batch is cancelled after a second.  If it still runs a second later, the
+ * worker is terminated.
  */
 #include "postgres.h"
 

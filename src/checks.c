@@ -12,7 +12,9 @@
  * text would stop all keys from arriving.  So the functions named "stored"
  * depend on no setting.  Nor do they ask what a conversion changes: which
  * characters show something is known in UTF-8 only, and one character can
- * become two.
+ * become two.  SQL_ASCII is an exception: an organization's bytes are counted
+ * there, and bytes from 0x80 to 0x9F are control characters unless the text
+ * is UTF-8.  So it may refuse a text from another encoding.
  */
 #include "postgres.h"
 

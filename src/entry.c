@@ -3,10 +3,11 @@
  *	  Keys in use: the proof of a key's secret, and its calls.
  *
  * One entry in shared memory has both.  It belongs to a key with a certain
- * stored hash: database, table, key id, and a tag of the hash.  The proof
- * (mac.c) is a MAC of database, table, id, stored hash and secret.  The
- * caller has just read the row.  An entry about another hash therefore
- * proves nothing to it.  So no process has to invalidate an entry.
+ * stored hash: database, table, key id, and a tag of the hash, the
+ * organization and the role.  The proof (mac.c) is a MAC of database, table,
+ * id, stored hash and secret.  The caller has just read the row.  An entry
+ * with another tag therefore proves nothing to it.  So no process has to
+ * invalidate an entry.
  *
  * Backends count calls here.  The worker of the database (writer.c) writes
  * them, and only it sets "base" and "written".  An entry may make room for
@@ -17,7 +18,7 @@
  *
  * Locks: see hashtable.c.  To count, a process must hold a partition's lock
  * shared, and add atomically.  For any other change of an entry it must hold
- * the lock exclusively.
+ * the lock exclusively, except of the hint `recent`.
  */
 #include "postgres.h"
 

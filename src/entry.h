@@ -28,7 +28,7 @@ typedef struct AmtKeyRef
 typedef struct AmtProof
 {
 	bool		known;			/* was a secret proved for this stored hash? */
-	uint64		hash_tag;		/* tag of the stored hash */
+	uint64		hash_tag;		/* of stored hash, organization, role */
 	uint8		mac[AMT_MAC_LEN];	/* amt_entry_mac() of the proved secret */
 	AmtRowHint	hint;			/* where the key's row was seen */
 } AmtProof;
@@ -74,15 +74,16 @@ extern AmtKeyRef amt_entry_ref(Oid table, const char *id, Size id_len);
 extern AmtKeyRef amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256_LEN]);
 
 /*
- * The tag of a stored hash.  It tells the key's entry from that of an earlier
- * key with the same id, and of the same key in another organization or role.
+ * The tag of a stored hash, organization and role.  It tells the key's entry
+ * from that of an earlier key with the same id, and of the same key in another
+ * organization or role.
  */
 extern uint64 amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len,
 						   const char *role, Size role_len);
 
 /*
- * The tag of the row's stored hash.  An imported key's entry is found by the
- * token, so its tag covers the id too.
+ * The tag of the row's stored hash, organization and role.  An imported key's
+ * entry is found by the token, so its tag covers the id too.
  */
 extern uint64 amt_entry_tag_of(const AmtKey *key);
 
@@ -100,7 +101,7 @@ typedef enum AmtCounted
 {
 	AMT_COUNTED,
 	AMT_NO_ROOM,				/* memory ran out */
-	AMT_OTHER_HASH				/* the entry is about another stored hash */
+	AMT_OTHER_HASH				/* the entry has another hash tag */
 } AmtCounted;
 
 /*

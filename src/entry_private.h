@@ -16,7 +16,7 @@
 typedef struct Entry
 {
 	AmtSlot		slot;			/* spare[0] is "proved", spare[1] "has base" */
-	uint64		hash_tag;		/* tag of the key's stored hash */
+	uint64		hash_tag;		/* of stored hash, organization, role */
 	uint8		mac[AMT_MAC_LEN];	/* of the proved secret; valid if "proved" */
 	AmtRowHint	hint;			/* where the key's row was seen */
 	uint32		id_len;			/* length of "id" */

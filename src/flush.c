@@ -1,7 +1,7 @@
 /*
  * flush.c
  *	  amt_flush_usage(): wait until all calls counted before are in the
- *	  table.
+ *	  table, except those of keys that its own transaction has changed.
  *
  * The caller writes nothing itself.  It copies the entries with unwritten
  * calls and wakes the worker.  Then it waits until the worker has written

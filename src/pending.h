@@ -12,7 +12,7 @@ typedef struct AmtDue
 {
 	AmtTag		tag;			/* of the entry */
 	uint64		serial;			/* the entry's; the copy is valid for it only */
-	uint64		hash_tag;		/* tag of the key's stored hash */
+	uint64		hash_tag;		/* of stored hash, organization, role */
 	uint64		counted;		/* calls since the entry was made */
 	uint64		written;		/* how many of "counted" are in amt_key_usage */
 	bool		base_known;		/* has the worker set "base"? */

@@ -5,10 +5,11 @@
  * The owner of a schema, database or table need not be a superuser.  Yet it
  * may rename, replace, alter or give away its objects at any time, even
  * while we wait for a lock.  So a table is ours only if it is a member of
- * the called function's extension.  Only a superuser can change that.  We
- * open the table by OID.  Once it is locked, we check again that it is the
- * table of that name, an ordinary heap table with the expected columns.
- * Otherwise we raise an error.
+ * the called function's extension.  Only the extension's owner can change
+ * that, and CREATE EXTENSION needs a superuser.  We open the table by OID.
+ * Once it is locked, we check again that it is the table of that name, an
+ * ordinary heap table with the expected columns.  Otherwise we raise an
+ * error.
  *
  * We keep the OIDs until the relation cache tells us that one of the tables
  * has changed.  To lock a table processes such messages.  We find an index

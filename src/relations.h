@@ -80,7 +80,7 @@ extern Oid	amt_extension_here(void);
 /*
  * Open and lock a table of the extension.  Raises 42P01, 42809 or 42804 if
  * there is none that is ours.  amt_open_nowait() returns NULL if the lock is
- * not available.
+ * not available, or if the table has just been replaced.
  */
 extern Relation amt_open(Oid extension, AmtTableId table, LOCKMODE mode);
 extern Relation amt_open_nowait(Oid extension, AmtTableId table, LOCKMODE mode);

@@ -69,7 +69,7 @@ revoke_target(Oid extension, const AmtTarget *target)
 /*
  * Revoke the key that the text names.  If it has gone while we waited for it,
  * look again: the transaction that deleted it may have made another key of the
- * same token.
+ * same imported token.
  */
 static bool
 revoke_named(Oid extension, const char *s, Size len, AmtTarget *target)

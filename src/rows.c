@@ -4,11 +4,13 @@
  *
  * Each call takes a new snapshot, and finds a row by an index, or by a hint
  * of its place.  So a revocation counts from the moment it commits, in every
- * isolation level.  No planner, search_path, operator, policy or privilege
- * takes part: the calling C code must check access.
+ * isolation level.  In parallel mode it takes the active one.  No planner,
+ * search_path, operator, policy or privilege takes part: the calling C code
+ * must check access.
  *
  * We scan with SnapshotAny and test each version ourselves.  A scan with an
- * MVCC snapshot would leave predicate locks under SERIALIZABLE.
+ * MVCC snapshot would leave predicate locks under SERIALIZABLE.  Only
+ * amt_usage_visit() makes one: the worker calls it, in READ COMMITTED.
  *
  * The hint may be wrong.  So we pin, lock and check the buffer as if the
  * number were arbitrary.

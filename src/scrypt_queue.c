@@ -13,9 +13,9 @@
  * A process that leaves wakes all sleepers.  Each must look again at the
  * row, the entry and the places.
  *
- * The holder of a place must not wait, so no deadlock contains a place.  It
- * leaves the place after the run, in PG_FINALLY() after an error, and in an
- * exit callback when it is terminated.
+ * The holder of a place must wait for no transaction and no other place, so
+ * no deadlock contains a place.  It leaves the place after the run, in
+ * PG_FINALLY() after an error, and in an exit callback when it is terminated.
  */
 #include "postgres.h"
 

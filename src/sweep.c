@@ -94,9 +94,9 @@ sweep_in_transaction(Slice *slice)
 
 /*
  * Logical replication or a crash may leave the usage of a key that is gone.
- * Nobody sees it, so there is no hurry.  Each worker sweeps until it leaves.
- * It starts at an id that depends on its pid, goes to the end, and then from
- * the beginning.
+ * Nobody sees it, so there is no hurry.  Each worker sweeps once.  It starts
+ * at an id that depends on its pid, goes to the end, and then from the
+ * beginning.  A table that is locked, or an error, ends that early.
  */
 bool
 amt_sweep_usage(void)
@@ -134,7 +134,8 @@ amt_sweep_usage(void)
 
 /*
  * A database may be dropped before its last calls are written, and a new one
- * may get its OID.  So the workers of other databases drop the old entries.
+ * may get its OID.  So the workers of other databases drop the old entries,
+ * if they are of the first databases that are found.
  */
 void
 amt_sweep_databases(void)

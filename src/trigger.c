@@ -190,7 +190,7 @@ add_token_prefix(HeapTuple row, TupleDesc tupdesc, const AmtKey *key)
 /*
  * Delete the usage row.  Waits for the worker's batch if that has locked it.
  * If the table has code of others, the row stays until the worker sweeps it:
- * nothing there may hold up the end of a key.
+ * that code must not hold up the end of a key.
  */
 static void
 delete_usage(Oid extension, const AmtKey *key)
@@ -352,8 +352,9 @@ amt_key_no_truncate(PG_FUNCTION_ARGS)
 /*
  * A REPLICA trigger, BEFORE each row of amt_key_usage.  A subscriber counts
  * by itself, so rows of a publisher are discarded.  If a tool enables all
- * triggers of a table, this one fires for our own rows too.  They must pass,
- * or nothing could be counted or revoked any more.
+ * triggers of a table, this one fires for our own rows, and no longer for a
+ * publisher's.  Ours must pass, or nothing could be counted or revoked any
+ * more.
  */
 PG_FUNCTION_INFO_V1(amt_usage_replica);
 Datum

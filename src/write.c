@@ -3,10 +3,10 @@
  *	  Writing rows of the extension's tables.
  *
  * We execute no SQL.  Rows are written by the executor's functions for a
- * single relation, which logical replication uses.  They maintain all
- * indexes, check all constraints and fire row triggers.  They check no
- * privilege and no policy: the caller must have decided that the write is
- * allowed.
+ * single relation, which logical replication uses.  They maintain the
+ * indexes that were checked, check all constraints and fire row triggers.
+ * They check no privilege and no policy: the caller must have decided that
+ * the write is allowed.
  *
  * Triggers run as the table's owner, restricted, with a safe search_path.
  * None of their code can be deferred until the caller's rights return.
