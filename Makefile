@@ -70,6 +70,12 @@ endif
 # The names of our documents are not ours alone: they get a directory of their own.
 docmoduledir := $(EXTENSION)
 
+# PGXS installs documents without their directories, and looks for them with these.
+uninstall: uninstall-docs
+uninstall-docs:
+	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/, $(notdir $(DOCS)))
+	rmdir '$(DESTDIR)$(docdir)/$(docmoduledir)' 2>/dev/null || :
+
 $(OBJS): $(wildcard src/*.h) .pg_config
 
 # pg_regress 15 looks for expected/ in the input directory only. The archives hold
@@ -87,7 +93,7 @@ installcheck: test/expected say-no-tap
 say-no-tap:
 	@$(if $(and $(PROVE_TESTS),$(if $(TAP_TESTS),,$(strip $(NO_TAP)))),echo "TAP tests are left out: $(strip $(NO_TAP))",:)
 
-.PHONY: always say-no-tap demo test test-long test-versions test-assertions test-mutants test-packages \
+.PHONY: always say-no-tap uninstall-docs demo test test-long test-versions test-assertions test-mutants test-packages \
 	sanitizers valgrind check-unit check-model fuzz bench indent typedefs dist
 
 # A story to read; KEEP=1 leaves its server running.
