@@ -42,6 +42,7 @@
 #define MAX_SEALED		16
 #define DIGEST_LEN		AMT_SHA256_LEN
 #define REFUSED			"refused"
+#define SEAL_HEAD		(2 * sizeof(LocalTransactionId))	/* characters before the digests */
 
 static char *part_setting[NPARTS];	/* in the order of AmtIdentity */
 static char *seal_setting = NULL;
@@ -148,24 +149,32 @@ publish_seal(void)
 	PG_END_TRY();
 }
 
+/* Could publish_seal() have written this? */
+static bool
+is_published_seal(const char *s)
+{
+	Size		len = strlen(s);
+
+	return strcmp(s, REFUSED) == 0 ||
+		(len >= SEAL_HEAD && len - SEAL_HEAD <= 2 * sizeof(seal.digest) &&
+		 (len - SEAL_HEAD) % (2 * DIGEST_LEN) == 0 &&
+		 strspn(s, "0123456789abcdef") == len);
+}
+
 /* In a parallel worker: take over the leader's seal. */
 static void
 assign_seal(const char *newval, void *extra)
 {
-	Size		head = 2 * sizeof(seal.transaction);
-	Size		len = newval != NULL ? strlen(newval) : 0;
-
-	if (!IsParallelWorker() || len == 0)
+	if (!IsParallelWorker() || newval == NULL || *newval == '\0')
 		return;
 	if (strcmp(newval, REFUSED) == 0)
 	{
 		amt_session_refuse(AMT_REFUSED_OPTION);
 		return;
 	}
-	Assert(len >= head && len - head <= 2 * sizeof(seal.digest));
-	seal.n = (len - head) / (2 * DIGEST_LEN);
-	(void) hex_decode(newval, head, (char *) &seal.transaction);
-	(void) hex_decode(newval + head, seal.n * 2 * DIGEST_LEN, (char *) seal.digest);
+	seal.n = (strlen(newval) - SEAL_HEAD) / (2 * DIGEST_LEN);
+	(void) hex_decode(newval, SEAL_HEAD, (char *) &seal.transaction);
+	(void) hex_decode(newval + SEAL_HEAD, seal.n * 2 * DIGEST_LEN, (char *) seal.digest);
 	holds_known = false;
 }
 
@@ -260,7 +269,10 @@ check_scopes(char **newval, void **extra, GucSource source)
 static bool
 check_seal(char **newval, void **extra, GucSource source)
 {
-	if (setting || source == PGC_S_DEFAULT || IsParallelWorker())
+	if (setting || source == PGC_S_DEFAULT)
+		return true;
+	/* A worker first gets what ALTER DATABASE and ALTER ROLE have stored. */
+	if (IsParallelWorker() && source == PGC_S_OVERRIDE && is_published_seal(*newval))
 		return true;
 	return refuse_setting("This setting is for internal use.");
 }

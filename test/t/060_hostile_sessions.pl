@@ -209,6 +209,16 @@ is($super->query('BEGIN', "SELECT amt_revoke('$id')", q{PREPARE TRANSACTION 'r'}
 is($super->query(q{COMMIT PREPARED 'r'}, "SELECT count(*) FROM amt_verify('$created')", "SELECT event FROM amt_key_event WHERE key_id = '$id' ORDER BY event_id"),
 	"0\ncreated\nrevoked", 'a key is revoked by COMMIT PREPARED');
 
+# Parallel workers believe their leader's seal, and none that ALTER DATABASE has stored before the library was loaded.
+for my $stored ('41' x 100_000, 'abc', 'refused', '0' x 8, '0' x 72)
+{
+	Session->new($node)->query("ALTER DATABASE postgres SET amt_keys.seal = '$stored'");
+	my $s = as('app');
+	is(answer($s, 'BEGIN', $version >= 16 ? 'SET debug_parallel_query = on' : 'SET force_parallel_mode = on', $identify_acme, 'SELECT amt_org_id() FROM (SELECT) AS x', 'COMMIT', 'SELECT 1'),
+		"acme\nacme\n1", 'a stored seal of ' . length($stored) . ' characters is passed over by parallel workers');
+}
+$super->query('ALTER DATABASE postgres RESET amt_keys.seal');
+
 # Every plan by a parallel worker, as far as it may be
 my $force = $version >= 16 ? 'SET debug_parallel_query = on' : 'SET force_parallel_mode = on';
 is($app->query('BEGIN', $force, $identify_acme, $whoami =~ s{\)\z}{) FROM (SELECT) AS x}r, 'SELECT key_name FROM amt_whoami()', 'SELECT DISTINCT org_id FROM note', 'SELECT count(*) > 0 FROM amt_keys',
