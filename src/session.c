@@ -12,7 +12,8 @@
  * Nor is a value safe that a trusted function has set before our library was
  * loaded, in the session of a user who may not set it.  The user can set or
  * reset any part of it in the meantime: the server lets anybody change what
- * it does not know.  We refuse that session too.
+ * it does not know.  We refuse that session too.  Nor is it safe to keep some
+ * values and discard others, for which the right was missing.
  *
  * At session start, and when our library loads, the server discards an
  * invalid value with a mere warning, and the identity changes silently.
@@ -39,6 +40,11 @@
 static List *named_by_client = NIL;
 static AmtRefusal refusal = AMT_NOT_REFUSED;
 
+/* By whose right SET has given values to our settings before they were known. */
+static bool set_by_right = false;
+static bool set_without_right = false;
+static bool set_for_user = false;
+
 static bool
 is_ours(const char *name)
 {
@@ -52,32 +58,34 @@ may_set(Oid role, const char *name)
 	return IsTransactionState() && pg_parameter_aclcheck(name, role, ACL_SET) == ACLCHECK_OK;
 }
 
-/* May the role set it, and the user who logged in neither set it nor become the role? */
-static bool
-is_right_of_other(Oid role, const char *name)
+/* A value, in force or to come back when a (sub)transaction ends, is the role's. */
+static void
+note_setter(Oid role, const char *name)
 {
 	Oid			user = MyProc->roleId;
 
-	return may_set(role, name) && !may_set(user, name) && !amt_can_set_role(user, role);
+	if (!may_set(role, name))
+		set_without_right = true;
+	else
+	{
+		set_by_right = true;
+		if (!may_set(user, name) && !amt_can_set_role(user, role))
+			set_for_user = true;
+	}
 }
 
-/*
- * Did a function give the setting a value by a right that its user does not
- * have?  It may be in force, or come back when a (sub)transaction ends.
- */
-static bool
-is_set_by_function(const struct config_generic *setting)
+static void
+note_setters(const struct config_generic *setting)
 {
-	if (setting->source == PGC_S_SESSION && is_right_of_other(setting->srole, setting->name))
-		return true;
+	if (setting->source == PGC_S_SESSION)
+		note_setter(setting->srole, setting->name);
 	for (const GucStack *stack = setting->stack; stack != NULL; stack = stack->prev)
 	{
-		if (stack->source == PGC_S_SESSION && is_right_of_other(stack->srole, setting->name))
-			return true;
-		if (stack->state == GUC_SET_LOCAL && is_right_of_other(stack->masked_srole, setting->name))
-			return true;
+		if (stack->source == PGC_S_SESSION)
+			note_setter(stack->srole, setting->name);
+		if (stack->state == GUC_SET_LOCAL)
+			note_setter(stack->masked_srole, setting->name);
 	}
-	return false;
 }
 
 void
@@ -99,9 +107,10 @@ amt_session_before_settings(void)
 					 errhint("Add amt_keys to \"session_preload_libraries\", or call amt_org_id() before.")));
 		if (settings[i]->reset_source == PGC_S_CLIENT || settings[i]->source == PGC_S_CLIENT)
 			named_by_client = lappend(named_by_client, pstrdup(settings[i]->name));
-		if (is_set_by_function(settings[i]))
-			amt_session_refuse(AMT_REFUSED_EARLY);
+		note_setters(settings[i]);
 	}
+	if (set_for_user || (set_by_right && set_without_right))
+		amt_session_refuse(AMT_REFUSED_EARLY);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -161,7 +170,7 @@ amt_session_check(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("functions of amt_keys cannot be used in this session"),
-				 errdetail("A function has set a setting of amt_keys for the user, who may not set it, before the library was loaded."),
+				 errdetail("Before the library was loaded, settings of amt_keys were set that the user may not set."),
 				 errhint("Add amt_keys to \"session_preload_libraries\", and connect again.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -88,6 +88,7 @@ is(answer(as('acme_app'), 'RESET ALL', 'DISCARD ALL', $whoami), 'acme/viewer/-/-
 # A role with the right keeps the values that it has set itself, and no others.
 is(answer(as('gateway'), q{SET amt_keys.org_id = 'globex'}, $whoami), 'globex/-/-/-', 'a gateway\'s SET before loading is kept');
 is(answer(as('gateway', options => '-c amt_keys.org_id=globex'), $whoami), 'globex/-/-/-', q{a gateway's PGOPTIONS are kept});
+is(answer(as('gateway'), q{SET amt_keys.org_id = 'globex'}, "SET amt_keys.$_ = 'x'", 'SELECT amt_org_id()'), 'ERROR:  42501', "a gateway that sets amt_keys.$_, which it was not granted, beside an organization has no identity at all") for 'scopes', 'key_id';
 is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', q{a gateway's SET of a setting that it was not granted is not kept});
 is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), '-/-/-/-', q{an identity that evil has set in a superuser's session is not kept});
 is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil', $whoami), 'globex/-/-/-', 'an identity that a superuser has set before becoming evil is kept');
