@@ -9,7 +9,8 @@
  *
  * The worker must not wait.  It locks a table only if the lock is free.  It
  * leaves for later: rows that another process has locked, and calls of a key
- * that a transaction in progress creates or deletes.
+ * that a transaction in progress creates or deletes, or changes while the key
+ * has no usage row.
  *
  * If the worker can lock all of amt_key_usage at once, it does.  Then it
  * need not lock rows, and a revocation waits for the batch.
