@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -89,6 +90,8 @@ amt_batch_open(AmtBatch *batch, Oid extension, LOCKMODE mode)
 	batch->key = amt_open_nowait(extension, AMT_KEY, AccessShareLock);
 	if (batch->key == NULL)
 		return false;
+	batch->scratch = AllocSetContextCreate(CurrentMemoryContext, "amt_keys batch",
+										   ALLOCSET_SMALL_SIZES);
 	batch->usage = NULL;
 	batch->exclusive = false;
 	if (RecoveryInProgress())
@@ -112,6 +115,20 @@ amt_batch_close(AmtBatch *batch)
 	if (batch->usage != NULL)
 		table_close(batch->usage, NoLock);
 	table_close(batch->key, NoLock);
+}
+
+AmtPresence
+amt_batch_presence(AmtBatch *batch, const char *id, Size id_len, uint64 *hash_tag)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(batch->scratch);
+	AmtKey		key;
+	AmtPresence presence = amt_key_presence(batch->key, id, id_len, &key);
+
+	if (presence != AMT_ABSENT && hash_tag != NULL)
+		*hash_tag = amt_entry_tag_of(&key);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(batch->scratch);
+	return presence;
 }
 
 void

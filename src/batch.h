@@ -7,6 +7,7 @@
 
 #include "storage/lockdefs.h"
 
+#include "newest.h"
 #include "relations.h"
 
 /* The tables of a batch. */
@@ -16,6 +17,7 @@ typedef struct AmtBatch
 	Relation	usage;			/* amt_key_usage; NULL during recovery */
 	bool		exclusive;		/* no other process can write "usage" */
 	Oid			usage_index;	/* the index of amt_key_usage on key_id */
+	MemoryContext scratch;		/* emptied after each key */
 } AmtBatch;
 
 extern void amt_batch_init(void);
@@ -40,6 +42,13 @@ extern void amt_batch_timeout(bool enable);
  */
 extern bool amt_batch_open(AmtBatch *batch, Oid extension, LOCKMODE mode);
 extern void amt_batch_close(AmtBatch *batch);
+
+/*
+ * Is there a row of the key?  If so, and "hash_tag" is not NULL, also gets
+ * the tag of its hash.
+ */
+extern AmtPresence amt_batch_presence(AmtBatch *batch, const char *id, Size id_len,
+									  uint64 *hash_tag);
 
 /* After an error: roll back and go on. */
 extern void amt_batch_recover(MemoryContext oldcontext);

@@ -231,6 +231,7 @@ static bool
 make_room(uint32 nslots)
 {
 	static TimestampTz failed_at = 0;
+	static bool reported = false;
 	ErrorData  *error;
 
 	if (IsInParallelMode() ||
@@ -241,6 +242,12 @@ make_room(uint32 nslots)
 	if (error == NULL)
 		return true;
 	failed_at = GetCurrentTimestamp();
+	if (!reported)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("amt_keys could not get shared memory for more keys: %s", error->message),
+				 errdetail("Where no other key makes room, keys are verified by scrypt each time, and their calls are not counted.")));
+	reported = true;
 	FreeErrorData(error);
 	return false;
 }

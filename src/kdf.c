@@ -18,9 +18,13 @@
 #include "scrypt_queue.h"
 #include "shmem.h"
 
-static int	scrypt_ln = 14;
-static int	scrypt_r = 8;
-static int	scrypt_p = 1;
+#define DEFAULT_LN	14
+#define DEFAULT_R	8
+#define DEFAULT_P	1
+
+static int	scrypt_ln = DEFAULT_LN;
+static int	scrypt_r = DEFAULT_R;
+static int	scrypt_p = DEFAULT_P;
 static bool loading = true;
 
 static bool
@@ -58,19 +62,32 @@ amt_kdf_init(void)
 	DefineCustomIntVariable("amt_keys.scrypt_ln",
 							"Sets the binary logarithm of scrypt's cost N for new keys.",
 							"One run takes 128 * 2^ln * r * p bytes, at most 1 GiB. Stored hashes keep their own.",
-							&scrypt_ln, 14, 1, 23,
+							&scrypt_ln, DEFAULT_LN, 1, 23,
 							PGC_SUSET, 0, check_ln, NULL, NULL);
 	DefineCustomIntVariable("amt_keys.scrypt_r",
 							"Sets scrypt's block size r for new keys.",
 							"See \"amt_keys.scrypt_ln\".",
-							&scrypt_r, 8, 1, 1 << 20,
+							&scrypt_r, DEFAULT_R, 1, 1 << 20,
 							PGC_SUSET, 0, check_r, NULL, NULL);
 	DefineCustomIntVariable("amt_keys.scrypt_p",
 							"Sets scrypt's parallelization p for new keys.",
 							"See \"amt_keys.scrypt_ln\".",
-							&scrypt_p, 1, 1, 1 << 20,
+							&scrypt_p, DEFAULT_P, 1, 1 << 20,
 							PGC_SUSET, 0, check_p, NULL, NULL);
 	loading = false;
+}
+
+static uint64
+cost(int ln, int r, int p)
+{
+	return ((uint64) r * p) << ln;
+}
+
+bool
+amt_kdf_is_costly(const AmtPhc *phc)
+{
+	return cost(phc->ln, phc->r, phc->p) >
+		8 * Max(cost(DEFAULT_LN, DEFAULT_R, DEFAULT_P), cost(scrypt_ln, scrypt_r, scrypt_p));
 }
 
 /* Wait for a place in the queue, then run scrypt. */
@@ -83,7 +100,7 @@ hash_in_queue(const AmtToken *token, AmtPhc *phc)
 	(void) amt_shmem_attach();
 	memcpy(&tag, phc->salt, sizeof(tag));	/* random, so no other process has
 											 * it */
-	while (!amt_scrypt_enter(tag))
+	while (!amt_scrypt_enter(tag, false))
 		CHECK_FOR_INTERRUPTS();
 	/* Nothing may raise an error before we leave the place. */
 	done = amt_scrypt_hash(token->secret, token->secret_len, phc);

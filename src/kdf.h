@@ -10,6 +10,12 @@
 
 extern void amt_kdf_init(void);
 
+/*
+ * Does a stored hash cost more than eight times what a new one does, with the
+ * settings or with their defaults?
+ */
+extern bool amt_kdf_is_costly(const AmtPhc *phc);
+
 /* The PHC string of a new token's secret. */
 extern void amt_kdf_hash(const AmtToken *token, char phc[AMT_PHC_MAX]);
 

@@ -62,7 +62,8 @@ amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
 			presence = has_new_version ? AMT_CHANGING : AMT_GOING;
 		else
 			presence = AMT_PRESENT;
-		amt_key_copy(tuple, RelationGetDescr(rel), key);
+		/* The worker needs few columns: it detoasts them itself. */
+		amt_key_deform(heap_copytuple(tuple), RelationGetDescr(rel), key);
 	}
 	systable_endscan(scan);
 	if (presence == AMT_ABSENT && amt_key_by_id(rel, id, id_len, key))

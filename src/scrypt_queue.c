@@ -13,6 +13,9 @@
  * A process that leaves wakes all sleepers.  Each must look again at the
  * row, the entry and the places.
  *
+ * The owner of a table of keys may store hashes that take seconds.  Such costly
+ * runs have one place for all databases, so they leave the others free.
+ *
  * The holder of a place must wait for no transaction and no other place, so
  * no deadlock contains a place.  It leaves the place after the run, in
  * PG_FINALLY() after an error, and in an exit callback when it is terminated.
@@ -33,6 +36,7 @@ typedef struct Place
 {
 	int			pid;			/* the process that runs, or 0 */
 	uint64		tag;			/* the key and stored hash that it runs for */
+	bool		costly;			/* does the run cost much more than usual? */
 } Place;
 
 typedef struct Queue
@@ -82,9 +86,12 @@ amt_scrypt_queue_init(void)
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
-/* Take a free place, unless a process runs for the tag or too many run. */
+/*
+ * Take a free place, unless a process runs for the tag, too many run, or this
+ * run and another are costly.
+ */
 static bool
-take_place(uint64 tag)
+take_place(uint64 tag, bool costly)
 {
 	int			running = 0;
 	int			free_place = -1;
@@ -102,13 +109,14 @@ take_place(uint64 tag)
 			continue;
 		}
 		running++;
-		if (place->tag == tag)
+		if (place->tag == tag || (costly && place->costly))
 			running = AMT_SCRYPT_PLACES;
 	}
 	if (running < max_concurrent_scrypt && free_place >= 0)
 	{
 		queue->place[free_place].pid = MyProcPid;
 		queue->place[free_place].tag = tag;
+		queue->place[free_place].costly = costly;
 		my_place = free_place;
 		taken = true;
 	}
@@ -117,20 +125,20 @@ take_place(uint64 tag)
 }
 
 bool
-amt_scrypt_enter(uint64 tag)
+amt_scrypt_enter(uint64 tag, bool costly)
 {
 	static uint32 wait_event = 0;
 
 	if (queue == NULL)
 		return true;
 	Assert(my_place < 0);
-	if (take_place(tag))
+	if (take_place(tag, costly))
 		return true;
 
 	if (wait_event == 0)
 		wait_event = amt_wait_event("AmtKeysScrypt");
 	ConditionVariablePrepareToSleep(&queue->left);
-	if (take_place(tag))
+	if (take_place(tag, costly))
 	{
 		ConditionVariableCancelSleep();
 		return true;

@@ -13,7 +13,6 @@
 
 #include "batch.h"
 #include "compat.h"
-#include "newest.h"
 #include "pending.h"
 #include "sweep.h"
 #include "write.h"
@@ -23,7 +22,7 @@
 /* A part of amt_key_usage, and its rows of keys that are gone. */
 typedef struct Slice
 {
-	Relation	key;
+	AmtBatch   *batch;
 	struct
 	{
 		uint32		len;
@@ -31,25 +30,26 @@ typedef struct Slice
 	}			last,			/* where the slice ends */
 				orphan[SLICE];
 	int			norphans;
+	bool		advanced;		/* has "last" changed? */
 } Slice;
 
 static void
 note_orphan(const char *id, Size id_len, void *arg)
 {
 	Slice	   *slice = arg;
-	AmtKey		key;
 
 	if (id_len > AMT_ID_MAX)
 		return;					/* the table's owner has forced it in */
+	slice->advanced = true;
 	slice->last.len = id_len;
 	memcpy(slice->last.id, id, id_len);
-	if (amt_key_presence(slice->key, id, id_len, &key) == AMT_ABSENT)
+	if (amt_batch_presence(slice->batch, id, id_len, NULL) == AMT_ABSENT)
 		slice->orphan[slice->norphans++] = slice->last;
 }
 
 /*
  * Delete the rows of a slice whose keys are gone; false at the end of the
- * table.
+ * table, or if no row has a valid id.
  */
 static bool
 sweep_slice(AmtBatch *batch, Slice *slice)
@@ -58,9 +58,11 @@ sweep_slice(AmtBatch *batch, Slice *slice)
 	bool		busy;
 	bool		more;
 
-	slice->key = batch->key;
+	slice->batch = batch;
 	slice->norphans = 0;
-	more = amt_usage_visit(batch->usage, slice->last.id, slice->last.len, SLICE, note_orphan, slice);
+	slice->advanced = false;
+	more = amt_usage_visit(batch->usage, slice->last.id, slice->last.len, SLICE, note_orphan, slice) &&
+		slice->advanced;
 	if (slice->norphans == 0)
 		return more;
 	amt_write_begin(&write, batch->usage);

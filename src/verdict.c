@@ -29,6 +29,7 @@
 #include "compat.h"
 #include "entry.h"
 #include "header.h"
+#include "kdf.h"
 #include "prefixes.h"
 #include "scrypt.h"
 #include "scrypt_queue.h"
@@ -73,17 +74,14 @@ same_hash(const ScryptAnswer *answer, const Attempt *attempt)
 }
 
 static AmtScryptResult
-run_scrypt(const AmtToken *token, const char *hash, Size hash_len)
+run_scrypt(const AmtToken *token, const AmtPhc *phc)
 {
-	AmtPhc		phc;
 	AmtScryptResult result;
 	instr_time	start;
 	instr_time	end;
 
-	if (!amt_phc_parse(hash, hash_len, &phc))
-		return AMT_SCRYPT_MISMATCH;
 	INSTR_TIME_SET_CURRENT(start);
-	result = amt_scrypt_check(token->secret, token->secret_len, &phc);
+	result = amt_scrypt_check(token->secret, token->secret_len, phc);
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
 	amt_stat_add(AMT_SCRYPT_RUNS, 1);
@@ -120,13 +118,13 @@ enter_proof(const Attempt *attempt, const ScryptAnswer *answer)
  * it leaves the place, so that waiting processes find it.
  */
 static pg_noinline void
-ask_scrypt(Attempt *attempt, ScryptAnswer *answer)
+ask_scrypt(Attempt *attempt, const AmtPhc *phc, ScryptAnswer *answer)
 {
 	if (!attempt->no_mac && find_proof(attempt))
 		return;
 	answer->hash_len = attempt->hash_len;
 	answer->hash = pnstrdup(attempt->hash, attempt->hash_len);
-	answer->result = run_scrypt(attempt->token, answer->hash, answer->hash_len);
+	answer->result = phc == NULL ? AMT_SCRYPT_MISMATCH : run_scrypt(attempt->token, phc);
 	answer->known = true;
 	if (answer->result == AMT_SCRYPT_MATCH)
 		enter_proof(attempt, answer);
@@ -144,11 +142,14 @@ ask_scrypt(Attempt *attempt, ScryptAnswer *answer)
 static bool
 ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
 {
-	if (!amt_scrypt_enter(attempt->hash_tag))
+	AmtPhc		phc;
+	bool		valid = amt_phc_parse(attempt->hash, attempt->hash_len, &phc);
+
+	if (!amt_scrypt_enter(attempt->hash_tag, valid && amt_kdf_is_costly(&phc)))
 		return false;
 	PG_TRY();
 	{
-		ask_scrypt(attempt, answer);
+		ask_scrypt(attempt, valid ? &phc : NULL, answer);
 	}
 	PG_FINALLY();
 	{

@@ -40,7 +40,7 @@
 #define FAILED_MS		5000	/* from a failed write to the next */
 #define TRIM_MS			10000	/* between two looks for entries to drop */
 #define SWEEP_MS		50		/* for sweeping between two writes */
-#define GIVE_UP_MS		1500	/* for the last write, if it fails */
+#define GIVE_UP_MS		1000	/* for the last write, if it is slow */
 #define LAST_MS			1500	/* for other backends, before the last write */
 #define LAST_POLL_MS	50
 

@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "postmaster/interrupt.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -25,8 +26,8 @@
 
 #include "batch.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "entry.h"
-#include "newest.h"
 #include "pending.h"
 #include "rows.h"
 #include "stat.h"
@@ -34,19 +35,19 @@
 #include "writer_batch.h"
 
 #define BATCH		1000
+#define SLOW_MS		100			/* for one batch; most take less than 10 */
 
 /* Is the entry's key there, and is a transaction changing it? */
 static AmtPresence
 get_presence(AmtBatch *batch, const AmtDue *due)
 {
 	AmtPresence presence;
-	AmtKey		key;
+	uint64		hash_tag;
 
 	if (due->table != RelationGetRelid(batch->key))
 		return AMT_ABSENT;
-	presence = amt_key_presence(batch->key, due->id, due->id_len, &key);
-	if ((presence == AMT_PRESENT || presence == AMT_CHANGING) &&
-		amt_entry_tag_of(&key) != due->hash_tag)
+	presence = amt_batch_presence(batch, due->id, due->id_len, &hash_tag);
+	if ((presence == AMT_PRESENT || presence == AMT_CHANGING) && hash_tag != due->hash_tag)
 		return AMT_ABSENT;		/* another key has this id now */
 	return presence;
 }
@@ -282,6 +283,18 @@ any_left(const AmtDue *due, int n)
 	return false;
 }
 
+/*
+ * Must we stop?  A pass without a limit ends when the worker is asked to.  The
+ * last pass, which has one, may take longer only while batches are fast.
+ */
+static bool
+must_stop(TimestampTz give_up_at, bool slow)
+{
+	if (give_up_at == DT_NOEND)
+		return ShutdownRequestPending;
+	return slow && GetCurrentTimestamp() >= give_up_at;
+}
+
 bool
 amt_write_pending(TimestampTz give_up_at, bool *left)
 {
@@ -290,10 +303,12 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 	uint32		place = 0;
 	bool		more = true;
 	bool		done = true;
+	bool		slow = false;
 
 	*left = false;
-	while (more && (done || GetCurrentTimestamp() < give_up_at))
+	while (more && !must_stop(give_up_at, slow))
 	{
+		TimestampTz since = GetCurrentTimestamp();
 		int			sqlstate;
 		int			n = collect(&place, due, size, &more);
 
@@ -301,10 +316,12 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 			continue;
 		if (try_batch(due, n, &sqlstate))
 		{
+			slow = amt_elapsed(since, GetCurrentTimestamp(), SLOW_MS);
 			*left = *left || any_left(due, n);
 			size = Min(2 * size, BATCH);
 			continue;
 		}
+		slow = true;
 		done = false;
 		*left = true;
 		if (sqlstate == ERRCODE_QUERY_CANCELED)
@@ -316,10 +333,11 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 		if (sqlstate == ERRCODE_INSUFFICIENT_PRIVILEGE)
 			break;				/* code on the table: no key can be written */
 		/* An error of one key must not stop the others. */
-		for (int i = 0; n > 1 && i < n && sqlstate != ERRCODE_QUERY_CANCELED && GetCurrentTimestamp() < give_up_at; i++)
+		for (int i = 0; n > 1 && i < n && sqlstate != ERRCODE_QUERY_CANCELED && !must_stop(give_up_at, true); i++)
 			(void) try_batch(&due[i], 1, &sqlstate);
 		CHECK_FOR_INTERRUPTS();
 	}
+	*left = *left || more;
 	pfree(due);
 	return done;
 }

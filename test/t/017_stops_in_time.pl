@@ -101,5 +101,28 @@ for my $lock (@lockers)
 	$caller->quit;
 }
 
+# A constraint of the table's owner makes each write take long, whether it fails or not; the worker leaves all the same.
+$node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '10ms'");
+$node->reload;
+my @many = map { create_key($node) } 1 .. 80;
+for my $fails (1, 0)
+{
+	my $what = 'each write takes long and ' . ($fails ? 'fails' : 'succeeds');
+	my $caller = Session->new($node);
+	$caller->query('ALTER TABLE amt_key_usage DROP CONSTRAINT IF EXISTS slow',
+		"ALTER TABLE amt_key_usage ADD CONSTRAINT slow CHECK (md5(repeat(key_id, 4000000)) @{[$fails ? '=' : '<>']} '') NOT VALID");
+	verify($caller, $_) for @many;
+	sleep 2;
+	my ($pid) = worker_pids($node);
+	is($caller->query("SELECT pg_terminate_backend($pid, 6000)"), 't', "a worker leaves in six seconds when it is terminated while $what");
+	verify($caller, $_) for @many;
+	wait_for_worker($node);
+	sleep 2;
+	cmp_ok(stop_seconds($node), '<', 5, "the server stops in time while $what");
+	$node->start;
+	$caller->quit;
+}
+$node->safe_psql('postgres', 'ALTER TABLE amt_key_usage DROP CONSTRAINT slow');
+
 $node->stop;
 done_testing();

@@ -179,6 +179,22 @@ for my $max (1, 2, 3)
 	is(counters()->{runs}, 24, "max_concurrent_scrypt = $max: each session makes its own runs");
 }
 
+# Keys that cost much more than usual have one place for all: their owner may have made many.
+{
+	my ($first, $second, $usual) = (slow_key(18), slow_key(18), create_key($node));
+	my ($runner, $waiter) = map { Session->new($node) } 1, 2;
+	my $pid = $runner->backend;
+	$s->query('SELECT amt_cache_clear()');
+	$runner->send(verify_sql($first));
+	held($pid, sub {
+		$waiter->send(verify_sql($second));
+		ok(wait_until(sub { waiting() == 1 }, 10), 'a second costly run waits for the first, although places are free');
+		is($s->query(verify_sql($usual)), 1, 'a usual run takes a place beside a costly one');
+		ok(!$waiter->answers_within(0), 'the second costly run still waits');
+	});
+	is($_->receive, 1, 'a costly run gives its answer') for $runner, $waiter;
+}
+
 # The queue holds no lock: all else goes on during a run.
 {
 	my $runner = Session->new($node);
