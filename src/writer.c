@@ -18,10 +18,12 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/condition_variable.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procarray.h"
 #include "utils/guc.h"
+#include "utils/pidfile.h"
 #include "utils/timestamp.h"
 
 #include "batch.h"
@@ -40,7 +42,9 @@
 #define FAILED_MS		5000	/* from a failed write to the next */
 #define TRIM_MS			10000	/* between two looks for entries to drop */
 #define SWEEP_MS		50		/* for sweeping between two writes */
-#define GIVE_UP_MS		1000	/* for the last write, if it is slow */
+#define GIVE_UP_MS		1000	/* for the last write, if it fails, or another
+								 * worker can write the rest */
+#define STOP_MS			30000	/* for the last write, if the server stops */
 #define LAST_MS			1500	/* for other backends, before the last write */
 #define LAST_POLL_MS	50
 
@@ -115,14 +119,14 @@ unwritten_here(void)
 
 /* Write as amt_write_pending() does, and wake the backends that wait for it. */
 static bool
-write_now(TimestampTz give_up_at, bool *left)
+write_now(const AmtLimits *limits, bool *left)
 {
 	bool		done;
 
 	if (amt_my_slot != NULL)
 		amt_my_slot->hurry = false;
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
-	done = amt_write_pending(give_up_at, left);
+	done = amt_write_pending(limits, left);
 	if (!done && amt_my_slot != NULL && amt_my_slot->pid == MyProcPid)	/* not given to another
 																		 * database */
 		amt_my_slot->failures++;
@@ -204,7 +208,7 @@ write_until_idle(void)
 						amt_my_slot->hurry ? Min(usage_flush_interval, wait_ms) : Max(interval, wait_ms)))
 		{
 			written_at = now;
-			wait_ms = write_now(DT_NOEND, &left) ? 0 : FAILED_MS;
+			wait_ms = write_now(NULL, &left) ? 0 : FAILED_MS;
 		}
 		if (sweeping)
 			sweeping = sweep_for_a_while();
@@ -224,6 +228,46 @@ write_until_idle(void)
 	}
 }
 
+/* Does the postmaster's file say that the server stops?  True if in doubt. */
+static bool
+server_stops(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		found = file != NULL;
+
+	for (int i = 0; found && i < LOCK_FILE_LINE_PM_STATUS; i++)
+		found = fgets(line, sizeof(line), file) != NULL;
+	if (file != NULL)
+		(void) FreeFile(file);
+	return !found || strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+}
+
+/*
+ * Write once more.  Calls that are left when the server stops are lost.  When only this
+ * worker was terminated, the next one writes it: perhaps DROP DATABASE waits.
+ */
+static void
+write_rest(bool server_stopping)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	AmtLimits	limits;
+	bool		left;
+	uint64		lost;
+
+	limits.give_up_at = TimestampTzPlusMilliseconds(now, GIVE_UP_MS);
+	limits.stop_at = TimestampTzPlusMilliseconds(now, server_stopping ? STOP_MS : GIVE_UP_MS);
+	(void) write_now(&limits, &left);
+	if (!left)
+		return;
+	amt_slot_ask_for_successor();
+	lost = unwritten_here();
+	if (server_stopping && lost > 0)
+		ereport(LOG,
+				(errmsg("amt_keys could not write " UINT64_FORMAT " counted calls before the server stopped",
+						lost)));
+}
+
 /*
  * The server stops, or this worker was terminated.  Other backends of the
  * database may still count, so wait for their end, but not long.  Then write
@@ -232,8 +276,6 @@ write_until_idle(void)
 static void
 write_last(void)
 {
-	bool		left;
-
 	amt_slot_release(0);
 	for (int waited = 0; waited < LAST_MS; waited += LAST_POLL_MS)
 	{
@@ -242,11 +284,7 @@ write_last(void)
 		wait_for_latch(LAST_POLL_MS);
 	}
 	if (!amt_slot_is_taken() && unwritten_here() > 0)
-	{
-		(void) write_now(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVE_UP_MS), &left);
-		if (left)
-			amt_slot_ask_for_successor();
-	}
+		write_rest(server_stops());
 }
 
 /* Do not fail a hundred times a second where our predecessor has failed. */

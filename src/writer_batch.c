@@ -34,8 +34,9 @@
 #include "write.h"
 #include "writer_batch.h"
 
-#define BATCH		1000
-#define SLOW_MS		100			/* for one batch; most take less than 10 */
+#define BATCH		1000		/* keys in a batch, at most */
+#define FIRST_BATCH	125
+#define FAST_MS		100			/* a faster batch lets the next one be larger */
 
 /* Is the entry's key there, and is a transaction changing it? */
 static AmtPresence
@@ -283,30 +284,28 @@ any_left(const AmtDue *due, int n)
 	return false;
 }
 
-/*
- * Must we stop?  A pass without a limit ends when the worker is asked to.  The
- * last pass, which has one, may take longer only while batches are fast.
- */
+/* Must the pass end?  "failed" says whether a batch of it has failed. */
 static bool
-must_stop(TimestampTz give_up_at, bool slow)
+must_stop(const AmtLimits *limits, bool failed)
 {
-	if (give_up_at == DT_NOEND)
+	if (limits == NULL)
 		return ShutdownRequestPending;
-	return slow && GetCurrentTimestamp() >= give_up_at;
+	return GetCurrentTimestamp() >= (failed ? limits->give_up_at : limits->stop_at);
 }
 
 bool
-amt_write_pending(TimestampTz give_up_at, bool *left)
+amt_write_pending(const AmtLimits *limits, bool *left)
 {
 	AmtDue	   *due = MemoryContextAllocHuge(TopMemoryContext, sizeof(AmtDue) * BATCH);
-	static int	size = BATCH;
+	static int	size = FIRST_BATCH;
 	uint32		place = 0;
 	bool		more = true;
 	bool		done = true;
-	bool		slow = false;
 
 	*left = false;
-	while (more && !must_stop(give_up_at, slow))
+	if (limits != NULL)
+		size = Min(size, FIRST_BATCH);	/* rows may be slow to find now */
+	while (more && !must_stop(limits, !done))
 	{
 		TimestampTz since = GetCurrentTimestamp();
 		int			sqlstate;
@@ -316,12 +315,11 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 			continue;
 		if (try_batch(due, n, &sqlstate))
 		{
-			slow = amt_elapsed(since, GetCurrentTimestamp(), SLOW_MS);
 			*left = *left || any_left(due, n);
-			size = Min(2 * size, BATCH);
+			if (!amt_elapsed(since, GetCurrentTimestamp(), FAST_MS))
+				size = Min(2 * size, BATCH);
 			continue;
 		}
-		slow = true;
 		done = false;
 		*left = true;
 		if (sqlstate == ERRCODE_QUERY_CANCELED)
@@ -333,7 +331,7 @@ amt_write_pending(TimestampTz give_up_at, bool *left)
 		if (sqlstate == ERRCODE_INSUFFICIENT_PRIVILEGE)
 			break;				/* code on the table: no key can be written */
 		/* An error of one key must not stop the others. */
-		for (int i = 0; n > 1 && i < n && sqlstate != ERRCODE_QUERY_CANCELED && !must_stop(give_up_at, true); i++)
+		for (int i = 0; n > 1 && i < n && sqlstate != ERRCODE_QUERY_CANCELED && !must_stop(limits, true); i++)
 			(void) try_batch(&due[i], 1, &sqlstate);
 		CHECK_FOR_INTERRUPTS();
 	}

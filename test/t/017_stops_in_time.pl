@@ -101,28 +101,53 @@ for my $lock (@lockers)
 	$caller->quit;
 }
 
-# A constraint of the table's owner makes each write take long, whether it fails or not; the worker leaves all the same.
+# Writes take long, as on a slow disk: everything is written before the server stops.
+sub slow_writes
+{
+	my ($session, $operator, $times) = @_;
+	return $session->query('ALTER TABLE amt_key_usage DROP CONSTRAINT IF EXISTS slow',
+		"ALTER TABLE amt_key_usage ADD CONSTRAINT slow CHECK (md5(repeat(key_id, $times)) $operator '') NOT VALID");
+}
+
+my @many = create_keys(Session->new($node), 300);
+{
+	my $caller = Session->new($node);
+	slow_writes($caller, '<>', 160_000);
+	verify($caller, $_) for @many;
+	my $lines = -s $node->logfile;
+	$caller->quit;
+	stop_seconds($node);
+	$node->start;
+	is($node->safe_psql('postgres', "SELECT count(*) FROM amt_key_usage WHERE calls = 1 AND key_id = ANY ('{" . join(',', map { id_of($_) } @many) . "}')"),
+		scalar @many, 'slow writes are finished before the server stops');
+	unlike(slurp_file($node->logfile, $lines), qr/before the server stopped/, 'the log reports no lost calls');
+}
+
+# A constraint of the table's owner makes each write take long, whether it fails or not: the worker leaves all the same.
 $node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '10ms'");
 $node->reload;
-my @many = map { create_key($node) } 1 .. 80;
-for my $fails (1, 0)
+for my $operator ('=', '<>')
 {
-	my $what = 'each write takes long and ' . ($fails ? 'fails' : 'succeeds');
+	my $what = 'each write takes long and ' . ($operator eq '=' ? 'fails' : 'succeeds');
 	my $caller = Session->new($node);
-	$caller->query('ALTER TABLE amt_key_usage DROP CONSTRAINT IF EXISTS slow',
-		"ALTER TABLE amt_key_usage ADD CONSTRAINT slow CHECK (md5(repeat(key_id, 4000000)) @{[$fails ? '=' : '<>']} '') NOT VALID");
+	slow_writes($caller, $operator, 4_000_000);
 	verify($caller, $_) for @many;
 	sleep 2;
 	my ($pid) = worker_pids($node);
-	is($caller->query("SELECT pg_terminate_backend($pid, 6000)"), 't', "a worker leaves in six seconds when it is terminated while $what");
-	verify($caller, $_) for @many;
-	wait_for_worker($node);
-	sleep 2;
-	cmp_ok(stop_seconds($node), '<', 5, "the server stops in time while $what");
-	$node->start;
+	is($caller->query("SELECT pg_terminate_backend($pid, 5000)"), 't', "a worker that is terminated leaves in five seconds while $what");
 	$caller->quit;
 }
-$node->safe_psql('postgres', 'ALTER TABLE amt_key_usage DROP CONSTRAINT slow');
 
-$node->stop;
+# When writes fail, the stop does not take longer, and the log says what is lost.
+{
+	my $caller = Session->new($node);
+	slow_writes($caller, '=', 4_000_000);
+	verify($caller, $_) for @many;
+	wait_for_worker($node);
+	my $lines = -s $node->logfile;
+	$caller->quit;
+	cmp_ok(stop_seconds($node), '<', 5, 'the server stops in time while each write takes long and fails');
+	like(slurp_file($node->logfile, $lines), qr/amt_keys could not write \d+ counted calls before the server stopped/, 'the log says how many calls are lost');
+}
+
 done_testing();
