@@ -301,13 +301,16 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 	uint32		place = 0;
 	bool		more = true;
 	bool		done = true;
+	bool		failed = false;
+	bool		cancelled = false;	/* was the last batch cancelled? */
 
 	*left = false;
 	if (limits != NULL)
 		size = Min(size, FIRST_BATCH);	/* rows may be slow to find now */
-	while (more && !must_stop(limits, !done))
+	while (more && !must_stop(limits, failed))
 	{
 		TimestampTz since = GetCurrentTimestamp();
+		uint32		from = place;
 		int			sqlstate;
 		int			n = collect(&place, due, size, &more);
 
@@ -315,6 +318,7 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 			continue;
 		if (try_batch(due, n, &sqlstate))
 		{
+			cancelled = false;
 			*left = *left || any_left(due, n);
 			if (!amt_elapsed(since, GetCurrentTimestamp(), FAST_MS))
 				size = Min(2 * size, BATCH);
@@ -326,8 +330,14 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 		{
 			/* Not a thousand times a second; and rows may be slow to find. */
 			size = Max(size / 8, 1);
-			break;
+			if (limits == NULL || cancelled)
+				break;
+			cancelled = true;
+			place = from;
+			more = true;
+			continue;
 		}
+		failed = true;
 		if (sqlstate == ERRCODE_INSUFFICIENT_PRIVILEGE)
 			break;				/* code on the table: no key can be written */
 		/* An error of one key must not stop the others. */

@@ -101,52 +101,60 @@ for my $lock (@lockers)
 	$caller->quit;
 }
 
-# Writes take long, as on a slow disk: everything is written before the server stops.
+# A constraint makes writes take some milliseconds, as a slow disk does, or much longer.
 sub slow_writes
 {
-	my ($session, $operator, $times) = @_;
+	my ($session, $times, $operator) = @_;
 	return $session->query('ALTER TABLE amt_key_usage DROP CONSTRAINT IF EXISTS slow',
 		"ALTER TABLE amt_key_usage ADD CONSTRAINT slow CHECK (md5(repeat(key_id, $times)) $operator '') NOT VALID");
 }
 
-my @many = create_keys(Session->new($node), 300);
+# How many of the keys have been called so often, by the table.
+sub written
+{
+	my ($calls, @tokens) = @_;
+	my $ids = join ',', map { id_of($_) } @tokens;
+	return $node->safe_psql('postgres', "SELECT count(*) FROM amt_key_usage WHERE calls = $calls AND key_id = ANY ('{$ids}')");
+}
+
+my @many = create_keys(Session->new($node), 2500);
+
+# Slow writes are finished before the server stops.
 {
 	my $caller = Session->new($node);
-	slow_writes($caller, '<>', 160_000);
+	slow_writes($caller, 80_000, '<>');
 	verify($caller, $_) for @many;
 	my $lines = -s $node->logfile;
 	$caller->quit;
 	stop_seconds($node);
 	$node->start;
-	is($node->safe_psql('postgres', "SELECT count(*) FROM amt_key_usage WHERE calls = 1 AND key_id = ANY ('{" . join(',', map { id_of($_) } @many) . "}')"),
-		scalar @many, 'slow writes are finished before the server stops');
+	is(written(1, @many), scalar @many, 'slow writes are finished before the server stops');
 	unlike(slurp_file($node->logfile, $lines), qr/before the server stopped/, 'the log reports no lost calls');
 }
 
-# A constraint of the table's owner makes each write take long, whether it fails or not: the worker leaves all the same.
+# A worker that is only terminated leaves the rest to the next, whether writes are slow or fail.
 $node->append_conf('postgresql.conf', "amt_keys.usage_flush_interval = '10ms'");
 $node->reload;
-for my $operator ('=', '<>')
+for ([ 80_000, '<>', 'is slow' ], [ 4_000_000, '<>', 'is very slow' ], [ 4_000_000, '=', 'is very slow and fails' ])
 {
-	my $what = 'each write takes long and ' . ($operator eq '=' ? 'fails' : 'succeeds');
+	my ($times, $operator, $what) = @$_;
 	my $caller = Session->new($node);
-	slow_writes($caller, $operator, 4_000_000);
+	slow_writes($caller, $times, $operator);
 	verify($caller, $_) for @many;
-	sleep 2;
+	wait_for_worker($node);
 	my ($pid) = worker_pids($node);
-	is($caller->query("SELECT pg_terminate_backend($pid, 5000)"), 't', "a worker that is terminated leaves in five seconds while $what");
+	is($caller->query("SELECT pg_terminate_backend($pid, 4500)"), 't', "a worker that is terminated leaves in time while each write $what");
 	$caller->quit;
 }
 
 # When writes fail, the stop does not take longer, and the log says what is lost.
 {
 	my $caller = Session->new($node);
-	slow_writes($caller, '=', 4_000_000);
 	verify($caller, $_) for @many;
 	wait_for_worker($node);
 	my $lines = -s $node->logfile;
 	$caller->quit;
-	cmp_ok(stop_seconds($node), '<', 5, 'the server stops in time while each write takes long and fails');
+	cmp_ok(stop_seconds($node), '<', 5, 'the server stops in time while each write is very slow and fails');
 	like(slurp_file($node->logfile, $lines), qr/amt_keys could not write \d+ counted calls before the server stopped/, 'the log says how many calls are lost');
 }
 
