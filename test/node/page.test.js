@@ -186,7 +186,7 @@ test('token_is_gone_with_the_next_key_and_with_the_page', async () => {
 	// Away and back, from the back-forward cache where the browser keeps the page there.
 	await page.goto(`${example.url}/sign-in`);
 	await page.goBack();
-	await page.getByRole('heading', { name: 'API keys' }).waitFor();
+	await row(page, 'second').waitFor();
 	assert.ok(!(await page.content()).includes(tokens[1]));
 
 	// What the cache would keep is the document as pagehide leaves it.
