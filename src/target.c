@@ -113,10 +113,11 @@ find_named(Relation rel, const char *s, Size len, AmtTarget *target)
 	if (amt_token_is_id(s, len) && amt_key_by_id(rel, s, len, &target->key) &&
 		is_in_reach(&target->key))
 		return true;
-	if (displayed_id(s, len, &id, &id_len) && amt_key_by_id(rel, id, id_len, &target->key) &&
-		is_in_reach(&target->key))
+	if (find_by_prefix(rel, s, len, &target->key))
 		return true;
-	return find_by_prefix(rel, s, len, &target->key);
+	/* The key may be shown with another prefix, and this one be listed too. */
+	return displayed_id(s, len, &id, &id_len) &&
+		amt_key_by_id(rel, id, id_len, &target->key) && is_in_reach(&target->key);
 }
 
 bool

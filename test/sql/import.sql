@@ -182,6 +182,12 @@ CALL become('initech', 'admin', 'zoe');
 SELECT amt_revoke('sk_live_...') AS none_within_reach;
 RESET ROLE;
 DELETE FROM amt_keys WHERE token_prefix = 'sk_live_...';
+-- nor one of two, if it has the id that is shown
+SELECT key_id AS shown_id, token_prefix AS shown FROM amt_create_key('shown', 'acme', 'viewer') \gset
+SELECT amt_import_key(sha256('shown too'), 'shown too', 'acme', 'viewer', :'shown') <> '' AS imported;
+SELECT amt_revoke(:'shown');
+:sqlstate
+SELECT amt_revoke(:'shown_id') AS by_id, amt_revoke(:'shown') AS the_other, amt_revoke(:'shown') AS again;
 CALL become('acme', 'admin', 'zoe');
 -- the whole token is no displayed prefix
 RESET ROLE;
