@@ -37,6 +37,10 @@ PGDLLEXPORT void _PG_init(void);
 static void
 define_all(void)
 {
+	/* First, so that it masks what the server says of the other settings. */
+	amt_prefixes_init();
+	amt_redact_init();
+
 	/* These register their parts of shared memory, always in this order. */
 	amt_stat_init();
 	amt_scrypt_queue_init();
@@ -47,14 +51,12 @@ define_all(void)
 	amt_writer_init();
 	amt_relations_init();
 	amt_table_code_init();
-	amt_prefixes_init();
 	amt_roles_init();
 	amt_identity_init();
 	amt_checks_init();
 	amt_kdf_init();
 	amt_request_init();
 	amt_authenticate_init();
-	amt_redact_init();
 	MarkGUCPrefixReserved("amt_keys");
 }
 
