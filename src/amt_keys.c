@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/guc.h"
 
 #include "authenticate.h"
@@ -63,13 +64,25 @@ define_all(void)
 void
 _PG_init(void)
 {
-	static bool defined = false;
+	static bool started = false;
 
-	/* If an error ended the first try, the server calls us again. */
+	/*
+	 * If an error ended the first try, the server calls us again.  But nothing
+	 * can be defined twice, and no function may run with half of it.
+	 */
+	if (started)
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("library \"amt_keys\" could not be loaded"),
+				 errdetail("An error has ended an earlier try in this session."),
+				 errhint("Connect again.")));
 	amt_session_before_settings();
-	if (!defined)
-		define_all();
-	defined = true;
+	started = true;
+
+	/* The server looks for a cancel after it has warned about a setting. */
+	HOLD_INTERRUPTS();
+	define_all();
 	amt_session_after_settings();
 	amt_identity_publish();
+	RESUME_INTERRUPTS();
 }
