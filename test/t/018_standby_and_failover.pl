@@ -45,6 +45,18 @@ sub resume_replay
 	return;
 }
 
+# A standby cannot write its calls, so a restart loses them, and the log says so.
+{
+	my $counted = create_key($primary);
+	catch_up();
+	verify($standby, $counted) for 1 .. 3;
+	wait_for_worker($standby);
+	$standby->restart;
+	like(slurp_file($standby->logfile), qr/amt_keys could not write 3 counted calls before the server stopped/, 'the log says how many calls a restart of the standby loses');
+	is(calls_of($standby, id_of($counted)), 0, 'the standby begins to count again');
+	is(revoke($primary, $counted), 't', 'the key is revoked');
+}
+
 catch_up();
 my $s = Session->new($standby);
 
@@ -169,7 +181,7 @@ is(calls_of($standby, $primary_id), $primary_calls, 'the view counts no call twi
 ok(wait_until(sub { stat_of($standby, 'calls_pending') == 0 }, 30), 'no call is pending after the promotion');
 is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_key_usage WHERE key_id = '" . id_of($revoked_token) . "'"), 0,
 	'a promoted standby writes no row of usage for a key that is gone');
-is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_key_event WHERE event = 'revoked'"), 3,
+is($standby->safe_psql('postgres', "SELECT count(*) FROM amt_key_event WHERE event = 'revoked'"), 4,
 	'each revocation has its event after the promotion');
 
 # From then on it is a primary like any other.
