@@ -16,7 +16,8 @@
  * of their own.
  *
  * Our worker makes no exception: in one process it may write tables of one
- * owner after those of another.
+ * owner after those of another.  It runs no expression at all: a built-in
+ * function may take minutes, and looks for no cancel and no shutdown.
  *
  * The result is kept until something changes that it depends on.
  */
@@ -26,6 +27,7 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "catalog/dependency.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_language.h"
@@ -42,11 +44,15 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "relations.h"
 #include "table_code.h"
 
 /* The tables that were checked last. */
 #define NCHECKED	3
 static Oid	checked[NCHECKED];
+
+/* Must the table have no expressions? */
+static bool no_expressions = false;
 
 /* A check that is under way. */
 typedef struct Check
@@ -79,6 +85,12 @@ amt_table_code_init(void)
 	CacheRegisterSyscacheCallback(TYPEOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(RELOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, forget_all, (Datum) 0);
+}
+
+void
+amt_code_forbid_expressions(void)
+{
+	no_expressions = true;
 }
 
 static void
@@ -197,7 +209,10 @@ check_columns(Check *check)
 	{
 		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
 
-		if (!att->attisdropped &&
+		if (no_expressions && att->attgenerated != '\0')
+			refuse(check, "Column \"%s\" is generated, and the worker runs no expressions.",
+				   NameStr(att->attname));
+		else if (!att->attisdropped &&
 			(!is_built_in(att->atttypid) ||
 			 is_foreign_code(build_column_default(check->rel, i + 1), NULL)))
 			refuse(check, "Column \"%s\" is of a type, or its default has a function, that may run code of others.",
@@ -211,7 +226,10 @@ check_constraints(Check *check)
 	TupleConstr *constr = RelationGetDescr(check->rel)->constr;
 
 	for (int i = 0; constr != NULL && i < constr->num_check; i++)
-		if (is_foreign_code(stringToNode(constr->check[i].ccbin), NULL))
+		if (no_expressions)
+			refuse(check, "Constraint \"%s\" has an expression, and the worker runs none.",
+				   constr->check[i].ccname);
+		else if (is_foreign_code(stringToNode(constr->check[i].ccbin), NULL))
 			refuse(check, "Constraint \"%s\" has a type or a function that may run code of others.",
 				   constr->check[i].ccname);
 }
@@ -229,6 +247,22 @@ get_stored_node(Relation index, AttrNumber attnum)
 	return isnull ? NULL : stringToNode(TextDatumGetCString(value));
 }
 
+/*
+ * Is the index a B-tree on the first columns only?  To enter a large value, or its
+ * parts, into another index may take long, too.
+ */
+static bool
+is_small(Relation index)
+{
+	if (index->rd_rel->relam != BTREE_AM_OID)
+		return false;
+	for (int i = 0; i < index->rd_index->indnatts; i++)
+		if (index->rd_index->indkey.values[i] < 1 ||
+			index->rd_index->indkey.values[i] > Natts_amt_key_usage)
+			return false;
+	return heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+}
+
 static void
 check_index(Check *check, Oid relid)
 {
@@ -241,6 +275,9 @@ check_index(Check *check, Oid relid)
 		is_foreign = is_foreign || !is_built_in(index->rd_opfamily[i]);
 	if (is_foreign)
 		refuse(check, "Index \"%s\" has a type, a function or an operator class that may run code of others.",
+			   RelationGetRelationName(index));
+	else if (no_expressions && !is_small(index))
+		refuse(check, "Index \"%s\" is not just on columns of the extension's own, and the worker maintains no other.",
 			   RelationGetRelationName(index));
 	index_close(index, NoLock);
 }

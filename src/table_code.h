@@ -11,6 +11,12 @@
 extern void amt_table_code_init(void);
 
 /*
+ * From now on, this process writes only amt_key_usage.  Expressions on it, and
+ * indexes on columns that others have added, then count as such code.
+ */
+extern void amt_code_forbid_expressions(void);
+
+/*
  * Raise 42501 if code that must not run here would run when the table is written.
  * The caller must hold a lock that keeps others from changing the table.  That
  * does not keep them from adding an index: the caller must maintain the indexes

@@ -33,6 +33,7 @@
 #include "pending.h"
 #include "stat.h"
 #include "sweep.h"
+#include "table_code.h"
 #include "writer.h"
 #include "writer_batch.h"
 #include "writer_slot.h"
@@ -310,6 +311,7 @@ connect_to(Oid database)
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("session_replication_role", "origin", PGC_SUSET, PGC_S_OVERRIDE);
 	amt_no_transaction_timeout();
+	amt_code_forbid_expressions();
 	amt_batch_init();
 }
 

@@ -221,14 +221,16 @@ write_batch(AmtDue *due, int n)
 	amt_batch_commit();
 }
 
+/* Has an error been logged since a pass succeeded? */
+static bool reported = false;
+
 /*
- * Write one batch.  Logs an error, but only once until a batch succeeds.
+ * Write one batch.  Logs an error, but only once until a pass succeeds.
  * Returns false then, and the error's code.
  */
 static bool
 try_batch(AmtDue *due, int n, int *sqlstate)
 {
-	static bool reported = false;
 	MemoryContext oldcontext = CurrentMemoryContext;
 	volatile bool done = false;
 
@@ -237,7 +239,6 @@ try_batch(AmtDue *due, int n, int *sqlstate)
 	{
 		write_batch(due, n);
 		done = true;
-		reported = false;
 	}
 	PG_CATCH();
 	{
@@ -346,6 +347,8 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 		CHECK_FOR_INTERRUPTS();
 	}
 	*left = *left || more;
+	if (done)
+		reported = false;
 	pfree(due);
 	return done;
 }

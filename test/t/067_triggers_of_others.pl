@@ -128,6 +128,26 @@ for my $code (
 	}
 }
 
+# The worker runs no expression, whoever has made it: a built-in function may take minutes, and looks for no cancel.
+my $called = create_key($node);
+for my $code (
+	[ 'a constraint', 'ALTER TABLE {t} ADD CONSTRAINT c CHECK (calls >= 0)', 'ALTER TABLE {t} DROP CONSTRAINT c' ],
+	[ 'a generated column', 'ALTER TABLE {t} ADD c bigint GENERATED ALWAYS AS (calls + 1) STORED', 'ALTER TABLE {t} DROP c' ],
+	[ 'an index on an expression', 'CREATE INDEX c ON {t} ((calls + 1))', 'DROP INDEX c' ],
+	[ 'an index with a condition', 'CREATE INDEX c ON {t} (calls) WHERE calls > 10', 'DROP INDEX c' ],
+	[ 'an index of another kind', 'CREATE INDEX c ON {t} USING hash (key_id)', 'DROP INDEX c' ],
+	[ 'an index on a column that was added', 'ALTER TABLE {t} ADD c int; CREATE INDEX ON {t} (c)', 'ALTER TABLE {t} DROP c' ])
+{
+	my ($what, $add, $remove) = map { s/\{t\}/amt_key_usage/gr } @$code;
+	is($super->query(split /; /, $add), '', "a superuser adds $what to amt_key_usage");
+	verify($node, $called);
+	is($super->query('SELECT amt_flush_usage() > 0'), 'ERROR:  55000', "amt_key_usage is not written while it has $what");
+	is($super->query($remove), '', "the superuser removes $what from amt_key_usage");
+	is($super->query('SELECT amt_flush_usage() > 0'), 't', "amt_key_usage is written without $what");
+}
+is($super->query('CREATE INDEX c ON amt_key_usage (calls DESC, last_used_at)', "SELECT count(*) FROM amt_verify('$called')", 'SELECT amt_flush_usage() > 0'), "\n1\nt" =~ s/\A\n//r,
+	'a plain index on the columns of amt_key_usage is maintained');
+
 # A function that is given away while a call waits for another one's row.
 for my $function ('amt_key_record', 'amt_key_guard')
 {
