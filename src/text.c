@@ -39,3 +39,13 @@ amt_string_arg(FunctionCallInfo fcinfo, int n)
 	amt_check_encoding(arg, strlen(arg));
 	return arg;
 }
+
+void
+amt_digest(const char *s, Size len, uint8 digest[AMT_SHA256_LEN])
+{
+	if (!amt_sha256(s, len, digest))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not compute SHA-256"),
+				 errdetail("OpenSSL did not get memory, or its provider has no SHA-256.")));
+}

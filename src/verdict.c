@@ -33,9 +33,9 @@
 #include "prefixes.h"
 #include "scrypt.h"
 #include "scrypt_queue.h"
-#include "sha256.h"
 #include "shmem.h"
 #include "stat.h"
+#include "text.h"
 #include "usage.h"
 #include "verdict.h"
 
@@ -277,8 +277,9 @@ find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 	const char *id;
 	Size		id_len;
 
-	if (!may_be_imported(s, len) || !amt_sha256(s, len, digest))
+	if (!may_be_imported(s, len))
 		return false;
+	amt_digest(s, len, digest);
 	attempt->shared = amt_entry_attach();
 	rel = amt_open(extension, AMT_KEY, AccessShareLock);
 	if (attempt->shared)
