@@ -248,7 +248,7 @@ COMMENT ON FUNCTION @extschema@.amt_create_key(pg_catalog.text, pg_catalog.text,
 CREATE FUNCTION @extschema@.amt_revoke(key pg_catalog.text) RETURNS pg_catalog.bool
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.amt_revoke(pg_catalog.text) IS
-'Revokes a key for good. The key is named by its id, its displayed prefix or its whole token. Returns false if there is no such key within the caller''s reach; raises 42501 if the caller may not revoke it. Allowed to trusted roles, to the key''s creator and the manager role in its organization, to the key itself, and to anybody who has the whole token.';
+'Revokes a key for good. The key is named by its id, its displayed prefix or its whole token. Returns false if there is no such key within the caller''s reach, or if a token has a wrong secret; raises 42501 if the caller may not revoke the key, and 21000 if several keys have the displayed prefix. Allowed to trusted roles, to the key''s creator and the manager role in its organization, to the key itself, and to anybody who has the whole token.';
 
 CREATE FUNCTION @extschema@.amt_rotate_key(
     key pg_catalog.text,
@@ -256,7 +256,7 @@ CREATE FUNCTION @extschema@.amt_rotate_key(
     expires_at pg_catalog.timestamptz DEFAULT NULL) RETURNS @extschema@.amt_new_key
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.amt_rotate_key(pg_catalog.text, pg_catalog.interval, pg_catalog.timestamptz) IS
-'Creates a key with the name, organization, role and scopes of another, which is revoked in the same transaction, or expires when the grace interval ends. The new key lives as long as the old one was made to, unless expires_at says otherwise. Raises P0002 if there is no such key within the caller''s reach; 42501 if the caller may not revoke it or could not create one like it; 55000 if it is suspended; 22023 for a negative grace or a bad expiry. Everybody may call it.';
+'Creates a key with the name, organization, role and scopes of another, which is revoked in the same transaction, or expires when the grace interval ends. The new key lives as long as the old one was made to, unless expires_at says otherwise. Raises P0002 if there is no such key within the caller''s reach, or if a token has a wrong secret; 42501 if the caller may not revoke it or could not create one like it; 55000 if it is suspended; 22023 for a negative grace or a bad expiry. Everybody may call it.';
 
 CREATE FUNCTION @extschema@.amt_import_key(
     token_sha256 pg_catalog.bytea,

@@ -22,7 +22,6 @@
 #include "newkey.h"
 #include "prefixes.h"
 #include "roles.h"
-#include "sha256.h"
 #include "target.h"
 #include "text.h"
 #include "write.h"
@@ -159,18 +158,24 @@ find_old_key(Oid extension, FunctionCallInfo fcinfo, OldKey *old)
 	AmtTarget	target;
 	text	   *arg;
 	bool		found;
+	bool		allowed;
 
 	if (PG_ARGISNULL(0))
 		no_such_key();
 	arg = PG_GETARG_TEXT_PP(0);
-	found = amt_target_find(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target);
+	found = amt_target_find(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target) &&
+		amt_target_in_reach(AmtKeyValue(&target.key, org_id));
+	allowed = found &&
+		amt_may_manage_key(AmtKeyValue(&target.key, org_id),
+						   !AmtKeyIsNull(&target.key, created_by),
+						   AmtKeyValue(&target.key, created_by));
+	if (allowed && target.has_secret)
+		found = amt_target_has_right_secret(extension, &target);
 	if ((Pointer) arg != DatumGetPointer(PG_GETARG_DATUM(0)))
 		OPENSSL_cleanse(arg, VARSIZE_ANY(arg));
-	if (!found || !amt_target_in_reach(AmtKeyValue(&target.key, org_id)))
+	if (!found)
 		no_such_key();
-	if (!amt_may_manage_key(AmtKeyValue(&target.key, org_id),
-							!AmtKeyIsNull(&target.key, created_by),
-							AmtKeyValue(&target.key, created_by)))
+	if (!allowed)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to rotate key"),
@@ -324,8 +329,8 @@ check_is_no_token(const AmtNewKey *key)
 {
 	uint8		digest[AMT_SHA256_LEN];
 
-	if (amt_sha256(key->token_prefix, strlen(key->token_prefix), digest) &&
-		memcmp(digest, key->token_sha256, AMT_SHA256_LEN) == 0)
+	amt_digest(key->token_prefix, strlen(key->token_prefix), digest);
+	if (memcmp(digest, key->token_sha256, AMT_SHA256_LEN) == 0)
 		amt_invalid("token_prefix must not be the whole token", "Lists display it. Pass its first characters.");
 }
 

@@ -15,36 +15,22 @@
 #include "miscadmin.h"
 
 #include "compat.h"
-#include "stat.h"
 #include "target.h"
-#include "verdict.h"
-
-/* Does the presented secret belong to the key?  A wrong one is counted. */
-static bool
-has_right_secret(Oid extension, const AmtTarget *target)
-{
-	AmtKey		key;
-	AmtVerdict	verdict;
-
-	if (target->is_whole_token)
-		return true;
-	if (!target->has_secret)
-		return false;
-	verdict = amt_verify_secret(extension, &target->token, &key);
-	if (verdict == AMT_WRONG_SECRET)
-		amt_stat_add(AMT_REJECTED_WRONG_SECRET, 1);
-	return verdict == AMT_GOOD;
-}
 
 /*
  * May the caller revoke the key?  If not: false for a key out of reach, else
- * an error.
+ * an error.  A token with a wrong secret names no key to anybody: ids are
+ * public, and who has found a token may revoke it with rights of a manager.
  */
 static bool
 check_revoke(Oid extension, const AmtTarget *target)
 {
-	if (amt_may_revoke_key(&target->key) || has_right_secret(extension, target))
+	bool		has_token = target->has_secret || target->is_whole_token;
+
+	if (has_token && amt_target_has_right_secret(extension, target))
 		return true;
+	if (amt_may_revoke_key(&target->key))
+		return !has_token;
 	if (!amt_target_in_reach(AmtKeyValue(&target->key, org_id)))
 		return false;
 	ereport(ERROR,

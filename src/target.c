@@ -21,6 +21,7 @@
 #include "identity.h"
 #include "prefixes.h"
 #include "session.h"
+#include "stat.h"
 #include "target.h"
 #include "text.h"
 #include "verdict.h"
@@ -137,6 +138,22 @@ amt_target_find(Oid extension, const char *s, Size len, AmtTarget *target)
 	target->has_secret = false;
 	target->is_whole_token = amt_find_imported(extension, s, len, &target->key);
 	return target->is_whole_token;
+}
+
+bool
+amt_target_has_right_secret(Oid extension, const AmtTarget *target)
+{
+	AmtKey		key;
+	AmtVerdict	verdict;
+
+	if (target->is_whole_token)
+		return true;
+	if (!target->has_secret)
+		return false;
+	verdict = amt_verify_secret(extension, &target->token, &key);
+	if (verdict == AMT_WRONG_SECRET)
+		amt_stat_add(AMT_REJECTED_WRONG_SECRET, 1);
+	return verdict == AMT_GOOD;
 }
 
 bool

@@ -30,6 +30,12 @@ extern void amt_check_writable(const char *command);
  */
 extern bool amt_target_find(Oid extension, const char *s, Size len, AmtTarget *target);
 
+/*
+ * Was the key's own token presented, with the right secret?  Runs scrypt if it
+ * must, and counts a wrong secret.
+ */
+extern bool amt_target_has_right_secret(Oid extension, const AmtTarget *target);
+
 /* Does the caller reach the keys of this organization? */
 extern bool amt_target_in_reach(Datum org_id);
 

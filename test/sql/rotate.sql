@@ -132,7 +132,8 @@ ROLLBACK;
 CREATE VIEW attempts AS
 	SELECT who AS key, attempt(format('SELECT role FROM amt_rotate_key(%L)', key_id)) AS by_id,
 	       attempt(format('SELECT role FROM amt_rotate_key(%L)', token_prefix)) AS by_prefix,
-	       attempt(format('SELECT role FROM amt_rotate_key(%L)', token)) AS by_token
+	       attempt(format('SELECT role FROM amt_rotate_key(%L)', token)) AS by_token,
+	       attempt(format('SELECT role FROM amt_rotate_key(%L)', left(token, 17) || reverse(substr(token, 18)))) AS by_wrong_token
 	FROM known ORDER BY array_position(array['ann 1', 'ann 2', 'nobody', 'gus', 'missing'], who);
 GRANT SELECT ON attempts TO PUBLIC;
 CALL become('acme', 'viewer', 'bob');
