@@ -19,8 +19,8 @@
 
 /*
  * May the caller revoke the key?  If not: false for a key out of reach, else
- * an error.  A token with a wrong secret names no key to anybody: ids are
- * public, and who has found a token may revoke it with rights of a manager.
+ * an error.  A token with a wrong secret names no key, even to a manager: ids
+ * are public, so anybody could make one up and have it revoked as leaked.
  */
 static bool
 check_revoke(Oid extension, const AmtTarget *target)
