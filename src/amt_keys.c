@@ -77,6 +77,7 @@ _PG_init(void)
 				 errdetail("An error has ended an earlier try in this session."),
 				 errhint("Connect again.")));
 	amt_session_before_settings();
+	amt_identity_expect();
 	started = true;
 
 	/* The server looks for a cancel after it has warned about a setting. */

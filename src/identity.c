@@ -316,6 +316,13 @@ define_part(int i, const char *short_desc, const char *long_desc, GucStringCheck
 }
 
 void
+amt_identity_expect(void)
+{
+	for (int i = 0; i < NPARTS; i++)
+		amt_session_expect(part_name[i]);
+}
+
+void
 amt_identity_init(void)
 {
 	defining = true;

@@ -19,6 +19,9 @@ typedef struct AmtIdentity
 
 extern void amt_identity_init(void);
 
+/* Called before the settings are defined: no part of the identity may be lost. */
+extern void amt_identity_expect(void);
+
 /*
  * After all settings are defined: tell parallel workers if the session is
  * refused.

@@ -18,7 +18,9 @@
  * At session start, and when our library loads, the server discards an
  * invalid value with a mere warning, and the identity changes silently.
  * Without its scopes a key could do more, and without its id a key would
- * count as a person.  We refuse that session too.
+ * count as a person.  We refuse that session too.  It discards a value for
+ * want of memory in the same way, so we see to memory, and look which parts of
+ * the identity have arrived.
  *
  * Settings cannot be changed in parallel mode.  If our library were first
  * loaded there, its placeholders would be lost.  So it refuses that.
@@ -36,6 +38,7 @@
 #include "session.h"
 
 #define OUR_PREFIX	"amt_keys."
+#define LOAD_MEMORY	(4 * 1024 * 1024)	/* more than to define our settings takes */
 
 static List *named_by_client = NIL;
 static AmtRefusal refusal = AMT_NOT_REFUSED;
@@ -88,13 +91,87 @@ note_setters(const struct config_generic *setting)
 	}
 }
 
-void
-amt_session_before_settings(void)
+/* A value of the identity that must be in force when the settings are defined. */
+typedef struct Expected
 {
-	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	const char *name;
+	GucSource	source;
+	GucSource	reset_source;
+} Expected;
+
+static List *expected = NIL;
+
+/* Does the server keep the value?  It discards those set without the right. */
+static bool
+is_kept(const char *name, GucSource source, Oid role)
+{
+	return source != PGC_S_DEFAULT &&
+		(source < PGC_S_CLIENT || may_set(role, name));
+}
+
+static const struct config_generic *
+find_setting(const char *name)
+{
 	int			n;
 	struct config_generic **settings = amt_all_settings(&n);
 
+	for (int i = 0; i < n; i++)
+		if (pg_strcasecmp(settings[i]->name, name) == 0)
+			return settings[i];
+	return NULL;
+}
+
+void
+amt_session_expect(const char *name)
+{
+	const struct config_generic *setting = find_setting(name);
+	MemoryContext oldcontext;
+	Expected   *value;
+
+	if (setting == NULL)
+		return;
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	value = palloc0(sizeof(Expected));
+	value->name = name;
+	if (is_kept(name, setting->source, setting->srole))
+		value->source = setting->source;
+	if (is_kept(name, setting->reset_source, setting->reset_srole))
+		value->reset_source = setting->reset_source;
+	expected = lappend(expected, value);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static bool
+has_arrived(const Expected *value)
+{
+	const struct config_generic *setting = find_setting(value->name);
+
+	return setting != NULL && setting->source >= value->source &&
+		setting->reset_source >= value->reset_source;
+}
+
+static void
+check_memory(void)
+{
+	void	   *memory = MemoryContextAllocExtended(TopMemoryContext, LOAD_MEMORY, MCXT_ALLOC_NO_OOM);
+
+	if (memory == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("Library \"amt_keys\" is not loaded, as its settings could be lost.")));
+	pfree(memory);
+}
+
+void
+amt_session_before_settings(void)
+{
+	MemoryContext oldcontext;
+	int			n;
+	struct config_generic **settings = amt_all_settings(&n);
+
+	check_memory();
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 	for (int i = 0; i < n; i++)
 	{
 		if (!is_ours(settings[i]->name))
@@ -118,13 +195,10 @@ amt_session_before_settings(void)
 static bool
 user_may_set(const char *name)
 {
-	int			n;
-	struct config_generic **settings = amt_all_settings(&n);
+	const struct config_generic *setting = find_setting(name);
 
-	for (int i = 0; i < n; i++)
-		if (pg_strcasecmp(settings[i]->name, name) == 0)
-			return settings[i]->context == PGC_SUSET && may_set(MyProc->roleId, name);
-	return true;				/* not a setting of ours; it was discarded */
+	return setting == NULL ||	/* not a setting of ours; it was discarded */
+		(setting->context == PGC_SUSET && may_set(MyProc->roleId, name));
 }
 
 void
@@ -132,6 +206,9 @@ amt_session_after_settings(void)
 {
 	ListCell   *cell;
 
+	foreach(cell, expected)
+		if (!has_arrived(lfirst(cell)))
+			amt_session_refuse(AMT_REFUSED_VALUE);
 	foreach(cell, named_by_client)
 		if (!user_may_set(lfirst(cell)))
 			amt_session_refuse(AMT_REFUSED_OPTION);
@@ -175,6 +252,6 @@ amt_session_check(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("functions of amt_keys cannot be used in this session"),
-			 errdetail("A setting that holds the identity was given a value that is not valid, so the caller is not known."),
+			 errdetail("A setting that holds the identity was given a value that is not valid or was lost, so the caller is not known."),
 			 errhint("Correct what ALTER ROLE, ALTER DATABASE, the configuration or the connection sets, and connect again.")));
 }

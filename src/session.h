@@ -9,6 +9,12 @@
 extern void amt_session_before_settings(void);
 extern void amt_session_after_settings(void);
 
+/*
+ * The value that this setting has now, before it is defined, must not be lost.
+ * Otherwise the session is refused.
+ */
+extern void amt_session_expect(const char *name);
+
 typedef enum AmtRefusal
 {
 	AMT_NOT_REFUSED,

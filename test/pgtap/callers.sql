@@ -80,7 +80,7 @@ INSERT INTO tap.expected (function, statement, nobody, viewer, editor, admin, ow
 	('amt_revoke', 'SELECT amt_revoke(''foreign'')', 'false', 'false', 'false', 'false', 'false', 'false', 'true', 'true'),
 	('amt_revoke', 'SELECT amt_revoke(''missing'')', 'false', 'false', 'false', 'false', 'false', 'false', 'false', 'false'),
 	('amt_revoke', 'SELECT amt_revoke(''amt_foreign_0123456789abcdef'')', 'true', 'true', 'true', 'true', 'true', 'true', 'true', 'true'),
-	('amt_revoke', 'SELECT amt_revoke(''amt_foreign_0123456789abcdeX'')', 'false', 'false', 'false', 'false', 'false', 'false', 'true', 'true'),
+	('amt_revoke', 'SELECT amt_revoke(''amt_foreign_0123456789abcdeX'')', 'false', 'false', 'false', 'false', 'false', 'false', 'false', 'false'),
 	('amt_rotate_key', 'SELECT concat_ws(''/'', name, org_id, role, scopes, replaces) FROM amt_rotate_key(''own'')',
 		'P0002', '42501', '42501', 'own/acme/editor/own', 'own/acme/editor/own', '42501', 'own/acme/editor/own', 'own/acme/editor/own'),
 	('amt_rotate_key', 'SELECT name FROM amt_rotate_key(''other'', ''1 day'')', 'P0002', '42501', '42501', 'other', 'other', '42501', 'other', 'other'),

@@ -1,4 +1,4 @@
-# A statement that is cancelled while it loads the library leaves a session that works.
+# The library is loaded in one piece or not at all: a cancel waits, and want of memory takes nothing from the identity.
 
 use strict;
 use warnings FATAL => 'all';
@@ -8,6 +8,7 @@ use lib "$FindBin::RealBin/../perl";
 
 use AmtKeys qw(:all);
 use Session;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_cluster();
@@ -29,5 +30,59 @@ for my $i (0 .. 199)
 note "$cancelled first calls were cancelled";
 cmp_ok($cancelled, '>', 0, 'some first calls are cancelled');
 is_deeply(\@broken, [], 'the second call works in every session');
+
+# Memory is refused in pieces of a size while a file says so.
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $flag = "$dir/fail";
+open my $source, '>', "$dir/shim.c" or die;
+print $source <<"C";
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+void *__libc_malloc(size_t);
+static size_t from, to;
+void *malloc(size_t size)
+{
+	return from <= size && size < to && access("$flag", F_OK) == 0 ? NULL : __libc_malloc(size);
+}
+__attribute__((constructor)) static void set(void)
+{
+	from = atol(getenv("FAIL_FROM"));
+	to = atol(getenv("FAIL_TO"));
+}
+C
+close $source;
+
+SKIP: {
+	skip 'needs cc and glibc', 1 if system("cc -shared -fPIC -o $dir/shim.so $dir/shim.c") != 0 || !-e "$dir/shim.so" || `ldd --version 2>&1` !~ /GLIBC|GNU/;
+	my $scopes = join ',', map { sprintf '%03d-%s', $_, 's' x 90 } 1 .. 64;
+	for my $sizes ([ 4_000_000, 5_000_000 ], [ 6_000, 1_000_000 ], [ 2_000, 1_000_000 ])
+	{
+		my $what = "pieces of $sizes->[0] to $sizes->[1] bytes";
+		my $poor;
+		{
+			local @ENV{qw(LD_PRELOAD FAIL_FROM FAIL_TO)} = ("$dir/shim.so", @$sizes);
+			$poor = new_cluster(name => "poor_$sizes->[0]");
+		}
+		$poor->safe_psql('postgres', "CREATE ROLE narrow LOGIN; ALTER ROLE narrow SET amt_keys.org_id = 'acme'; ALTER ROLE narrow SET amt_keys.scopes = '$scopes'");
+		my $whole = 'acme|f';
+		my $ask = q{SELECT amt_org_id(), amt_has_scope('more')};
+		my $session = Session->new($poor, user => 'narrow');
+		$session->query('SELECT 1');
+		open my $file, '>', $flag or die;
+		close $file;
+		my $first = $session->query($ask) // '';
+		unlink $flag or die;
+		my $second = $session->query($ask) // 'no session';
+		like($first, qr/\A(?:(?:WARNING: .*\n)*ERROR:  (?:53200|42501)|\Q$whole\E)\z/, "an identity is whole or an error without $what");
+		like($second, qr/\A(?:ERROR:  42501|no session|\Q$whole\E)\z/, "it is so when there is memory again after a lack of $what");
+		note "$first; $second";
+		$session->quit;
+		$session = Session->new($poor, user => 'narrow');
+		is($session->query($ask), $whole, 'another session has the identity');
+		$session->quit;
+		$poor->stop;
+	}
+}
 
 done_testing();
