@@ -123,13 +123,15 @@ settings_hold(void)
 /*
  * Give the seal to parallel workers that start from now on: the number of
  * the transaction and the digests in hexadecimal, or that the session is
- * refused.
+ * refused.  If that fails, a worker would believe more than its leader does, so
+ * the session ends.
  */
 static void
 publish_seal(void)
 {
 	char		text[2 * sizeof(seal.transaction) + 2 * sizeof(seal.digest) + 1] = REFUSED;
 	char	   *end = text;
+	bool		was_setting = setting;
 
 	if (!amt_session_is_refused())
 	{
@@ -142,11 +144,15 @@ publish_seal(void)
 	{
 		SetConfigOption("amt_keys.seal", text, PGC_SUSET, PGC_S_OVERRIDE);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
-		setting = false;
+		FlushErrorState();
+		ereport(FATAL,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not tell parallel workers whether the identity holds")));
 	}
 	PG_END_TRY();
+	setting = was_setting;
 }
 
 /* Could publish_seal() have written this? */
@@ -227,8 +233,11 @@ refuse_setting(const char *detail)
 static void
 refuse_if_silent(GucSource source)
 {
-	if (defining || (source > PGC_S_FILE && source < PGC_S_TEST))
-		amt_session_refuse(AMT_REFUSED_VALUE);
+	if (!defining && (source <= PGC_S_FILE || source >= PGC_S_TEST))
+		return;
+	amt_session_refuse(AMT_REFUSED_VALUE);
+	if (!defining && !IsParallelWorker())
+		publish_seal();
 }
 
 /*

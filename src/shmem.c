@@ -132,7 +132,10 @@ typedef struct Attachment
 	dsa_area   *area;
 } Attachment;
 
-/* Get segment and area; may raise an error. */
+/*
+ * Get segment and area; may raise an error.  Both stay mapped, even if the
+ * attempt fails afterwards.
+ */
 static void
 attach(void *arg)
 {
@@ -151,8 +154,8 @@ attach(void *arg)
 	amt_name_tranche(header->lock_tranche, "AmtKeys");
 	amt_name_tranche(header->table_tranche, "AmtKeysTable");
 	amt_name_tranche(header->area_tranche, "AmtKeysMemory");
-	attachment->area = get_area(header);
 	attachment->header = header;
+	attachment->area = get_area(header);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -174,7 +177,7 @@ bool
 amt_shmem_attach(void)
 {
 	static TimestampTz failed_at = 0;
-	Attachment	attachment;
+	static Attachment attachment = {0};
 	ErrorData  *error;
 
 	if (likely(attached))
@@ -184,7 +187,7 @@ amt_shmem_attach(void)
 	if (failed_at != 0 && !amt_elapsed(failed_at, GetCurrentTimestamp(), RETRY_AFTER_MS))
 		return false;
 
-	error = amt_attempt(attach, &attachment);
+	error = attachment.area == NULL ? amt_attempt(attach, &attachment) : NULL;
 	if (error != NULL)
 	{
 		failed_at = GetCurrentTimestamp();

@@ -325,9 +325,9 @@ amt_writer_main(Datum arg)
 
 	connect_to(DatumGetObjectId(arg));
 	(void) unwritten_here();	/* attach */
+	before_shmem_exit(release_on_exit, (Datum) 0);
 	if (!amt_slot_claim())
 		proc_exit(0);
-	before_shmem_exit(release_on_exit, (Datum) 0);
 	amt_stat_add(AMT_WORKER_STARTS, 1);
 
 	wait_after_failure();

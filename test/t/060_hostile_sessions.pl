@@ -301,4 +301,34 @@ SKIP:
 
 $_->quit for $app, $super;
 $node->stop;
+# A session that is refused for a bad value at login is refused in its parallel workers, too, when the value has been corrected.
+{
+	my $early = new_cluster(name => 'early');
+	$early->safe_psql('postgres', q{
+		CREATE TABLE big AS SELECT i FROM generate_series(1, 1000) AS i;
+		ALTER TABLE big SET (parallel_workers = 2);
+		CREATE ROLE p LOGIN;
+		GRANT SELECT ON big TO p;
+		ALTER ROLE p SET amt_keys.org_id = 'acme';
+		ALTER ROLE p SET amt_keys.scopes = 'read only'});
+	$early->append_conf('postgresql.conf', "shared_preload_libraries = 'amt_keys'");
+	$early->restart;
+	my $p = Session->new($early, user => 'p');
+	like($p->query('SELECT amt_org_id()'), qr{^ERROR:  42501\z}m, 'a session with a bad value is refused');
+	my $other = Session->new($early, user => 'p');
+	like($other->query('SELECT 1'), qr{^1\z}m, 'another one does not call a function yet');
+	$early->safe_psql('postgres', q{ALTER ROLE p SET amt_keys.scopes = 'read'});
+	for my $session ($p, $other)
+	{
+		is( $session->query('SET parallel_setup_cost = 0', 'SET parallel_tuple_cost = 0', 'SET min_parallel_table_scan_size = 0', 'SET parallel_leader_participation = off',
+				q{SELECT count(*) FROM big WHERE amt_has_scope('delete')}),
+			'ERROR:  42501', 'it is refused in parallel workers after the value was corrected');
+		$session->quit;
+	}
+	my $new = Session->new($early, user => 'p');
+	is($new->query(q{SELECT amt_org_id(), amt_scopes(), amt_has_scope('delete')}), 'acme|{read}|f', 'a new session has the corrected identity');
+	$new->quit;
+	$early->stop;
+}
+
 done_testing();
