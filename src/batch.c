@@ -5,7 +5,8 @@
  * The worker locks a table only if the lock is free.  But it may wait for
  * the lock of an index or a catalog, and rows may be slow to find.  So a
  * batch is cancelled after a second.  If it still runs a second later, the
- * worker is terminated.
+ * worker is terminated.  The commit is not timed: it waits for the disk only,
+ * and cannot be undone.
  */
 #include "postgres.h"
 
@@ -48,6 +49,8 @@ void
 amt_batch_timeout(bool enable)
 {
 	disable_timeout(batch_timeout, false);
+	if (timeouts > 1)
+		ProcDiePending = false; /* SIGTERM does not set it in a worker of ours */
 	timeouts = 0;
 	QueryCancelPending = false;
 	if (enable)

@@ -89,8 +89,8 @@ sweep_in_transaction(Slice *slice)
 		more = sweep_slice(&batch, slice);
 		amt_batch_close(&batch);
 	}
-	amt_batch_commit();
 	amt_batch_timeout(false);
+	amt_batch_commit();
 	return more;
 }
 

@@ -182,10 +182,14 @@ drop_orphans(AmtBatch *batch, const AmtDue *due, int n)
 	}
 }
 
+/* Was the last batch fast?  Its commit does not count. */
+static bool was_fast;
+
 /* Write one batch, in a transaction of its own.  May raise an error. */
 static void
 write_batch(AmtDue *due, int n)
 {
+	TimestampTz since = GetCurrentTimestamp();
 	Oid			extension;
 	AmtBatch	batch;
 
@@ -207,8 +211,9 @@ write_batch(AmtDue *due, int n)
 			drop_orphans(&batch, due, n);
 		amt_batch_close(&batch);
 	}
-	amt_batch_commit();			/* W4 */
 	amt_batch_timeout(false);
+	was_fast = !amt_elapsed(since, GetCurrentTimestamp(), FAST_MS);
+	amt_batch_commit();			/* W4 */
 
 	amt_batch_begin();
 	for (int i = 0; i < n; i++)
@@ -310,7 +315,6 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 		size = Min(size, FIRST_BATCH);	/* rows may be slow to find now */
 	while (more && !must_stop(limits, failed))
 	{
-		TimestampTz since = GetCurrentTimestamp();
 		uint32		from = place;
 		int			sqlstate;
 		int			n = collect(&place, due, size, &more);
@@ -321,7 +325,7 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 		{
 			cancelled = false;
 			*left = *left || any_left(due, n);
-			if (!amt_elapsed(since, GetCurrentTimestamp(), FAST_MS))
+			if (was_fast)
 				size = Min(2 * size, BATCH);
 			continue;
 		}

@@ -103,7 +103,7 @@ for my $lock (@lockers)
 
 # A thousand indexes make a write take milliseconds, as a slow disk does.
 $node->safe_psql('postgres', 'DO $$ BEGIN FOR i IN 1 .. 1000 LOOP CREATE INDEX ON amt_key_usage (calls); END LOOP; END $$');
-my @many = create_keys(Session->new($node), 2500);
+my @many = create_keys(Session->new($node), 4000);
 
 # How many of the keys have been called so often, by the table.
 sub written
@@ -140,7 +140,7 @@ for my $interval ('1h', '10ms')
 	call_all(@many);
 	wait_for_worker($node);
 	my ($pid) = worker_pids($node);
-	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 3000)"), 't', "a worker that is terminated leaves in time while writes are slow, with an interval of $interval");
+	is($node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 4500)"), 't', "a worker that is terminated leaves in time while writes are slow, with an interval of $interval");
 	ok(wait_until(sub { $interval eq '1h' || written(3, @many) == @many }, 60), 'the next one writes the rest');
 }
 
