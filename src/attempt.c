@@ -36,11 +36,16 @@ amt_attempt(void (*body) (void *), void *arg)
 	}
 	PG_CATCH();
 	{
+		/*
+		 * Roll back first: the copy may fail, and the next handler would roll
+		 * back our subtransaction for its own.
+		 */
 		MemoryContextSwitchTo(context);
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
 		error = CopyErrorData();
 		FlushErrorState();
-
-		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
 
