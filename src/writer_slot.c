@@ -139,13 +139,12 @@ wait_for_start(BackgroundWorkerHandle *handle)
 	TimestampTz since = GetCurrentTimestamp();
 	pid_t		pid;
 
-	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_NOT_YET_STARTED &&
+	while (!InterruptPending && GetBackgroundWorkerPid(handle, &pid) == BGWH_NOT_YET_STARTED &&
 		   !amt_elapsed(since, GetCurrentTimestamp(), START_MS))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1,
 						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
 	}
 	SetLatch(MyLatch);			/* other code may wait for the latch */
 }
@@ -214,7 +213,10 @@ amt_writer_want(TimestampTz now)
 	if (asked_at != 0 && !amt_elapsed(asked_at, now, 100))
 		return;					/* starting a worker takes a moment */
 	asked_at = now;
+	/* The call is counted: no cancel may come before the caller has its answer. */
+	HOLD_INTERRUPTS();
 	(void) request_worker(now);
+	RESUME_INTERRUPTS();
 }
 
 bool
