@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -76,6 +77,17 @@ _PG_init(void)
 				 errmsg("library \"amt_keys\" could not be loaded"),
 				 errdetail("An error has ended an earlier try in this session."),
 				 errhint("Connect again.")));
+
+	/*
+	 * In a new cluster, this mode gives objects the numbers of built-in ones.
+	 * PostgreSQL applies no row-level security to such tables, and does not dump
+	 * them.
+	 */
+	if (creating_extension && !IsUnderPostmaster)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"amt_keys\" cannot be created in single-user mode"),
+				 errhint("Start the server, and create it in a session.")));
 	amt_session_before_settings();
 	amt_identity_expect();
 	started = true;

@@ -163,4 +163,18 @@ $node->stop;
 	is(join(' ', $out =~ /^\t 1: (\w+ = "\w+")/mg), 'count = "1" calls_pending = "1"', 'single-user mode: a key verifies, and its call waits in memory');
 	like($err, qr/ERROR:  could not start the background worker that writes counted calls/, 'single-user mode: amt_flush_usage() fails at once');
 }
+
+# A new cluster has no numbers of its own in that mode, and row-level security would not apply to the tables.
+{
+	my $fresh = PostgreSQL::Test::Cluster->new('fresh');
+	$fresh->init;
+	my ($out, $err);
+	IPC::Run::run([ $fresh->installed_command('postgres'), '--single', '-D', $fresh->data_dir, 'postgres' ],
+		'<', \"CREATE EXTENSION amt_keys\n", '>', \$out, '2>', \$err, IPC::Run::timeout(60));
+	like($err, qr/ERROR:  extension "amt_keys" cannot be created in single-user mode/, 'the extension is not created in single-user mode');
+	$fresh->start;
+	is($fresh->safe_psql('postgres', 'CREATE EXTENSION amt_keys; SELECT count(*) FROM amt_keys'), 0, 'it is created in a session');
+	$fresh->stop;
+}
+
 done_testing();
