@@ -25,12 +25,10 @@
 static bool
 check_revoke(Oid extension, const AmtTarget *target)
 {
-	bool		has_token = target->has_secret || target->is_whole_token;
-
-	if (has_token && amt_target_has_right_secret(extension, target))
+	if (amt_target_has_right_secret(extension, target))
 		return true;
 	if (amt_may_revoke_key(&target->key))
-		return !has_token;
+		return !target->has_secret;
 	if (!amt_target_in_reach(AmtKeyValue(&target->key, org_id)))
 		return false;
 	ereport(ERROR,

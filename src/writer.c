@@ -245,8 +245,9 @@ server_stops(void)
 }
 
 /*
- * Write once more.  Calls that are left when the server stops are lost.  When only this
- * worker was terminated, the next one writes it: perhaps DROP DATABASE waits.
+ * Write once more.  Calls that are left when the server stops are lost.  When
+ * only this worker was terminated, the next one writes them: perhaps DROP
+ * DATABASE waits.
  */
 static void
 write_rest(bool server_stopping)
