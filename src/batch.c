@@ -121,11 +121,12 @@ amt_batch_close(AmtBatch *batch)
 }
 
 AmtPresence
-amt_batch_presence(AmtBatch *batch, const char *id, Size id_len, uint64 *hash_tag)
+amt_batch_presence(AmtBatch *batch, const char *id, Size id_len, const AmtRowHint *hint,
+				   uint64 *hash_tag)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(batch->scratch);
 	AmtKey		key;
-	AmtPresence presence = amt_key_presence(batch->key, id, id_len, &key);
+	AmtPresence presence = amt_key_presence(batch->key, id, id_len, hint, &key);
 
 	if (presence != AMT_ABSENT && hash_tag != NULL)
 		*hash_tag = amt_entry_tag_of(&key);

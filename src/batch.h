@@ -44,11 +44,11 @@ extern bool amt_batch_open(AmtBatch *batch, Oid extension, LOCKMODE mode);
 extern void amt_batch_close(AmtBatch *batch);
 
 /*
- * Is there a row of the key?  If so, and "hash_tag" is not NULL, also gets
- * the tag of its hash.
+ * Is there a row of the key?  "hint" may be NULL.  If there is a row, and
+ * "hash_tag" is not NULL, also gets the tag of its hash.
  */
 extern AmtPresence amt_batch_presence(AmtBatch *batch, const char *id, Size id_len,
-									  uint64 *hash_tag);
+									  const AmtRowHint *hint, uint64 *hash_tag);
 
 /* After an error: roll back and go on. */
 extern void amt_batch_recover(MemoryContext oldcontext);

@@ -38,8 +38,23 @@ find_newest(Relation rel, Oid index, AmtIdText *text_id, SnapshotData *dirty, Sy
 	return systable_getnext(*scan);
 }
 
+/* Is the row at the hint's place the key's, with no transaction changing it? */
+static bool
+is_present_at(Relation rel, const AmtRowHint *hint, const char *id, Size id_len, AmtKey *key)
+{
+	SnapshotData dirty;
+	HeapTuple	tuple;
+
+	InitDirtySnapshot(dirty);
+	tuple = amt_row_by_hint(rel, &dirty, hint);
+	if (tuple == NULL || TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax))
+		return false;
+	amt_key_deform(tuple, RelationGetDescr(rel), key);
+	return amt_key_has_id(key, id, id_len);
+}
+
 AmtPresence
-amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
+amt_key_presence(Relation rel, const char *id, Size id_len, const AmtRowHint *hint, AmtKey *key)
 {
 	AmtIdText	text_id;
 	SnapshotData dirty;
@@ -49,6 +64,8 @@ amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key)
 
 	if (!amt_make_id_text(&text_id, id, id_len))
 		return AMT_ABSENT;
+	if (hint != NULL && is_present_at(rel, hint, id, id_len, key))
+		return AMT_PRESENT;
 	tuple = find_newest(rel, amt_index(rel, AMT_KEY_BY_ID), &text_id, &dirty, &scan);
 	if (HeapTupleIsValid(tuple))
 	{

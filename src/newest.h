@@ -20,11 +20,12 @@ typedef enum AmtPresence
 } AmtPresence;
 
 /*
- * Is there a row of the key, as all transactions together see it?  The
- * caller must have an active snapshot, for values that are stored out of
- * line.
+ * Is there a row of the key, as all transactions together see it?  Looks
+ * at the hint's place first; "hint" may be NULL.  The caller must have an
+ * active snapshot, for values that are stored out of line.
  */
-extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len, AmtKey *key);
+extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len,
+									const AmtRowHint *hint, AmtKey *key);
 
 /* Is this event_id taken? */
 extern bool amt_event_exists(Relation rel, int64 event_id);

@@ -53,6 +53,7 @@ collect_entry(AmtSlot *slot, void *arg)
 	due->used_at = (TimestampTz) pg_atomic_read_u64(&entry->used_at);
 	due->database = entry->database;
 	due->table = entry->table;
+	due->hint = entry->hint;
 	due->id_len = entry->id_len;
 	memcpy(due->id, entry->id, entry->id_len);
 	due->done = false;

@@ -21,6 +21,7 @@ typedef struct AmtDue
 	TimestampTz used_at;		/* time of the last call */
 	Oid			database;		/* the key's database */
 	Oid			table;			/* the key's table in that database */
+	AmtRowHint	hint;			/* where the key's row was seen */
 	uint32		id_len;			/* length of "id" */
 	char		id[AMT_ID_MAX]; /* the key's id */
 	bool		done;			/* this batch has written the copy; in

@@ -71,13 +71,20 @@ amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 		check_not_null(tupdesc, key->nulls, required[i]);
 }
 
-void
-amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
+/* The same, with the values detoasted. */
+static void
+deform_and_detoast(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 {
-	amt_key_deform(heap_copytuple(tuple), tupdesc, key);
+	amt_key_deform(tuple, tupdesc, key);
 	for (int i = 0; i < Natts_amt_key; i++)
 		if (TupleDescAttr(tupdesc, i)->attlen == -1 && !key->nulls[i])
 			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
+}
+
+void
+amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
+{
+	deform_and_detoast(heap_copytuple(tuple), tupdesc, key);
 }
 
 const char *
@@ -258,8 +265,8 @@ row_is_there(Relation rel, const AmtRowHint *hint, Snapshot snapshot, HeapTuple 
 	return HeapTupleSatisfiesVisibility(tuple, snapshot, hint->buffer);
 }
 
-static bool
-has_id(const AmtKey *key, const char *id, Size id_len)
+bool
+amt_key_has_id(const AmtKey *key, const char *id, Size id_len)
 {
 	Size		len;
 	const char *found = amt_key_id_of(key, &len);
@@ -267,31 +274,36 @@ has_id(const AmtKey *key, const char *id, Size id_len)
 	return len == id_len && memcmp(found, id, len) == 0;
 }
 
-/*
- * Read the row at the hint's place.  Returns false unless the buffer still
- * holds that block of the table, and the snapshot sees a row there.  The
- * caller must check whether it is the right row, and otherwise use the
- * index.
- */
-static bool
-get_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint, AmtKey *key)
+HeapTuple
+amt_row_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint)
 {
 	HeapTupleData tuple;
+	HeapTuple	copy;
 	bool		found;
 
 	if (!BufferIsValid(hint->buffer) || BufferIsLocal(hint->buffer) ||
 		!amt_read_recent_buffer(rel, hint->block, hint->buffer))
-		return false;
+		return NULL;
 
 	LockBuffer(hint->buffer, BUFFER_LOCK_SHARE);
 	found = row_is_there(rel, hint, snapshot, &tuple);
 	LockBuffer(hint->buffer, BUFFER_LOCK_UNLOCK);
 
 	/* A row that is pinned and visible stays as it is. */
-	if (found)
-		amt_key_copy(&tuple, RelationGetDescr(rel), key);
+	copy = found ? heap_copytuple(&tuple) : NULL;
 	ReleaseBuffer(hint->buffer);
-	return found;
+	return copy;
+}
+
+static bool
+get_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint, AmtKey *key)
+{
+	HeapTuple	tuple = amt_row_by_hint(rel, snapshot, hint);
+
+	if (tuple == NULL)
+		return false;
+	deform_and_detoast(tuple, RelationGetDescr(rel), key);
+	return true;
 }
 
 bool
@@ -305,7 +317,7 @@ amt_key_by_hint(Relation rel, const char *id, Size id_len, AmtRowHint *hint, Amt
 	if (!amt_make_id_text(&text_id, id, id_len))
 		return false;
 	snapshot = amt_newest_snapshot();
-	found = (get_by_hint(rel, snapshot, hint, key) && has_id(key, id, id_len)) ||
+	found = (get_by_hint(rel, snapshot, hint, key) && amt_key_has_id(key, id, id_len)) ||
 		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
 				  PointerGetDatum(&text_id), snapshot, 1, copy_key_and_place, &found_at) > 0;
 	UnregisterSnapshot(snapshot);

@@ -40,6 +40,8 @@ extern void amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 /* The key's id as bytes. */
 extern const char *amt_key_id_of(const AmtKey *key, Size *len);
 
+extern bool amt_key_has_id(const AmtKey *key, const char *id, Size id_len);
+
 /* The stored hash of the token, as bytes: scrypt_hash or token_sha256. */
 extern const char *amt_key_stored_hash(const AmtKey *key, Size *len);
 
@@ -56,6 +58,14 @@ extern bool amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key
  */
 extern int	amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 							   bool (*wanted) (const AmtKey *key), AmtKey *keys, int max);
+
+/*
+ * Copy the row at the hint's place.  Returns NULL unless the buffer still
+ * holds that block of the table, and the snapshot sees a row there.  The
+ * caller must check whether it is the right row, and otherwise use the
+ * index.
+ */
+extern HeapTuple amt_row_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint);
 
 /*
  * Find a key by id, or by the token's digest.  Looks at the hint's place

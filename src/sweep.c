@@ -43,7 +43,7 @@ note_orphan(const char *id, Size id_len, void *arg)
 	slice->advanced = true;
 	slice->last.len = id_len;
 	memcpy(slice->last.id, id, id_len);
-	if (amt_batch_presence(slice->batch, id, id_len, NULL) == AMT_ABSENT)
+	if (amt_batch_presence(slice->batch, id, id_len, NULL, NULL) == AMT_ABSENT)
 		slice->orphan[slice->norphans++] = slice->last;
 }
 

@@ -47,7 +47,7 @@ get_presence(AmtBatch *batch, const AmtDue *due)
 
 	if (due->table != RelationGetRelid(batch->key))
 		return AMT_ABSENT;
-	presence = amt_batch_presence(batch, due->id, due->id_len, &hash_tag);
+	presence = amt_batch_presence(batch, due->id, due->id_len, &due->hint, &hash_tag);
 	if ((presence == AMT_PRESENT || presence == AMT_CHANGING) && hash_tag != due->hash_tag)
 		return AMT_ABSENT;		/* another key has this id now */
 	return presence;
