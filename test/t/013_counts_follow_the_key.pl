@@ -138,6 +138,27 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	$other->quit;
 }
 
+# Calls of a key whose row has moved, while another key's row has taken its place.
+{
+	my $token = $s->query(q{SELECT token FROM amt_create_key(repeat('a', 100), 'acme', 'editor')});
+	my $id = id_of($token);
+	my $place = sub { $s->query("SELECT ctid FROM amt_key WHERE key_id = '$_[0]'") };
+	my $old = $place->($id);
+	my ($page) = $old =~ /(\d+)/;
+	my $make_until = sub {
+		my ($pattern) = @_;
+		for (1 .. 500) { return 1 if $place->(id_of(new_key($s))) =~ $pattern }
+	};
+	ok($make_until->(qr/^\((?!$page,)/), 'the page of a key is full');
+	$a->query('BEGIN', 'LOCK TABLE amt_key_usage IN EXCLUSIVE MODE');
+	verify($s, $token);
+	$s->query("UPDATE amt_keys SET name = repeat('b', 100) WHERE key_id = '$id'", 'VACUUM (INDEX_CLEANUP on) amt_key');
+	ok($make_until->(qr/^\Q$old\E$/), 'the row of another key is where that of the key was');
+	$a->query('COMMIT');
+	ok(is_written($node, $id, 1), 'the call of a key is written after its row has moved');
+	is(verify($s, $token), 1, 'a key is verified after its row has moved');
+}
+
 # Rows of usage that belong to no key are invisible, and a worker that starts sweeps them.
 {
 	wait_for_no_worker($node);
