@@ -209,8 +209,8 @@ check_columns(Check *check)
 	{
 		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
 
-		if (no_expressions && att->attgenerated != '\0')
-			refuse(check, "Column \"%s\" is generated, and the worker runs no expressions.",
+		if (no_expressions && !att->attisdropped && (att->atthasdef || att->attidentity != '\0'))
+			refuse(check, "Column \"%s\" is generated or has a default, and the worker runs no expressions.",
 				   NameStr(att->attname));
 		else if (!att->attisdropped &&
 			(!is_built_in(att->atttypid) ||
