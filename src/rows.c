@@ -71,7 +71,7 @@ amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 		check_not_null(tupdesc, key->nulls, required[i]);
 }
 
-/* The same, with the values detoasted. */
+/* Get the columns of a row, detoasted. */
 static void
 deform_and_detoast(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 {
@@ -81,8 +81,9 @@ deform_and_detoast(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
 }
 
-void
-amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
+/* Get the columns, copied into the current memory context and detoasted. */
+static void
+copy_columns(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 {
 	deform_and_detoast(heap_copytuple(tuple), tupdesc, key);
 }
@@ -178,7 +179,7 @@ copy_key(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 {
 	AmtKey	  **next = arg;
 
-	amt_key_copy(tuple, tupdesc, (*next)++);
+	copy_columns(tuple, tupdesc, (*next)++);
 }
 
 bool
@@ -218,7 +219,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 			continue;
 		amt_key_deform(tuple, RelationGetDescr(rel), &keys[n]);
 		if (wanted(&keys[n]))
-			amt_key_copy(tuple, RelationGetDescr(rel), &keys[n++]);
+			copy_columns(tuple, RelationGetDescr(rel), &keys[n++]);
 	}
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
@@ -237,7 +238,7 @@ copy_key_and_place(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *a
 {
 	KeyAndHint *found = arg;
 
-	amt_key_copy(tuple, tupdesc, found->key);
+	copy_columns(tuple, tupdesc, found->key);
 	found->hint->buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
 	found->hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
 	found->hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);

@@ -31,15 +31,10 @@ typedef struct AmtKey
 /* Get the columns of a row of amt_key.  The values point into the tuple. */
 extern void amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
 
-/*
- * Get the columns of a row of amt_key, copied into the current memory
- * context and detoasted.
- */
-extern void amt_key_copy(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
-
 /* The key's id as bytes. */
 extern const char *amt_key_id_of(const AmtKey *key, Size *len);
 
+/* Does the row have this id? */
 extern bool amt_key_has_id(const AmtKey *key, const char *id, Size id_len);
 
 /* The stored hash of the token, as bytes: scrypt_hash or token_sha256. */
