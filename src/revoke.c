@@ -68,6 +68,28 @@ revoke_named(Oid extension, const char *s, Size len, AmtTarget *target)
 	return false;				/* found, but not by its index: see REINDEX */
 }
 
+/*
+ * The same token may have been imported as well.  A key that we wait for may
+ * have been replaced by another one, as in revoke_named().
+ */
+static void
+revoke_imported(Oid extension, const char *s, Size len)
+{
+	AmtTarget	target;
+
+	for (int tries = 0; tries < MAX_TRIES; tries++)
+	{
+		if (!amt_target_find(extension, s, len, &target) || !target.is_whole_token)
+			return;
+		(void) revoke_target(extension, &target);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access due to concurrent update"),
+			 errdetail("The token has been imported again and again."),
+			 errhint("Try again, or name the key by its id.")));
+}
+
 PG_FUNCTION_INFO_V1(amt_revoke);
 Datum
 amt_revoke(PG_FUNCTION_ARGS)
@@ -83,11 +105,8 @@ amt_revoke(PG_FUNCTION_ARGS)
 	arg = PG_GETARG_TEXT_PP(0);
 	revoked = revoke_named(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target);
 
-	/* The same token may have been imported as well. */
-	if (revoked && target.has_secret &&
-		amt_target_find(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg), &target) &&
-		target.is_whole_token)
-		(void) revoke_target(extension, &target);
+	if (revoked && target.has_secret)
+		revoke_imported(extension, VARDATA_ANY(arg), VARSIZE_ANY_EXHDR(arg));
 	if ((Pointer) arg != DatumGetPointer(PG_GETARG_DATUM(0)))
 		OPENSSL_cleanse(arg, VARSIZE_ANY(arg));
 	PG_RETURN_BOOL(revoked);
