@@ -41,14 +41,20 @@ amt_header_skip_bearer(const char **s, size_t *len)
 	(void) skip_scheme(s, len, "bearer");
 }
 
+void
+amt_header_skip_scheme(const char **s, size_t *len)
+{
+	if (!skip_scheme(s, len, "bearer"))
+		(void) skip_scheme(s, len, "apikey");
+}
+
 bool
 amt_header_key(const AmtPrefixes *list, const char **s, size_t *len)
 {
 	const char *rest = *s;
 	size_t		rest_len = *len;
 
-	if (!skip_scheme(&rest, &rest_len, "bearer"))
-		(void) skip_scheme(&rest, &rest_len, "apikey");
+	amt_header_skip_scheme(&rest, &rest_len);
 	if (!amt_token_has_prefix(list, rest, rest_len))
 		return false;
 	*s = rest;

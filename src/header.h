@@ -16,6 +16,9 @@
  */
 extern void amt_header_skip_bearer(const char **s, size_t *len);
 
+/* The same for "Bearer " or "ApiKey ". */
+extern void amt_header_skip_scheme(const char **s, size_t *len);
+
 /*
  * Is the value, or its part after "Bearer " or "ApiKey " in any case, a text
  * that begins with a listed prefix and '_'?  If so, narrows *s and *len to

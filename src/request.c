@@ -125,8 +125,14 @@ get_key(const AmtJsonMember *header, bool any, const char **s, Size *len)
 		return AMT_FOUND_GARBAGE;
 	*s = header->value;
 	*len = strlen(*s);
-	return *len > 0 && (amt_header_key(amt_prefixes(), s, len) || any) ?
-		AMT_FOUND_VALUE : AMT_FOUND_NOTHING;
+	if (*len == 0)
+		return AMT_FOUND_NOTHING;
+	if (any)
+	{
+		amt_header_skip_scheme(s, len);
+		return AMT_FOUND_VALUE;
+	}
+	return amt_header_key(amt_prefixes(), s, len) ? AMT_FOUND_VALUE : AMT_FOUND_NOTHING;
 }
 
 /*

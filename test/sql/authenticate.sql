@@ -358,10 +358,12 @@ RESET amt_keys.token_prefixes;
 SET amt_keys.any_token = on;
 SELECT request(json_build_object('x-api-key', :'imported_token')::text) AS imported,
        request(json_build_object('x-api-key', 'Bearer ' || :'imported_token')::text) AS imported_bearer,
+       request(json_build_object('x-api-key', 'ApiKey ' || :'imported_token')::text) AS imported_apikey,
        request(json_build_object('x-api-key', :'token')::text) AS own,
        request('{"x-api-key": "garbage"}') AS garbage,
        request(json_build_object('x-api-key', 'garbage', 'authorization', :'token')::text) AS garbage_and_own,
        request('{"x-api-key": ""}') AS empty,
+       request('{"x-api-key": "ApiKey "}') AS scheme_only,
        request(json_build_object('authorization', 'Bearer ' || :'imported_token')::text) AS imported_in_authorization,
        request(json_build_object('authorization', 'Bearer eyJhbGciOiJIUzI1NiJ9.e30.x')::text) AS jwt,
        request('{}') AS nothing \gx
