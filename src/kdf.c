@@ -32,8 +32,8 @@ check_params(int ln, int r, int p)
 {
 	if (loading || amt_scrypt_params_ok(ln, r, p))
 		return true;
-	GUC_check_errdetail("ln=%d, r=%d, p=%d is more than scrypt allows, or would take more than 1 GiB (128 * 2^ln * r * p bytes).",
-						ln, r, p);
+	GUC_check_errdetail("ln=%d, r=%d, p=%d is more than scrypt allows, would take more than 1 GiB (128 * 2^ln * r * p bytes), or r * p is more than %d.",
+						ln, r, p, AMT_SCRYPT_BLOCKS_MAX);
 	GUC_check_errhint("Lower the other of \"amt_keys.scrypt_ln\", \"amt_keys.scrypt_r\" and \"amt_keys.scrypt_p\" first.");
 	return false;
 }
@@ -77,10 +77,13 @@ amt_kdf_init(void)
 	loading = false;
 }
 
+/* PBKDF2 takes as long for a block as the rest of scrypt with this N. */
+#define PBKDF2_N	32
+
 static uint64
 cost(int ln, int r, int p)
 {
-	return ((uint64) r * p) << ln;
+	return (uint64) r * p * ((UINT64CONST(1) << ln) + PBKDF2_N);
 }
 
 bool
@@ -118,7 +121,8 @@ amt_kdf_hash(const AmtToken *token, char string[AMT_PHC_MAX])
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("scrypt parameters ln=%d, r=%d, p=%d cannot be used",
 						scrypt_ln, scrypt_r, scrypt_p),
-				 errdetail("They are more than scrypt allows, or would take more than 1 GiB (128 * 2^ln * r * p bytes)."),
+				 errdetail("They are more than scrypt allows, would take more than 1 GiB (128 * 2^ln * r * p bytes), or r * p is more than %d.",
+						   AMT_SCRYPT_BLOCKS_MAX),
 				 errhint("Change \"amt_keys.scrypt_ln\", \"amt_keys.scrypt_r\" or \"amt_keys.scrypt_p\".")));
 
 	phc.ln = scrypt_ln;

@@ -15,6 +15,8 @@
  * Part of a secret may be missing.  PostgreSQL cuts parameters at
  * log_parameter_max_length and writes "..." after them.  In the context of a
  * JSON error it cuts the head of a line and writes "..." before the rest.
+ * The XML parser quotes a part of a text without any mark, and writes a line
+ * below that has only a "^".
  *
  * Another process may not know all prefixes: after a crash, the postmaster
  * reports the statement of a session whose role or database lists one.  So a
@@ -60,6 +62,23 @@ starts_with_cut(const char *s, const char *end)
 	return end - s >= CUT_LEN && memcmp(s, CUT, CUT_LEN) == 0;
 }
 
+/* Is the line that begins here all blanks and one "^"? */
+static bool
+is_caret_line(const char *p, const char *text_end)
+{
+	while (p < text_end && *p == ' ')
+		p++;
+	return p < text_end && *p == '^' && (p + 1 == text_end || p[1] == '\n');
+}
+
+/* May text be missing that followed here? */
+static bool
+is_cut_at(const char *p, const char *text_end)
+{
+	return starts_with_cut(p, text_end) ||
+		(p < text_end && *p == '\n' && is_caret_line(p + 1, text_end));
+}
+
 /* Does it look random, unlike a name in lower case?  Its head is enough. */
 static bool
 looks_random(const char *s, const char *end)
@@ -100,10 +119,10 @@ find_secret(const char *prefix_end, bool is_listed, const char *run_end, const c
 	len = run_end - secret;
 	if (!is_listed)
 		return id_len == AMT_ID_LEN && looks_random(secret, run_end) &&
-			(len >= AMT_SECRET_LEN || run_end == text_end || starts_with_cut(run_end, text_end)) ?
+			(len >= AMT_SECRET_LEN || run_end == text_end || is_cut_at(run_end, text_end)) ?
 			secret : NULL;
 	if (len == 0 || len >= AMT_SECRET_MIN || id_len == AMT_ID_LEN ||
-		starts_with_cut(run_end, text_end) ||
+		is_cut_at(run_end, text_end) ||
 		(run_end == text_end && looks_random(id, run_end)))
 		return secret;
 	return NULL;
@@ -123,10 +142,7 @@ is_rest(const char *run, const char *run_end)
 	return run_end - run >= 12 || (run_end - run >= 6 && looks_random(run, run_end));
 }
 
-/*
- * Does the run begin a part of a text that the XML parser quotes?  The
- * parser cuts without a mark, and writes a line below that has only a "^".
- */
+/* Does the run begin a part of a text that the XML parser quotes? */
 static bool
 begins_window(const char *start, const char *run, const char *run_end, const char *text_end)
 {
@@ -135,12 +151,7 @@ begins_window(const char *start, const char *run, const char *run_end, const cha
 	if (run > start && run[-1] != '\n')
 		return false;
 	p = memchr(run_end, '\n', text_end - run_end);
-	if (p == NULL)
-		return false;
-	do
-		p++;
-	while (p < text_end && *p == ' ');
-	return p < text_end && *p == '^' && (p + 1 == text_end || p[1] == '\n');
+	return p != NULL && is_caret_line(p + 1, text_end);
 }
 
 /*

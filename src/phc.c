@@ -24,15 +24,12 @@ static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 bool
 amt_scrypt_params_ok(int64_t ln, int64_t r, int64_t p)
 {
-	/*
-	 * Units of 128 bytes.  Each factor must fit by itself, or products could
-	 * overflow.
-	 */
 	const int64_t units = AMT_SCRYPT_MEMORY_MAX / 128;
 
-	if (ln < 1 || ln > 62 || r < 1 || r > units || p < 1 || p > units)
+	/* Each factor must fit by itself, or products could overflow. */
+	if (ln < 1 || ln > 62 || r < 1 || r > AMT_SCRYPT_BLOCKS_MAX || p < 1 || p > AMT_SCRYPT_BLOCKS_MAX)
 		return false;
-	return ln < 16 * r && r * p <= units >> ln;
+	return ln < 16 * r && r * p <= AMT_SCRYPT_BLOCKS_MAX && r * p <= units >> ln;
 }
 
 /* Step over a word that must be there. */

@@ -20,6 +20,12 @@
 /* The most memory that one run of scrypt may take: 128 * 2^ln * r * p. */
 #define AMT_SCRYPT_MEMORY_MAX	((uint64_t) 1 << 30)
 
+/*
+ * The most r * p.  PBKDF2 works on so many blocks, however small N is: a
+ * second or two at the most.
+ */
+#define AMT_SCRYPT_BLOCKS_MAX	(1 << 17)
+
 typedef struct AmtPhc
 {
 	int			ln;				/* log2 of N */
@@ -33,8 +39,8 @@ typedef struct AmtPhc
 
 /*
  * May scrypt run with these parameters?  Each must be at least 1, and 2^ln
- * below 2^(16 r), as scrypt requires.  128 * 2^ln * r * p must be within
- * AMT_SCRYPT_MEMORY_MAX.  Any values can be passed: nothing overflows.
+ * below 2^(16 r), as scrypt requires.  The products must be within
+ * AMT_SCRYPT_MEMORY_MAX and AMT_SCRYPT_BLOCKS_MAX.  Any values can be passed: nothing overflows.
  */
 extern bool amt_scrypt_params_ok(int64_t ln, int64_t r, int64_t p);
 

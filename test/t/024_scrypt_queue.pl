@@ -179,20 +179,25 @@ for my $max (1, 2, 3)
 	is(counters()->{runs}, 24, "max_concurrent_scrypt = $max: each session makes its own runs");
 }
 
-# Keys that cost much more than usual have one place for all: their owner may have made many.
+# Keys that cost much more than usual have one place for all: their owner may have made many. They cost time by a large N, or by
+# many blocks.
+$s->query(q{INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at)
+	SELECT 'blocks' || i, 'acme', 'blocks', 'viewer', '$scrypt$ln=1,r=1,p=131072$' || repeat(i::text, 16) || '$' || repeat('A', 32), now() FROM generate_series(1, 2) AS i});
+for my $keys ([ 'a large N', 1, slow_key(18), slow_key(18) ], [ 'many blocks', 0, map { "amt_blocks${_}_0123456789abcdef" } 1, 2 ])
 {
-	my ($first, $second, $usual) = (slow_key(18), slow_key(18), create_key($node));
+	my ($what, $answer, $first, $second) = @$keys;
+	my $usual = create_key($node);
 	my ($runner, $waiter) = map { Session->new($node) } 1, 2;
 	my $pid = $runner->backend;
 	$s->query('SELECT amt_cache_clear()');
 	$runner->send(verify_sql($first));
 	held($pid, sub {
 		$waiter->send(verify_sql($second));
-		ok(wait_until(sub { waiting() == 1 }, 10), 'a second costly run waits for the first, although places are free');
-		is($s->query(verify_sql($usual)), 1, 'a usual run takes a place beside a costly one');
-		ok(!$waiter->answers_within(0), 'the second costly run still waits');
+		ok(wait_until(sub { waiting() == 1 }, 10), "a second costly run by $what waits for the first, although places are free");
+		is($s->query(verify_sql($usual)), 1, "a usual run takes a place beside a costly one by $what");
+		ok(!$waiter->answers_within(0), "the second costly run by $what still waits");
 	});
-	is($_->receive, 1, 'a costly run gives its answer') for $runner, $waiter;
+	is($_->receive, $answer, "a costly run by $what gives its answer") for $runner, $waiter;
 }
 
 # The queue holds no lock: all else goes on during a run.

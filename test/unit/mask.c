@@ -249,6 +249,10 @@ test_cut(void)
 	/* As the XML parser quotes: without a sign, and with a line below. */
 	MASKED("line 1: error\n" SIXTEEN "</a>\n   ^", "line 1: error\n[redacted]</a>\n   ^");
 	MASKED("9abcde<b>\n      ^\nmore", "[redacted]<b>\n      ^\nmore");
+	MASKED("<a>&b; amt_abc_xyz\n      ^", "<a>&b; amt_abc_[redacted]\n      ^");
+	MASKED("amt_abc_xyz\n^\nmore", "amt_abc_[redacted]\n^\nmore");
+	alone("<a>&b; amt_abc_xyz\n      x^");
+	alone("<a>&b; amt_abc_xyz\n\n   ^");
 	alone("line 1: error\n" SIXTEEN "</a>\n   x^");
 	alone("line 1: error\n" SIXTEEN "</a>\n   ^x");
 	alone("line 1: error\nx " SIXTEEN "</a>\n   ^");

@@ -57,8 +57,8 @@ test_read_and_written(void)
 		"$scrypt$ln=20,r=8,p=1$" SALT "$" HASH,
 		"$scrypt$ln=15,r=1,p=256$" SALT "$" HASH,
 		"$scrypt$ln=22,r=2,p=1$" SALT "$" HASH,
-		"$scrypt$ln=1,r=4194304,p=1$" SALT "$" HASH,
-		"$scrypt$ln=1,r=1,p=4194304$" SALT "$" HASH
+		"$scrypt$ln=1,r=131072,p=1$" SALT "$" HASH,
+		"$scrypt$ln=1,r=1,p=131072$" SALT "$" HASH
 	};
 	size_t		i;
 
@@ -200,8 +200,8 @@ test_params(void)
 		{1, 1, 1, true}, {14, 8, 1, true}, {15, 1, 1, true}, {16, 1, 1, false}, {16, 2, 1, true},
 		{20, 8, 1, true}, {20, 8, 2, false}, {20, 9, 1, false}, {21, 8, 1, false}, {21, 4, 1, true},
 		{17, 8, 8, true}, {17, 8, 9, false}, {22, 2, 1, true}, {22, 1, 2, false}, {23, 2, 1, false},
-		{1, 1, 4194304, true}, {1, 1, 4194305, false}, {1, 4194304, 1, true}, {1, 4194305, 1, false},
-		{1, 2048, 2048, true}, {1, 2048, 2049, false},
+		{1, 1, 131072, true}, {1, 1, 131073, false}, {1, 131072, 1, true}, {1, 131073, 1, false},
+		{1, 256, 512, true}, {1, 257, 512, false}, {6, 1, 131072, true}, {7, 1, 131072, false},
 		{0, 8, 1, false}, {14, 0, 1, false}, {14, 8, 0, false}, {-1, 8, 1, false}, {14, -8, 1, false},
 		{14, 8, -1, false}, {14, -8, -1, false}, {62, 8, 1, false}, {63, 8, 1, false}, {64, 8, 1, false},
 		{65, 8, 1, false}, {78, 8, 1, false}, {INT32_MAX, INT32_MAX, INT32_MAX, false},
