@@ -103,7 +103,7 @@ for my $lock (@lockers)
 
 # A thousand indexes make a write take milliseconds, as a slow disk does.
 $node->safe_psql('postgres', 'DO $$ BEGIN FOR i IN 1 .. 1000 LOOP CREATE INDEX ON amt_key_usage (calls); END LOOP; END $$');
-my @many = create_keys(Session->new($node), 1500);
+my @many = create_keys(Session->new($node), 2500);
 
 # How many of the keys have been called so often, by the table.
 sub written

@@ -178,6 +178,8 @@ scenario "errors that quote their input: $_", "SELECT '$token'::$_;", @fields_on
 scenario "errors that quote a part of their input: $_", "SELECT '$in_parts'::$_;", @fields_only
   for qw(date time timestamp timestamptz timetz);
 scenario 'errors that quote their input: imported key', "SELECT '$imported'::int;", @fields_only;
+scenario 'an XML error that quotes the head of a token',
+  "SELECT xmlparse(document '<a>' || repeat(' ', 40) || '&b;' || repeat(' ', 12) || '$imported');", @fields_only;
 scenario 'a syntax error at a token', "SELECT 1 '$token';", @fields_only;
 scenario 'a string without an end', "SELECT 'x $token", @fields_only;
 scenario 'a token as a column, folded to lower case', "SELECT $token FROM child;", @fields_only;
