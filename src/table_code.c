@@ -15,6 +15,11 @@
  * and foreign keys, from and to the table: the tables behind them have code
  * of their own.
  *
+ * We also refuse what does nothing when we write, but gives its author the
+ * rights of whoever owns the table next: rules, statistics on expressions,
+ * which ANALYZE computes as the owner, and a parent, whose privileges hold
+ * for our rows.  After the table has changed hands, this would not be seen.
+ *
  * Our worker makes no exception: in one process it may write tables of one
  * owner after those of another.  It runs no expression at all: a built-in
  * function may take minutes, and looks for no cancel and no shutdown.
@@ -30,8 +35,10 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_statistic_ext.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -346,9 +353,56 @@ check_triggers(Check *check)
 }
 
 static void
+check_rules(Check *check)
+{
+	if (check->rel->rd_rules != NULL)
+		refuse(check, "Table \"%s\" has a rule.", RelationGetRelationName(check->rel));
+}
+
+static void
+check_statistics(Check *check)
+{
+	List	   *statistics = RelationGetStatExtList(check->rel);
+	ListCell   *cell;
+
+	foreach(cell, statistics)
+	{
+		HeapTuple	tuple = SearchSysCache1(STATEXTOID, ObjectIdGetDatum(lfirst_oid(cell)));
+		Datum		value;
+		bool		isnull;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;			/* dropped meanwhile */
+		value = SysCacheGetAttr(STATEXTOID, tuple, Anum_pg_statistic_ext_stxexprs, &isnull);
+		if (!isnull && is_foreign_code(stringToNode(TextDatumGetCString(value)), NULL))
+			refuse(check, "Statistics \"%s\" have a type or a function that may run code of others.",
+				   pstrdup(NameStr(((Form_pg_statistic_ext) GETSTRUCT(tuple))->stxname)));
+		ReleaseSysCache(tuple);
+	}
+	list_free(statistics);
+}
+
+/*
+ * This is not kept: to become a child need not invalidate anything.  But it
+ * takes a lock that a writer of the table keeps away.
+ */
+static void
+check_inheritance(Check *check)
+{
+	Oid			relid = RelationGetRelid(check->rel);
+
+	if (has_superclass(relid) ||
+		(check->rel->rd_rel->relhassubclass && find_inheritance_children(relid, NoLock) != NIL))
+		refuse(check, "Table \"%s\" inherits from another table, or another one from it.",
+			   RelationGetRelationName(check->rel));
+}
+
+static void
 check_all(Check *check)
 {
-	void		(*const checks[]) (Check *) = {check_columns, check_constraints, check_indexes, check_triggers};
+	void		(*const checks[]) (Check *) = {
+		check_columns, check_constraints, check_indexes, check_triggers, check_rules, check_statistics
+	};
 
 	for (int i = 0; i < (int) lengthof(checks) && check->problem == NULL; i++)
 		checks[i] (check);
@@ -390,21 +444,24 @@ amt_has_foreign_code(Relation rel)
 {
 	Check		check = {.rel = rel};
 
+	check_inheritance(&check);
 	check_table(&check);
 	list_free(check.indexes);
 	return check.problem != NULL;
 }
 
 List *
-amt_check_code(Relation rel)
+amt_check_code(Relation rel, bool again)
 {
 	Check		check = {.rel = rel};
 
+	if (!again)
+		check_inheritance(&check);
 	check_table(&check);
 	if (check.problem != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("table \"%s\" has code that must not run with the rights of its owner",
+				 errmsg("table \"%s\" gives others the rights of its owner",
 						RelationGetRelationName(rel)),
 				 errdetail("%s", check.problem),
 				 errhint("%s", check.hint)));

@@ -17,14 +17,16 @@ extern void amt_table_code_init(void);
 extern void amt_code_forbid_expressions(void);
 
 /*
- * Raise 42501 if code that must not run here would run when the table is written.
+ * Raise 42501 if code that must not run here would run when the table is
+ * written, or something else gives others the rights of the table's owner.
  * The caller must hold a lock that keeps others from changing the table.  That
  * does not keep them from adding an index: the caller must maintain the indexes
- * that are returned, and no others.
+ * that are returned, and no others.  "again" says that the caller has held the
+ * lock since the last check.
  */
-extern List *amt_check_code(Relation rel);
+extern List *amt_check_code(Relation rel, bool again);
 
-/* Would amt_check_code() raise an error? */
+/* Would the first amt_check_code() raise an error? */
 extern bool amt_has_foreign_code(Relation rel);
 
 #endif							/* AMT_TABLE_CODE_H */

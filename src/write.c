@@ -108,7 +108,7 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	indexes = amt_check_code(rel);
+	indexes = amt_check_code(rel, false);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	make_estate(write, indexes);
@@ -121,7 +121,7 @@ static void
 check_code_again(AmtWrite *write)
 {
 	AcceptInvalidationMessages();
-	list_free(amt_check_code(write->rel));
+	list_free(amt_check_code(write->rel, true));
 }
 
 void
