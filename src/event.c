@@ -4,8 +4,8 @@
  *
  * Numbers come from the identity column's sequence.  After a failover to a
  * logical subscriber or a partial restore, the sequence may be behind the
- * rows.  A revocation must not fail because of that.  So if a number is
- * taken, we move the sequence past the highest one.
+ * rows.  A revocation must not fail because of that, nor get a lower number
+ * than older events.  So we move the sequence past the highest number.
  */
 #include "postgres.h"
 
@@ -26,6 +26,32 @@
 #include "text.h"
 #include "write.h"
 
+/* The last number that the sequence has given. */
+static int64
+get_last_value(Oid sequence)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum		value;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = ObjectIdGetDatum(sequence);
+	fcinfo->args[0].isnull = false;
+	value = pg_sequence_last_value(fcinfo);
+	return fcinfo->isnull ? PG_INT64_MIN : DatumGetInt64(value);
+}
+
+/*
+ * Is the sequence, which has just given this number, behind the rows?  A
+ * higher number may also be of a transaction that got it after us.
+ */
+static bool
+is_behind(Relation rel, Oid sequence, int64 event_id, int64 *last_id)
+{
+	*last_id = amt_event_last_id(rel);
+	return *last_id >= event_id &&
+		(*last_id > get_last_value(sequence) || amt_event_exists(rel, event_id));
+}
+
 /*
  * Get a free number.  Must run as the table's owner, which owns the
  * sequence.
@@ -34,23 +60,22 @@ static int64
 next_event_id(Relation rel)
 {
 	Oid			sequence = amt_event_sequence(rel);
-	int64		event_id;
+	int64		event_id = nextval_internal(sequence, false);
+	int64		last_id;
 
-	event_id = nextval_internal(sequence, false);
-	if (likely(!amt_event_exists(rel, event_id)))
+	if (likely(!is_behind(rel, sequence, event_id, &last_id)))
 		return event_id;
 
-	/*
-	 * The sequence is behind the table.  One transaction at a time moves it,
-	 * and holds the lock until its event is committed.
-	 */
+	/* One transaction at a time moves it. */
 	LockRelationOid(sequence, ShareUpdateExclusiveLock);
 	event_id = nextval_internal(sequence, false);
-	if (!amt_event_exists(rel, event_id))
-		return event_id;
-	(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence),
-							   Int64GetDatum(amt_event_last_id(rel)));
-	return nextval_internal(sequence, false);
+	if (is_behind(rel, sequence, event_id, &last_id))
+	{
+		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(last_id));
+		event_id = nextval_internal(sequence, false);
+	}
+	UnlockRelationOid(sequence, ShareUpdateExclusiveLock);
+	return event_id;
 }
 
 static void

@@ -117,6 +117,11 @@ INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_u
 	SELECT last_value + i, now(), 'created', 'x', 'acme', 'restored', 'viewer', session_user FROM amt_key_event_seq, generate_series(1, 3) AS i;
 SELECT name FROM amt_create_key('after it', 'acme', 'viewer');
 SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
+-- so are the free numbers before it: a later event has a higher number
+INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_user)
+	SELECT last_value + 7, now(), 'created', 'x', 'acme', 'restored with a gap', 'viewer', session_user FROM amt_key_event_seq;
+SELECT name FROM amt_create_key('after the gap', 'acme', 'viewer');
+SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
 
 -- the pages of one organization's keys and events are read from indexes
 CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
