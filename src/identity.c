@@ -41,7 +41,7 @@
 #define NPARTS			5
 #define MAX_SEALED		16
 #define DIGEST_LEN		AMT_SHA256_LEN
-#define REFUSED			"refused"
+#define REFUSED			"refused"	/* followed by an AmtRefusal */
 #define SEAL_HEAD		(2 * sizeof(LocalTransactionId))	/* characters before the digests */
 
 static char *part_setting[NPARTS];	/* in the order of AmtIdentity */
@@ -129,11 +129,13 @@ settings_hold(void)
 static void
 publish_seal(void)
 {
-	char		text[2 * sizeof(seal.transaction) + 2 * sizeof(seal.digest) + 1] = REFUSED;
+	char		text[2 * sizeof(seal.transaction) + 2 * sizeof(seal.digest) + 1];
 	char	   *end = text;
 	bool		was_setting = setting;
 
-	if (!amt_session_is_refused())
+	if (amt_session_refusal() != AMT_NOT_REFUSED)
+		snprintf(text, sizeof(text), REFUSED "%d", amt_session_refusal());
+	else
 	{
 		end += hex_encode((char *) &seal.transaction, sizeof(seal.transaction), end);
 		end += hex_encode((char *) seal.digest, seal.n * DIGEST_LEN, end);
@@ -155,13 +157,24 @@ publish_seal(void)
 	setting = was_setting;
 }
 
+/* The refusal that publish_seal() has written. */
+static AmtRefusal
+refusal_in(const char *s)
+{
+	Size		head = strlen(REFUSED);
+	bool		is_refusal = strncmp(s, REFUSED, head) == 0 && s[head] > '0' + AMT_NOT_REFUSED &&
+	s[head] <= '0' + AMT_REFUSED_VALUE && s[head + 1] == '\0';
+
+	return is_refusal ? s[head] - '0' : AMT_NOT_REFUSED;
+}
+
 /* Could publish_seal() have written this? */
 static bool
 is_published_seal(const char *s)
 {
 	Size		len = strlen(s);
 
-	return strcmp(s, REFUSED) == 0 ||
+	return refusal_in(s) != AMT_NOT_REFUSED ||
 		(len >= SEAL_HEAD && len - SEAL_HEAD <= 2 * sizeof(seal.digest) &&
 		 (len - SEAL_HEAD) % (2 * DIGEST_LEN) == 0 &&
 		 strspn(s, "0123456789abcdef") == len);
@@ -173,9 +186,9 @@ assign_seal(const char *newval, void *extra)
 {
 	if (!IsParallelWorker() || newval == NULL || *newval == '\0')
 		return;
-	if (strcmp(newval, REFUSED) == 0)
+	if (refusal_in(newval) != AMT_NOT_REFUSED)
 	{
-		amt_session_refuse(AMT_REFUSED_OPTION);
+		amt_session_refuse(refusal_in(newval));
 		return;
 	}
 	seal.n = (strlen(newval) - SEAL_HEAD) / (2 * DIGEST_LEN);
@@ -313,7 +326,7 @@ check_encoding(void)
 void
 amt_identity_publish(void)
 {
-	if (amt_session_is_refused())
+	if (amt_session_refusal() != AMT_NOT_REFUSED)
 		publish_seal();
 }
 

@@ -214,7 +214,7 @@ amt_session_after_settings(void)
 			amt_session_refuse(AMT_REFUSED_OPTION);
 
 	/* The server does not start with a bad value of a setting of its own, either. */
-	if (process_shared_preload_libraries_in_progress && amt_session_is_refused())
+	if (process_shared_preload_libraries_in_progress && refusal != AMT_NOT_REFUSED)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("the configuration gives a value that is not valid to a setting of amt_keys that holds the identity")));
@@ -226,10 +226,10 @@ amt_session_refuse(AmtRefusal why)
 	refusal = why;
 }
 
-bool
-amt_session_is_refused(void)
+AmtRefusal
+amt_session_refusal(void)
 {
-	return refusal != AMT_NOT_REFUSED;
+	return refusal;
 }
 
 void

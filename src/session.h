@@ -30,7 +30,7 @@ typedef enum AmtRefusal
  * leader.
  */
 extern void amt_session_refuse(AmtRefusal why);
-extern bool amt_session_is_refused(void);
+extern AmtRefusal amt_session_refusal(void);
 
 /* Raise 42501 if the session is refused.  Every SQL function must call this. */
 extern void amt_session_check(void);

@@ -211,7 +211,7 @@ is($super->query(q{COMMIT PREPARED 'r'}, "SELECT count(*) FROM amt_verify('$crea
 	"0\ncreated\nrevoked", 'a key is revoked by COMMIT PREPARED');
 
 # Parallel workers believe their leader's seal, and none that ALTER DATABASE has stored before the library was loaded.
-for my $stored ('41' x 100_000, 'abc', 'refused', '0' x 8, '0' x 72)
+for my $stored ('41' x 100_000, 'abc', 'refused', 'refused1', '0' x 8, '0' x 72)
 {
 	Session->new($node)->query("ALTER DATABASE postgres SET amt_keys.seal = '$stored'");
 	my $s = as('app');
@@ -310,7 +310,10 @@ $node->stop;
 		CREATE ROLE p LOGIN;
 		GRANT SELECT ON big TO p;
 		ALTER ROLE p SET amt_keys.org_id = 'acme';
-		ALTER ROLE p SET amt_keys.scopes = 'read only'});
+		ALTER ROLE p SET amt_keys.scopes = 'read only';
+		CREATE ROLE q LOGIN;
+		GRANT SELECT ON big TO q;
+		ALTER ROLE q SET amt_keys.scopes = 'read only'});
 	$early->append_conf('postgresql.conf', "shared_preload_libraries = 'amt_keys'");
 	$early->restart;
 	my $p = Session->new($early, user => 'p');
@@ -325,6 +328,11 @@ $node->stop;
 			'ERROR:  42501', 'it is refused in parallel workers after the value was corrected');
 		$session->quit;
 	}
+	my $told = Session->new($early, user => 'q', verbosity => 'default');
+	like($told->query('SET parallel_setup_cost = 0', 'SET parallel_tuple_cost = 0', 'SET min_parallel_table_scan_size = 0', 'SET parallel_leader_participation = off',
+			q{SELECT count(*) FROM big WHERE amt_has_scope('delete')}),
+		qr/DETAIL:  A setting that holds the identity was given a value/, 'parallel workers give the reason of the refusal');
+	$told->quit;
 	my $new = Session->new($early, user => 'p');
 	is($new->query(q{SELECT amt_org_id(), amt_scopes(), amt_has_scope('delete')}), 'acme|{read}|f', 'a new session has the corrected identity');
 	$new->quit;
