@@ -190,7 +190,7 @@ INSERT INTO tap.kind VALUES
 SELECT matches(tap.after(format('ALTER TABLE auth.%I RENAME TO was; ', t) || format(statement, 'auth.' || t, 'auth.was', t)), '42P01', format('calls raise an error when %s is replaced by: %s', t, kind))
 FROM unnest(array['amt_key', 'amt_key_usage', 'amt_key_event']) AS t, tap.kind;
 SELECT matches(tap.after(format('ALTER TABLE auth.%I RENAME TO was; ', t) || format(statement, 'auth.' || t, 'auth.was', t) || format('; ALTER EXTENSION amt_keys ADD %s auth.%I', member, t)),
-               CASE WHEN kind = 'unlogged table' THEN '^[0-9A-Z ]+$' WHEN kind IN ('materialized view', 'partition') THEN '^(?!.*42704).*42809' ELSE '42809|42804|42704|42P01' END, format('calls answer or raise an error when %s is replaced by a member: %s', t, kind))
+               CASE WHEN kind = 'unlogged table' THEN '^[0-9A-Z ]+$' WHEN kind IN ('materialized view', 'partition') THEN '^(?!.*42704).*42809' ELSE '42809|42804|42704|42P01|42501' END, format('calls answer or raise an error when %s is replaced by a member: %s', t, kind))
 FROM unnest(array['amt_key', 'amt_key_usage', 'amt_key_event']) AS t, tap.kind WHERE member IS NOT NULL;
 
 SELECT matches(tap.after('ALTER TABLE auth.amt_key_usage RENAME TO was; CREATE TABLE auth.amt_key_usage (key_id text COLLATE "C" PRIMARY KEY, calls bigint GENERATED ALWAYS AS (7) STORED, last_used_at timestamptz);
