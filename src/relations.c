@@ -44,6 +44,7 @@
 #include "relations.h"
 
 #define EXTENSION_NAME	"amt_keys"
+#define MAX_TRIES		10
 
 typedef struct ColumnShape
 {
@@ -103,6 +104,9 @@ static struct
 	Oid			sequence;		/* of event_id; InvalidOid: not yet looked for */
 }			known;
 
+/* Grows with each change of any relation. */
+static uint64 changes = 0;
+
 /* The extensions of the functions that were called. */
 #define NFUNCTIONS	32
 static struct
@@ -114,6 +118,7 @@ static struct
 static void
 forget_relation(Datum arg, Oid relid)
 {
+	changes++;
 	if (!OidIsValid(relid))
 		known.extension = InvalidOid;
 	for (int i = 0; i < AMT_NTABLES; i++)
@@ -191,19 +196,30 @@ no_such_table(AmtTableId table)
 			 errhint("Its owner must undo the change of its name, schema or membership.")));
 }
 
-/* Look up all tables.  A table that is not ours is InvalidOid. */
+/*
+ * Look up all tables.  A table that is not ours is InvalidOid.  If a relation
+ * changes meanwhile, it may be one that was just found: look again.  Not for
+ * ever: with debug_discard_caches, all relations always change.
+ */
 static void
 find_tables(Oid extension)
 {
-	Oid			schema = get_schema(extension);
 	Oid			found[AMT_NTABLES];
+	uint64		before = changes - 1;
 
-	for (int i = 0; i < AMT_NTABLES; i++)
+	for (int tries = 0; before != changes && tries < MAX_TRIES; tries++)
 	{
-		found[i] = get_relname_relid(table_shape[i].name, schema);
-		if (OidIsValid(found[i]) &&
-			getExtensionOfObject(RelationRelationId, found[i]) != extension)
-			found[i] = InvalidOid;
+		Oid			schema;
+
+		before = changes;
+		schema = get_schema(extension);
+		for (int i = 0; i < AMT_NTABLES; i++)
+		{
+			found[i] = get_relname_relid(table_shape[i].name, schema);
+			if (OidIsValid(found[i]) &&
+				getExtensionOfObject(RelationRelationId, found[i]) != extension)
+				found[i] = InvalidOid;
+		}
 	}
 	memcpy(known.table, found, sizeof(known.table));
 	memset(known.index, 0, sizeof(known.index));
