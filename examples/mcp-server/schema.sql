@@ -7,7 +7,7 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Fails in a schema that somebody else has made: its owner could swap it.
-SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys')
+SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys' AND extnamespace = to_regnamespace('amt'))
 \gexec
 CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;
 

@@ -26,7 +26,7 @@ ALTER ROLE authenticator PASSWORD :'password';
 \endif
 
 -- Fails in a schema that somebody else has made: its owner could swap it.
-SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys')
+SELECT 'CREATE SCHEMA amt' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'amt_keys' AND extnamespace = to_regnamespace('amt'))
 \gexec
 CREATE EXTENSION IF NOT EXISTS amt_keys SCHEMA amt;
 GRANT USAGE ON SCHEMA amt TO anon, web_user, web_agent;

@@ -216,5 +216,16 @@ is(sql($super, 'SET search_path = public, pg_catalog', q{SELECT 'a'::pg_catalog.
 is(trapped(), "1\nt", 'a trap that was run has made its author a superuser');
 
 $_->quit for $super, $bob;
+
+# The examples' scripts do not take a schema of somebody else's for the extension's.
+for my $script (sort glob "$FindBin::RealBin/../../examples/*/{setup,schema}.sql")
+{
+	my ($example) = $script =~ m{([^/]+)/[^/]+\z};
+	$node->safe_psql('postgres', 'CREATE DATABASE example');
+	$node->safe_psql('example', 'CREATE SCHEMA keys; CREATE EXTENSION amt_keys SCHEMA keys; CREATE SCHEMA amt AUTHORIZATION bob');
+	$node->command_fails_like([ 'psql', '-X', '-d', $node->connstr('example'), '-f', $script ],
+		qr/schema "amt" already exists/, "the script of $example refuses a schema amt without the extension");
+	$node->safe_psql('postgres', 'DROP DATABASE example');
+}
 $node->stop;
 done_testing();
