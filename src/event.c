@@ -10,13 +10,17 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_sequence.h"
 #include "commands/sequence.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -26,56 +30,116 @@
 #include "text.h"
 #include "write.h"
 
-/* The last number that the sequence has given. */
+#define MAX_TRIES	100
+
+/*
+ * Whoever takes a number locks the numbers in share mode for that moment, and
+ * whoever moves the sequence locks them alone.  So it is never moved back
+ * behind a number that somebody takes meanwhile.  It is a lock of its own:
+ * nextval() holds that of the sequence until the transaction ends.
+ */
+static void
+lock_numbers(Oid sequence, LOCKMODE mode)
+{
+	LockDatabaseObject(RelationRelationId, sequence, 1, mode);
+}
+
+static void
+unlock_numbers(Oid sequence, LOCKMODE mode)
+{
+	UnlockDatabaseObject(RelationRelationId, sequence, 1, mode);
+}
+
+static int64
+take_number(Oid sequence)
+{
+	int64		number;
+
+	lock_numbers(sequence, AccessShareLock);
+	number = nextval_internal(sequence, false);
+	unlock_numbers(sequence, AccessShareLock);
+	return number;
+}
+
+/*
+ * The last number that the sequence has given.  If it cannot be read, the
+ * highest possible one: then the sequence is not moved.
+ */
 static int64
 get_last_value(Oid sequence)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	Datum		value;
 
+	if (pg_class_aclcheck(sequence, GetUserId(), ACL_SELECT | ACL_USAGE) != ACLCHECK_OK)
+		return PG_INT64_MAX;
 	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = ObjectIdGetDatum(sequence);
 	fcinfo->args[0].isnull = false;
 	value = pg_sequence_last_value(fcinfo);
-	return fcinfo->isnull ? PG_INT64_MIN : DatumGetInt64(value);
+	return fcinfo->isnull ? PG_INT64_MAX : DatumGetInt64(value);
+}
+
+/* The highest number that the sequence can give. */
+static int64
+get_max_value(Oid sequence)
+{
+	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(sequence));
+	int64		max = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		max = ((Form_pg_sequence) GETSTRUCT(tuple))->seqmax;
+		ReleaseSysCache(tuple);
+	}
+	return max;
 }
 
 /*
- * Is the sequence, which has just given this number, behind the rows?  A
- * higher number may also be of a transaction that got it after us.
+ * Is the sequence behind the rows?  A row with a higher number than ours does
+ * not tell: its transaction may have got the number after us.  A row beyond
+ * what the sequence can reach must not stop us.
  */
 static bool
-is_behind(Relation rel, Oid sequence, int64 event_id, int64 *last_id)
+is_behind(Oid sequence, int64 last_id)
 {
-	*last_id = amt_event_last_id(rel);
-	return *last_id >= event_id &&
-		(*last_id > get_last_value(sequence) || amt_event_exists(rel, event_id));
+	return last_id > get_last_value(sequence) && last_id < get_max_value(sequence);
+}
+
+/* Move the sequence past the rows, if nobody else has done it. */
+static void
+move_sequence(Relation rel, Oid sequence)
+{
+	int64		last_id;
+
+	lock_numbers(sequence, ExclusiveLock);
+	last_id = amt_event_last_id(rel);
+	if (is_behind(sequence, last_id))
+		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(last_id));
+	unlock_numbers(sequence, ExclusiveLock);
 }
 
 /*
- * Get a free number.  Must run as the table's owner, which owns the
- * sequence.
+ * Get a free number, if possible a higher one than all events have.  Must run
+ * as the table's owner, which owns the sequence.
  */
 static int64
 next_event_id(Relation rel)
 {
 	Oid			sequence = amt_event_sequence(rel);
-	int64		event_id = nextval_internal(sequence, false);
-	int64		last_id;
+	int64		number = take_number(sequence);
+	int64		last_id = amt_event_last_id(rel);
 
-	if (likely(!is_behind(rel, sequence, event_id, &last_id)))
-		return event_id;
-
-	/* One transaction at a time moves it. */
-	LockRelationOid(sequence, ShareUpdateExclusiveLock);
-	event_id = nextval_internal(sequence, false);
-	if (is_behind(rel, sequence, event_id, &last_id))
+	if (likely(last_id < number))
+		return number;
+	if (is_behind(sequence, last_id))
 	{
-		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(last_id));
-		event_id = nextval_internal(sequence, false);
+		move_sequence(rel, sequence);
+		number = take_number(sequence);
 	}
-	UnlockRelationOid(sequence, ShareUpdateExclusiveLock);
-	return event_id;
+	for (int tries = 0; amt_event_exists(rel, number) && tries < MAX_TRIES; tries++)
+		number = take_number(sequence);
+	return number;
 }
 
 static void

@@ -122,6 +122,12 @@ INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_u
 	SELECT last_value + 7, now(), 'created', 'x', 'acme', 'restored with a gap', 'viewer', session_user FROM amt_key_event_seq;
 SELECT name FROM amt_create_key('after the gap', 'acme', 'viewer');
 SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
+-- one beyond what the sequence can reach stops nobody, nor does a taken number then
+INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_user)
+	SELECT v, now(), 'created', 'x', 'acme', 'restored far away', 'viewer', session_user FROM amt_key_event_seq, unnest(array[last_value + 1, 9223372036854775807]) AS v;
+SELECT name FROM amt_create_key('before it', 'acme', 'viewer');
+SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
+DELETE FROM amt_key_event WHERE event_id = 9223372036854775807;
 
 -- the pages of one organization's keys and events are read from indexes
 CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
