@@ -62,11 +62,11 @@ starts_with_cut(const char *s, const char *end)
 	return end - s >= CUT_LEN && memcmp(s, CUT, CUT_LEN) == 0;
 }
 
-/* Is the line that begins here all blanks and one "^"? */
+/* Is the line that begins here all blanks and tabs, and one "^"? */
 static bool
 is_caret_line(const char *p, const char *text_end)
 {
-	while (p < text_end && *p == ' ')
+	while (p < text_end && (*p == ' ' || *p == '\t'))
 		p++;
 	return p < text_end && *p == '^' && (p + 1 == text_end || p[1] == '\n');
 }

@@ -180,6 +180,8 @@ scenario "errors that quote a part of their input: $_", "SELECT '$in_parts'::$_;
 scenario 'errors that quote their input: imported key', "SELECT '$imported'::int;", @fields_only;
 scenario 'an XML error that quotes the head of a token',
   "SELECT xmlparse(document '<a>' || repeat(' ', 40) || '&b;' || repeat(' ', 12) || '$imported');", @fields_only;
+scenario 'an XML error that quotes the rest of a token, and has a tab',
+  "SELECT xmlparse(document '<a>' || '$imported' || E'\\t' || repeat(' ', 39) || '&b;');", @fields_only;
 scenario 'a syntax error at a token', "SELECT 1 '$token';", @fields_only;
 scenario 'a string without an end', "SELECT 'x $token", @fields_only;
 scenario 'a token as a column, folded to lower case', "SELECT $token FROM child;", @fields_only;

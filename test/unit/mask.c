@@ -251,6 +251,8 @@ test_cut(void)
 	MASKED("9abcde<b>\n      ^\nmore", "[redacted]<b>\n      ^\nmore");
 	MASKED("<a>&b; amt_abc_xyz\n      ^", "<a>&b; amt_abc_[redacted]\n      ^");
 	MASKED("amt_abc_xyz\n^\nmore", "amt_abc_[redacted]\n^\nmore");
+	MASKED("<a>\t&b; amt_abc_xyz\n   \t  ^", "<a>\t&b; amt_abc_[redacted]\n   \t  ^");
+	MASKED("9abcde\t<b>\n  \t  ^", "[redacted]\t<b>\n  \t  ^");
 	alone("<a>&b; amt_abc_xyz\n      x^");
 	alone("<a>&b; amt_abc_xyz\n\n   ^");
 	alone("line 1: error\n" SIXTEEN "</a>\n   x^");
