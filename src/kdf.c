@@ -32,7 +32,7 @@ check_params(int ln, int r, int p)
 {
 	if (loading || amt_scrypt_params_ok(ln, r, p))
 		return true;
-	GUC_check_errdetail("ln=%d, r=%d, p=%d is more than scrypt allows, would take more than 1 GiB (128 * 2^ln * r * p bytes), or r * p is more than %d.",
+	GUC_check_errdetail("ln=%d, r=%d, p=%d is beyond a limit: scrypt's own, 1 GiB for 128 * 2^ln * r * p bytes, or %d for r * p.",
 						ln, r, p, AMT_SCRYPT_BLOCKS_MAX);
 	GUC_check_errhint("Lower the other of \"amt_keys.scrypt_ln\", \"amt_keys.scrypt_r\" and \"amt_keys.scrypt_p\" first.");
 	return false;
@@ -67,17 +67,20 @@ amt_kdf_init(void)
 	DefineCustomIntVariable("amt_keys.scrypt_r",
 							"Sets scrypt's block size r for new keys.",
 							"See \"amt_keys.scrypt_ln\".",
-							&scrypt_r, DEFAULT_R, 1, 1 << 20,
+							&scrypt_r, DEFAULT_R, 1, AMT_SCRYPT_BLOCKS_MAX,
 							PGC_SUSET, 0, check_r, NULL, NULL);
 	DefineCustomIntVariable("amt_keys.scrypt_p",
 							"Sets scrypt's parallelization p for new keys.",
 							"See \"amt_keys.scrypt_ln\".",
-							&scrypt_p, DEFAULT_P, 1, 1 << 20,
+							&scrypt_p, DEFAULT_P, 1, AMT_SCRYPT_BLOCKS_MAX,
 							PGC_SUSET, 0, check_p, NULL, NULL);
 	loading = false;
 }
 
-/* PBKDF2 takes as long for a block as the rest of scrypt with this N. */
+/*
+ * PBKDF2 takes as long for a block as the rest of scrypt with this N.  We
+ * have measured 5 to 30, and count the most.
+ */
 #define PBKDF2_N	32
 
 static uint64
@@ -121,7 +124,7 @@ amt_kdf_hash(const AmtToken *token, char string[AMT_PHC_MAX])
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("scrypt parameters ln=%d, r=%d, p=%d cannot be used",
 						scrypt_ln, scrypt_r, scrypt_p),
-				 errdetail("They are more than scrypt allows, would take more than 1 GiB (128 * 2^ln * r * p bytes), or r * p is more than %d.",
+				 errdetail("They are beyond a limit: scrypt's own, 1 GiB for 128 * 2^ln * r * p bytes, or %d for r * p.",
 						   AMT_SCRYPT_BLOCKS_MAX),
 				 errhint("Change \"amt_keys.scrypt_ln\", \"amt_keys.scrypt_r\" or \"amt_keys.scrypt_p\".")));
 

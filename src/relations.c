@@ -44,7 +44,7 @@
 #include "relations.h"
 
 #define EXTENSION_NAME	"amt_keys"
-#define MAX_TRIES		10
+#define MAX_TRIES		3
 
 typedef struct ColumnShape
 {
@@ -104,7 +104,7 @@ static struct
 	Oid			sequence;		/* of event_id; InvalidOid: not yet looked for */
 }			known;
 
-/* Grows with each change of any relation. */
+/* Counts the invalidations of relations that this process has received. */
 static uint64 changes = 0;
 
 /* The extensions of the functions that were called. */
@@ -205,9 +205,10 @@ static void
 find_tables(Oid extension)
 {
 	Oid			found[AMT_NTABLES];
-	uint64		before = changes - 1;
+	uint64		before;
+	int			tries = 0;
 
-	for (int tries = 0; before != changes && tries < MAX_TRIES; tries++)
+	do
 	{
 		Oid			schema;
 
@@ -220,11 +221,11 @@ find_tables(Oid extension)
 				getExtensionOfObject(RelationRelationId, found[i]) != extension)
 				found[i] = InvalidOid;
 		}
-	}
+	} while (before != changes && ++tries < MAX_TRIES);
 	memcpy(known.table, found, sizeof(known.table));
 	memset(known.index, 0, sizeof(known.index));
 	known.sequence = InvalidOid;
-	known.extension = extension;
+	known.extension = before == changes ? extension : InvalidOid;
 }
 
 static Oid

@@ -86,8 +86,8 @@ revoke_imported(Oid extension, const char *s, Size len)
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("could not serialize access due to concurrent update"),
-			 errdetail("The token has been imported again and again."),
-			 errhint("Try again, or name the key by its id.")));
+			 errdetail("A key that was imported from the token is still there."),
+			 errhint("Try again. If it stays, revoke both keys by their ids, and REINDEX table \"amt_key\".")));
 }
 
 PG_FUNCTION_INFO_V1(amt_revoke);

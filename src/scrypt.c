@@ -10,8 +10,8 @@
  *
  * OpenSSL's default limit of 32 MiB would refuse even ln=15, so we pass our
  * own.  OpenSSL takes 128 r (N + p + 2) bytes: the table, two scratch blocks
- * and p blocks.  That is hardly more than the textbook's 128 N r p, for r p
- * is limited.
+ * and p blocks.  As r p is limited, that is at most 48 MiB more than the
+ * textbook's 128 N r p.
  */
 #include "scrypt.h"
 

@@ -18,7 +18,7 @@
  * We also refuse what does nothing when we write, but gives its author the
  * rights of whoever owns the table next: rules, statistics on expressions,
  * which ANALYZE computes as the owner, and a parent, whose privileges hold
- * for our rows.  After the table has changed hands, this would not be seen.
+ * for our rows.  Once the table has another owner, nothing shows who made it.
  *
  * Our worker makes no exception: in one process it may write tables of one
  * owner after those of another.  It runs no expression at all: a built-in
@@ -383,8 +383,9 @@ check_statistics(Check *check)
 }
 
 /*
- * This is not kept: to become a child need not invalidate anything.  But it
- * takes a lock that a writer of the table keeps away.
+ * The result is not kept: to become a child need not invalidate anything.
+ * But it takes a lock that conflicts with a writer's.  To become a parent does
+ * not, and does no harm until the next check.
  */
 static void
 check_inheritance(Check *check)
@@ -461,7 +462,7 @@ amt_check_code(Relation rel, bool again)
 	if (check.problem != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("table \"%s\" gives others the rights of its owner",
+				 errmsg("table \"%s\" cannot be written as it is",
 						RelationGetRelationName(rel)),
 				 errdetail("%s", check.problem),
 				 errhint("%s", check.hint)));

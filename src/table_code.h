@@ -22,7 +22,7 @@ extern void amt_code_forbid_expressions(void);
  * The caller must hold a lock that keeps others from changing the table.  That
  * does not keep them from adding an index: the caller must maintain the indexes
  * that are returned, and no others.  "again" says that the caller has held the
- * lock since the last check.
+ * lock since the last check: a parent need not be looked for.
  */
 extern List *amt_check_code(Relation rel, bool again);
 

@@ -248,17 +248,21 @@ try_batch(AmtDue *due, int n, int *sqlstate)
 	PG_CATCH();
 	{
 		ErrorData  *error;
+		bool		is_ours;
 
 		MemoryContextSwitchTo(oldcontext);
 		error = CopyErrorData();
 		amt_batch_recover(oldcontext);
+		/* The detail of amt_check_code() has names; another may quote a row. */
+		is_ours = error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE && error->detail != NULL;
 		*sqlstate = error->sqlerrcode;
 		amt_stat_add(AMT_WORKER_FAILURES, 1);
 		if (!reported)
 			ereport(LOG,
 					(errcode(error->sqlerrcode),
 					 errmsg("amt_keys could not write counted calls: %s", error->message),
-					 errdetail("They wait in memory; this is reported once until a write succeeds."),
+					 errdetail("They wait in memory; this is reported once until a write succeeds.%s%s",
+							   is_ours ? " " : "", is_ours ? error->detail : ""),
 					 error->context != NULL ? errcontext("%s", error->context) : 0));
 		reported = true;
 		FreeErrorData(error);
