@@ -33,10 +33,11 @@
 #define MAX_TRIES	100
 
 /*
- * Whoever takes a number locks the numbers in share mode for that moment, and
- * whoever moves the sequence locks them alone.  So it is never moved back
- * behind a number that somebody takes meanwhile.  It is a lock of its own:
- * nextval() holds that of the sequence until the transaction ends.
+ * A session that takes a number locks the numbers in share mode for that
+ * moment.  One that moves the sequence locks them alone.  So it is never
+ * moved back behind a number that another session takes meanwhile.  It is a
+ * lock of its own: nextval() holds that of the sequence until the transaction
+ * ends.
  */
 static void
 lock_numbers(Oid sequence, LOCKMODE mode)

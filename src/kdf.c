@@ -2,14 +2,15 @@
  * kdf.c
  *	  Hashing new secrets with the parameters that the settings give.
  *
- * The memory of one run bounds the three settings together.  They get their
- * values one by one while the library is loaded, so the first use checks
- * them.  A later change is checked against the other two.
+ * The memory of one run bounds the three settings together.  Where they get
+ * their values one by one, only the use checks them.  SET checks a value
+ * against the other two.
  */
 #include "postgres.h"
 
 #include <openssl/crypto.h>
 
+#include "access/parallel.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 
@@ -27,10 +28,11 @@ static int	scrypt_r = DEFAULT_R;
 static int	scrypt_p = DEFAULT_P;
 static bool loading = true;
 
+/* Loading, a login, a reload and a parallel worker set them one by one. */
 static bool
-check_params(int ln, int r, int p)
+check_params(int ln, int r, int p, GucSource source)
 {
-	if (loading || amt_scrypt_params_ok(ln, r, p))
+	if (loading || IsParallelWorker() || source < PGC_S_INTERACTIVE || amt_scrypt_params_ok(ln, r, p))
 		return true;
 	GUC_check_errdetail("ln=%d, r=%d, p=%d is beyond a limit: scrypt's own, 1 GiB for 128 * 2^ln * r * p bytes, or %d for r * p.",
 						ln, r, p, AMT_SCRYPT_BLOCKS_MAX);
@@ -41,19 +43,19 @@ check_params(int ln, int r, int p)
 static bool
 check_ln(int *newval, void **extra, GucSource source)
 {
-	return check_params(*newval, scrypt_r, scrypt_p);
+	return check_params(*newval, scrypt_r, scrypt_p, source);
 }
 
 static bool
 check_r(int *newval, void **extra, GucSource source)
 {
-	return check_params(scrypt_ln, *newval, scrypt_p);
+	return check_params(scrypt_ln, *newval, scrypt_p, source);
 }
 
 static bool
 check_p(int *newval, void **extra, GucSource source)
 {
-	return check_params(scrypt_ln, scrypt_r, *newval);
+	return check_params(scrypt_ln, scrypt_r, *newval, source);
 }
 
 void

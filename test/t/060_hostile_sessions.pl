@@ -226,6 +226,10 @@ is($app->query('BEGIN', $force, $identify_acme, $whoami =~ s{\)\z}{) FROM (SELEC
 		q{SELECT amt_has_role('editor'), amt_has_role('admin')}, 'COMMIT', 'SELECT count(*) FROM note'),
 	"acme\nacme/editor/-/" . id_of($acme) . "\na key\nacme\nt\nt|f\n0", 'parallel workers have the identity');
 
+# Settings that are valid together only: a worker gets them one by one.
+is($super->query($force, 'SET amt_keys.scrypt_r = 2', 'SET amt_keys.scrypt_ln = 21', 'SELECT count(*) FROM (SELECT) AS x', 'RESET amt_keys.scrypt_ln', 'RESET amt_keys.scrypt_r', $force =~ s/on\z/off/r),
+	1, 'parallel workers take settings of scrypt that are valid together only');
+
 ## Traps where others step into them: the usage writer, amt_flush_usage(), a dump
 
 as('evil')->query(
