@@ -77,6 +77,15 @@ subtest 'the page finds the session that a revocation waits for' => sub {
 	like($node->safe_psql('postgres', $blocks[1]{text}), qr/\Aholds it up\|/, 'the second query has the name of the prepared transaction');
 	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'holds it up'});
 	is($revoking->receive, 't', 'the key is revoked when the prepared transaction is rolled back');
+
+	# A prepared transaction that holds a table, not the key's row.
+	$token = $node->safe_psql('postgres', q{SELECT token FROM amt.amt_create_key('wanted', 'acme', 'editor')});
+	is($preparing->query('BEGIN', 'LOCK TABLE amt.amt_key IN SHARE MODE', q{PREPARE TRANSACTION 'holds the table'}), '', 'a transaction that has locked the table is prepared');
+	$revoking->send("SELECT amt.amt_revoke('$token')");
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($blocks[1]{text}) AS q" =~ s/;\n?\)/)/r), 'the page finds the prepared transaction that holds the table');
+	like($node->safe_psql('postgres', $blocks[1]{text}), qr/\Aholds the table\|/, 'the second query has its name');
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'holds the table'});
+	is($revoking->receive, 't', 'the key is revoked when the table is free');
 	$_->quit for $preparing, $revoking;
 };
 
