@@ -29,6 +29,7 @@
 #include "shmem.h"
 #include "stat.h"
 #include "table_code.h"
+#include "trigger.h"
 #include "writer.h"
 #include "writer_slot.h"
 
@@ -52,7 +53,7 @@ define_all(void)
 
 	amt_writer_init();
 	amt_relations_init();
-	amt_table_code_init();
+	amt_table_code_init(amt_trigger_functions);
 	amt_roles_init();
 	amt_identity_init();
 	amt_checks_init();

@@ -301,7 +301,11 @@ amt_rotate_key(PG_FUNCTION_ARGS)
 	key.created_at = GetCurrentTransactionStartTimestamp();
 	read_grace(fcinfo, &old);
 	if (PG_ARGISNULL(2))
+	{
 		key.expires_at = same_lifetime(&old.key, key.created_at);
+		if (key.expires_at <= GetCurrentTimestamp())	/* in a long transaction */
+			key.expires_at = same_lifetime(&old.key, GetCurrentTimestamp());
+	}
 	else
 	{
 		key.expires_at = PG_GETARG_TIMESTAMPTZ(2);

@@ -8,7 +8,8 @@
  * leaves it ways to their rights.  Nor does it help to ask whose code it is:
  * a function can be given away while a call waits.  So no code may run but
  *
- * - the extension's own triggers, whose functions must belong to a superuser;
+ * - the extension's own triggers, whose functions must belong to a superuser,
+ *   and be the library's own when the executor gets them;
  * - expressions of built-in types and functions that can run no SQL.
  *
  * Anything else is an error, and so are expressions that we do not look into,
@@ -58,6 +59,8 @@
 #define NCHECKED	3
 static Oid	checked[NCHECKED];
 
+static const PGFunction *our_functions;
+
 /* Must the table have no expressions? */
 static bool no_expressions = false;
 
@@ -85,8 +88,9 @@ forget_all(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 void
-amt_table_code_init(void)
+amt_table_code_init(const PGFunction *trigger_functions)
 {
+	our_functions = trigger_functions;
 	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, forget_all, (Datum) 0);
@@ -451,20 +455,55 @@ amt_has_foreign_code(Relation rel)
 	return check.problem != NULL;
 }
 
-List *
-amt_check_code(Relation rel, bool again)
+static void
+raise_problem(const Check *check)
 {
-	Check		check = {.rel = rel};
-
-	if (!again)
-		check_inheritance(&check);
-	check_table(&check);
-	if (check.problem != NULL)
+	if (check->problem != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("table \"%s\" cannot be written as it is",
-						RelationGetRelationName(rel)),
-				 errdetail("%s", check.problem),
-				 errhint("%s", check.hint)));
+						RelationGetRelationName(check->rel)),
+				 errdetail("%s", check->problem),
+				 errhint("%s", check->hint)));
+}
+
+List *
+amt_check_code(Relation rel)
+{
+	Check		check = {.rel = rel};
+
+	check_inheritance(&check);
+	check_table(&check);
+	raise_problem(&check);
 	return check.indexes;
+}
+
+static bool
+is_in_library(PGFunction function)
+{
+	const PGFunction *ours = our_functions;
+
+	while (*ours != NULL && *ours != function)
+		ours++;
+	return *ours != NULL;
+}
+
+void
+amt_look_up_triggers(ResultRelInfo *target, MemoryContext context)
+{
+	TriggerDesc *triggers = target->ri_TrigDesc;
+	Check		check = {.rel = target->ri_RelationDesc};
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		const Trigger *trigger = &triggers->triggers[i];
+		FmgrInfo   *function = &target->ri_TrigFunctions[i];
+
+		if (trigger->tgenabled == TRIGGER_DISABLED)
+			continue;
+		fmgr_info_cxt(trigger->tgfoid, function, context);
+		if (!is_in_library(function->fn_addr))
+			refuse(&check, "The function of trigger \"%s\" has settings of its own, or another role's code.", trigger->tgname);
+	}
+	raise_problem(&check);
 }

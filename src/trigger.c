@@ -48,6 +48,7 @@
 #include "sha256.h"
 #include "table_code.h"
 #include "text.h"
+#include "trigger.h"
 #include "usage.h"
 #include "write.h"
 
@@ -368,3 +369,7 @@ amt_usage_replica(PG_FUNCTION_ARGS)
 	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
 						   trigdata->tg_newtuple : trigdata->tg_trigtuple);
 }
+
+const PGFunction amt_trigger_functions[] = {
+	amt_key_guard, amt_key_record, amt_key_no_truncate, amt_usage_replica, NULL
+};

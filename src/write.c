@@ -32,7 +32,6 @@
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -84,6 +83,9 @@ make_estate(AmtWrite *write, List *indexes)
 	write->target = makeNode(ResultRelInfo);
 	InitResultRelInfo(write->target, write->rel, 1, NULL, 0);
 	open_indexes(write->target, indexes);
+	amt_look_up_triggers(write->target, estate->es_query_cxt);
+	/* There the executor looks for it when it fires AFTER triggers. */
+	estate->es_opened_result_relations = list_make1(write->target);
 	write->old_row = table_slot_create(write->rel, &estate->es_tupleTable);
 	write->new_row = table_slot_create(write->rel, &estate->es_tupleTable);
 	amt_eval_plan_qual_init(&write->epq, estate);
@@ -108,7 +110,7 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	if (SessionReplicationRole != SESSION_REPLICATION_ROLE_ORIGIN)
 		(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	indexes = amt_check_code(rel, false);
+	indexes = amt_check_code(rel);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	make_estate(write, indexes);
@@ -116,23 +118,13 @@ amt_write_begin(AmtWrite *write, Relation rel)
 	AfterTriggerBeginQuery();
 }
 
-/* While we waited, our triggers' functions may have been given away. */
-static void
-check_code_again(AmtWrite *write)
-{
-	AcceptInvalidationMessages();
-	list_free(amt_check_code(write->rel, true));
-}
-
 void
 amt_write_end(AmtWrite *write)
 {
-	check_code_again(write);
 	AfterTriggerEndQuery(write->estate);	/* our AFTER triggers run here */
 	EvalPlanQualEnd(&write->epq);
-	ExecCloseIndices(write->target);
 	ExecResetTupleTable(write->estate->es_tupleTable, false);
-	ExecCloseResultRelations(write->estate);
+	ExecCloseResultRelations(write->estate);	/* and the indexes */
 	ExecCloseRangeTableRelations(write->estate);
 	FreeExecutorState(write->estate);
 	PopActiveSnapshot();
@@ -229,11 +221,7 @@ bool
 amt_write_lock(AmtWrite *write, Oid index, const char *id, Size id_len, bool nowait, bool *busy)
 {
 	ExecClearTuple(write->old_row);
-	if (!amt_row_lock(write->rel, index, id, id_len, nowait, write->old_row, busy))
-		return false;
-	if (!nowait)
-		check_code_again(write);
-	return true;
+	return amt_row_lock(write->rel, index, id, id_len, nowait, write->old_row, busy);
 }
 
 bool

@@ -130,11 +130,13 @@ SELECT key_id AS first FROM amt_create_key('default') \gset
 SELECT key_id AS second FROM amt_rotate_key(:'first') \gset
 SELECT expires_at - created_at AS lifetime FROM amt_rotate_key(:'second');
 RESET ROLE;
--- a key that is created late in a transaction does not expire before
+-- a key that is created late in a transaction does not expire before, nor does one that is rotated
 SET amt_keys.default_lifetime = '1s';
+SELECT key_id AS early FROM amt_create_key('early', 'acme', 'viewer') \gset
 BEGIN;
 SELECT pg_sleep(1.1) IS NOT NULL AS slept;
 SELECT expires_at > clock_timestamp() AS lives FROM amt_create_key('late', 'acme', 'viewer');
+SELECT expires_at > clock_timestamp() AS lives FROM amt_rotate_key(:'early');
 ROLLBACK;
 
 DROP TABLE old;
