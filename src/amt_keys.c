@@ -69,8 +69,8 @@ _PG_init(void)
 	static bool started = false;
 
 	/*
-	 * If an error ended the first try, the server calls us again.  But nothing
-	 * can be defined twice, and no function may run with half of it.
+	 * If an error ended the first try, the server calls us again.  But
+	 * nothing can be defined twice, and no function may run with half of it.
 	 */
 	if (started)
 		ereport(FATAL,
@@ -81,8 +81,8 @@ _PG_init(void)
 
 	/*
 	 * In a new cluster, this mode gives objects the numbers of built-in ones.
-	 * PostgreSQL applies no row-level security to such tables, and does not dump
-	 * them.
+	 * PostgreSQL applies no row-level security to such tables, and does not
+	 * dump them.
 	 */
 	if (creating_extension && !IsUnderPostmaster)
 		ereport(ERROR,

@@ -79,7 +79,7 @@ extern AmtKeyRef amt_entry_ref_imported(Oid table, const uint8 sha256[AMT_SHA256
  * organization or role.
  */
 extern uint64 amt_entry_hash(const void *stored, Size len, const char *org_id, Size org_id_len,
-						   const char *role, Size role_len);
+							 const char *role, Size role_len);
 
 /*
  * The tag of the row's stored hash, organization and role.  An imported key's

@@ -99,7 +99,8 @@ void
 amt_request_close(AmtRequestMemory *memory)
 {
 	MemoryContextSwitchTo(memory->outer);
-	MemoryContextReset(memory->context);	/* a server with assertions checks the chunks */
+	MemoryContextReset(memory->context);	/* a server with assertions checks
+											 * the chunks */
 	explicit_bzero(memory->start, (char *) memory->context + memory->size - memory->start);
 	MemoryContextDelete(memory->context);
 }
@@ -208,7 +209,7 @@ get_claim(const AmtJsonMember *claim)
 	switch (claim->kind)
 	{
 		case AMT_JSON_STRING:
-			return *text != '\0' ? text : NULL;
+			return *text !='\0' ? text : NULL;
 
 		case AMT_JSON_NUMBER:
 			if (strpbrk(text, "eE") != NULL && amt_attempt(write_out_number, &text) != NULL)

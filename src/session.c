@@ -38,7 +38,8 @@
 #include "session.h"
 
 #define OUR_PREFIX	"amt_keys."
-#define LOAD_MEMORY	(4 * 1024 * 1024)	/* more than to define our settings takes */
+#define LOAD_MEMORY	(4 * 1024 * 1024)	/* more than to define our settings
+										 * takes */
 
 static List *named_by_client = NIL;
 static AmtRefusal refusal = AMT_NOT_REFUSED;
@@ -82,7 +83,7 @@ note_setters(const struct config_generic *setting)
 {
 	if (setting->source == PGC_S_SESSION)
 		note_setter(setting->srole, setting->name);
-	for (const GucStack *stack = setting->stack; stack != NULL; stack = stack->prev)
+	for (const GucStack * stack = setting->stack; stack != NULL; stack = stack->prev)
 	{
 		if (stack->source == PGC_S_SESSION)
 			note_setter(stack->srole, setting->name);
@@ -97,7 +98,7 @@ typedef struct Expected
 	const char *name;
 	GucSource	source;
 	GucSource	reset_source;
-} Expected;
+}			Expected;
 
 static List *expected = NIL;
 
@@ -142,7 +143,7 @@ amt_session_expect(const char *name)
 }
 
 static bool
-has_arrived(const Expected *value)
+has_arrived(const Expected * value)
 {
 	const struct config_generic *setting = find_setting(value->name);
 
@@ -208,12 +209,15 @@ amt_session_after_settings(void)
 
 	foreach(cell, expected)
 		if (!has_arrived(lfirst(cell)))
-			amt_session_refuse(AMT_REFUSED_VALUE);
+		amt_session_refuse(AMT_REFUSED_VALUE);
 	foreach(cell, named_by_client)
 		if (!user_may_set(lfirst(cell)))
-			amt_session_refuse(AMT_REFUSED_OPTION);
+		amt_session_refuse(AMT_REFUSED_OPTION);
 
-	/* The server does not start with a bad value of a setting of its own, either. */
+	/*
+	 * The server does not start with a bad value of a setting of its own,
+	 * either.
+	 */
 	if (process_shared_preload_libraries_in_progress && refusal != AMT_NOT_REFUSED)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),

@@ -31,7 +31,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/transam.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
@@ -40,18 +39,15 @@
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_statistic_ext.h"
-#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
-#include "nodes/nodeFuncs.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
+#include "expression.h"
 #include "relations.h"
 #include "table_code.h"
 
@@ -88,7 +84,7 @@ forget_all(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 void
-amt_table_code_init(const PGFunction *trigger_functions)
+amt_table_code_init(const PGFunction * trigger_functions)
 {
 	our_functions = trigger_functions;
 	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
@@ -111,106 +107,6 @@ refuse(Check *check, const char *detail, const char *name)
 	check->hint = "The table's owner must remove it.";
 }
 
-static bool
-is_built_in(Oid object)
-{
-	return object < FirstNormalObjectId;
-}
-
-/*
- * May the built-in function open an object that it is given?  A table's partition
- * key, for one, has functions that the server then runs.
- */
-static bool
-takes_object(Form_pg_proc proc)
-{
-	for (int i = 0; i < proc->pronargs; i++)
-		switch (proc->proargtypes.values[i])
-		{
-			case OIDOID:
-			case REGCLASSOID:
-			case REGPROCOID:
-			case REGPROCEDUREOID:
-			case REGOPEROID:
-			case REGOPERATOROID:
-			case REGTYPEOID:
-			case REGROLEOID:
-			case REGNAMESPACEOID:
-			case REGCONFIGOID:
-			case REGDICTIONARYOID:
-				return true;
-		}
-	return false;
-}
-
-/* Must the function not run in an expression? */
-static bool
-is_foreign_function(Oid function, void *arg)
-{
-	HeapTuple	tuple;
-	Form_pg_proc proc;
-	bool		is_foreign;
-
-	if (!is_built_in(function))
-		return true;
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	if (!HeapTupleIsValid(tuple))
-		return true;
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	/* Stable functions can run SQL: database_to_xml(), for one. */
-	is_foreign = proc->prolang != INTERNALlanguageId || takes_object(proc) ||
-		(proc->provolatile != PROVOLATILE_IMMUTABLE && function != F_NOW);
-	ReleaseSysCache(tuple);
-	return is_foreign;
-}
-
-/* Is this a kind of node that runs only the functions that it names? */
-static bool
-is_plain(const Node *node)
-{
-	switch (nodeTag(node))
-	{
-		case T_Var:
-		case T_Const:
-		case T_FuncExpr:
-		case T_NamedArgExpr:
-		case T_OpExpr:
-		case T_DistinctExpr:
-		case T_NullIfExpr:
-		case T_ScalarArrayOpExpr:
-		case T_BoolExpr:
-		case T_RelabelType:
-		case T_CoerceViaIO:
-		case T_ArrayCoerceExpr:
-		case T_CollateExpr:
-		case T_CaseExpr:
-		case T_CaseTestExpr:
-		case T_ArrayExpr:
-		case T_CoalesceExpr:
-		case T_MinMaxExpr:
-		case T_SQLValueFunction:
-		case T_NullTest:
-		case T_BooleanTest:
-		case T_NextValueExpr:
-			return true;
-		default:
-			return false;
-	}
-}
-
-/* Does the expression run code that must not run? */
-static bool
-is_foreign_code(Node *node, void *arg)
-{
-	if (node == NULL)
-		return false;
-	if (!IsA(node, List) && !IsA(node, CaseWhen) &&
-		(!is_plain(node) || !is_built_in(exprType(node)) ||
-		 check_functions_in_node(node, is_foreign_function, arg)))
-		return true;
-	return amt_expression_tree_walker(node, is_foreign_code, arg);
-}
-
 static void
 check_columns(Check *check)
 {
@@ -224,8 +120,8 @@ check_columns(Check *check)
 			refuse(check, "Column \"%s\" is generated or has a default, and the worker runs no expressions.",
 				   NameStr(att->attname));
 		else if (!att->attisdropped &&
-			(!is_built_in(att->atttypid) ||
-			 is_foreign_code(build_column_default(check->rel, i + 1), NULL)))
+				 (!amt_is_built_in(att->atttypid) ||
+				  amt_is_foreign_code(build_column_default(check->rel, i + 1))))
 			refuse(check, "Column \"%s\" is of a type, or its default has a function, that may run code of others.",
 				   NameStr(att->attname));
 	}
@@ -240,7 +136,7 @@ check_constraints(Check *check)
 		if (no_expressions)
 			refuse(check, "Constraint \"%s\" has an expression, and the worker runs none.",
 				   constr->check[i].ccname);
-		else if (is_foreign_code(stringToNode(constr->check[i].ccbin), NULL))
+		else if (amt_is_foreign_code(stringToNode(constr->check[i].ccbin)))
 			refuse(check, "Constraint \"%s\" has a type or a function that may run code of others.",
 				   constr->check[i].ccname);
 }
@@ -278,12 +174,12 @@ static void
 check_index(Check *check, Oid relid)
 {
 	Relation	index = index_open(relid, AccessShareLock);
-	bool		is_foreign = !is_built_in(index->rd_rel->relam) ||
-	is_foreign_code(get_stored_node(index, Anum_pg_index_indexprs), NULL) ||
-	is_foreign_code(get_stored_node(index, Anum_pg_index_indpred), NULL);
+	bool		is_foreign = !amt_is_built_in(index->rd_rel->relam) ||
+	amt_is_foreign_code(get_stored_node(index, Anum_pg_index_indexprs)) ||
+	amt_is_foreign_code(get_stored_node(index, Anum_pg_index_indpred));
 
 	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
-		is_foreign = is_foreign || !is_built_in(index->rd_opfamily[i]);
+		is_foreign = is_foreign || !amt_is_built_in(index->rd_opfamily[i]);
 	if (is_foreign)
 		refuse(check, "Index \"%s\" has a type, a function or an operator class that may run code of others.",
 			   RelationGetRelationName(index));
@@ -378,7 +274,7 @@ check_statistics(Check *check)
 		if (!HeapTupleIsValid(tuple))
 			continue;			/* dropped meanwhile */
 		value = SysCacheGetAttr(STATEXTOID, tuple, Anum_pg_statistic_ext_stxexprs, &isnull);
-		if (!isnull && is_foreign_code(stringToNode(TextDatumGetCString(value)), NULL))
+		if (!isnull && amt_is_foreign_code(stringToNode(TextDatumGetCString(value))))
 			refuse(check, "Statistics \"%s\" have a type or a function that may run code of others.",
 				   pstrdup(NameStr(((Form_pg_statistic_ext) GETSTRUCT(tuple))->stxname)));
 		ReleaseSysCache(tuple);
@@ -481,7 +377,7 @@ amt_check_code(Relation rel)
 static bool
 is_in_library(PGFunction function)
 {
-	const PGFunction *ours = our_functions;
+	const		PGFunction *ours = our_functions;
 
 	while (*ours != NULL && *ours != function)
 		ours++;

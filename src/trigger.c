@@ -231,7 +231,10 @@ amt_key_guard(PG_FUNCTION_ARGS)
 		ForceSyncCommit();
 	if (TRIGGER_FIRED_BY_DELETE(trigdata->tg_event))
 	{
-		/* A subscriber counts for itself; amt_key_record() does not fire there. */
+		/*
+		 * A subscriber counts for itself; amt_key_record() does not fire
+		 * there.
+		 */
 		if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
 		{
 			amt_key_deform(row, tupdesc, &old);
@@ -370,6 +373,6 @@ amt_usage_replica(PG_FUNCTION_ARGS)
 						   trigdata->tg_newtuple : trigdata->tg_trigtuple);
 }
 
-const PGFunction amt_trigger_functions[] = {
+const		PGFunction amt_trigger_functions[] = {
 	amt_key_guard, amt_key_record, amt_key_no_truncate, amt_usage_replica, NULL
 };

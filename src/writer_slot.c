@@ -213,7 +213,11 @@ amt_writer_want(TimestampTz now)
 	if (asked_at != 0 && !amt_elapsed(asked_at, now, 100))
 		return;					/* starting a worker takes a moment */
 	asked_at = now;
-	/* The call is counted: no cancel may come before the caller has its answer. */
+
+	/*
+	 * The call is counted: no cancel may come before the caller has its
+	 * answer.
+	 */
 	HOLD_INTERRUPTS();
 	(void) request_worker(now);
 	RESUME_INTERRUPTS();
