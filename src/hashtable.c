@@ -154,24 +154,21 @@ unlock_all(AmtTable *table)
 	LWLockRelease(&table->control);
 }
 
-/* Copy all slots in use into a larger table.  Returns their number. */
-static uint32
-move_slots(TableView *from, uint32 nfrom, TableView *to)
+/*
+ * Copy all slots into a larger table.  Each keeps its index: a scan that is
+ * under way goes on from there, and the free list stays as it is.
+ */
+static void
+copy_slots(TableView *from, uint32 n, TableView *to)
 {
-	uint32		n = 0;
-
-	for (uint32 i = 0; i < nfrom; i++)
+	memcpy(to->slots, from->slots, (Size) n * from->slot_size);
+	for (uint32 i = 0; i < n; i++)
 	{
-		AmtSlot    *old = view_slot(from, i);
-		AmtSlot    *new;
+		AmtSlot    *slot = view_slot(to, i);
 
-		if (!old->used)
-			continue;
-		new = view_slot(to, n++);
-		memcpy(new, old, from->slot_size);
-		link_slot(to, new);
+		if (slot->used)
+			link_slot(to, slot);
 	}
-	return n;
 }
 
 void
@@ -204,22 +201,16 @@ amt_table_grow(AmtTable *table, dsa_area *area, uint32 before)
 		old = memory;			/* another process was faster */
 	else
 	{
-		uint32		nused = 0;
-
 		old = table->memory;
 		if (DsaPointerIsValid(old))
 		{
 			TableView	from = view_table(table, area);
 
-			nused = move_slots(&from, table->nslots, &to);
+			copy_slots(&from, table->nfresh, &to);
 		}
-		table->nused = nused;
 		table->memory = memory;
 		table->nbuckets = nbuckets;
 		table->nslots = nslots;
-		table->nfresh = nused;
-		table->free_head = 0;
-		table->hand = 0;
 	}
 	unlock_all(table);
 

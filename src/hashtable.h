@@ -92,8 +92,7 @@ extern bool amt_table_remove(AmtTable *table, dsa_area *area, AmtTag tag, AmtSlo
  * false.  *place must be 0 at first, and is advanced.  Returns true if there
  * may be more.  During a visit the scan holds `control` shared, so no slot
  * comes or goes.  Payloads may change, and a new slot's payload may be
- * empty.  If the table grows before the end, a slot may be visited twice or
- * not at all.
+ * empty.
  */
 extern bool amt_table_scan(AmtTable *table, dsa_area *area, uint32 *place,
 						   bool (*visit) (AmtSlot *slot, void *arg), void *arg);

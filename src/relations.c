@@ -434,7 +434,7 @@ amt_check_row_type(TupleDesc tupdesc, const Oid *types, int natts)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("row type of a function of extension \"%s\" was changed", EXTENSION_NAME),
-				 errhint("Its owner must undo that.")));
+				 errhint("Its owner must undo that. If columns were added, dump and restore the database.")));
 }
 
 TupleDesc

@@ -209,7 +209,7 @@ get_claim(const AmtJsonMember *claim)
 	switch (claim->kind)
 	{
 		case AMT_JSON_STRING:
-			return *text !='\0' ? text : NULL;
+			return text[0] != '\0' ? text : NULL;
 
 		case AMT_JSON_NUMBER:
 			if (strpbrk(text, "eE") != NULL && amt_attempt(write_out_number, &text) != NULL)

@@ -83,7 +83,7 @@ note_setters(const struct config_generic *setting)
 {
 	if (setting->source == PGC_S_SESSION)
 		note_setter(setting->srole, setting->name);
-	for (const GucStack * stack = setting->stack; stack != NULL; stack = stack->prev)
+	for (const GucStack *stack = setting->stack; stack != NULL; stack = stack->prev)
 	{
 		if (stack->source == PGC_S_SESSION)
 			note_setter(stack->srole, setting->name);
@@ -98,7 +98,7 @@ typedef struct Expected
 	const char *name;
 	GucSource	source;
 	GucSource	reset_source;
-}			Expected;
+} Expected;
 
 static List *expected = NIL;
 
@@ -143,7 +143,7 @@ amt_session_expect(const char *name)
 }
 
 static bool
-has_arrived(const Expected * value)
+has_arrived(const Expected *value)
 {
 	const struct config_generic *setting = find_setting(value->name);
 

@@ -84,7 +84,7 @@ forget_all(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 void
-amt_table_code_init(const PGFunction * trigger_functions)
+amt_table_code_init(const PGFunction *trigger_functions)
 {
 	our_functions = trigger_functions;
 	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
@@ -377,7 +377,7 @@ amt_check_code(Relation rel)
 static bool
 is_in_library(PGFunction function)
 {
-	const		PGFunction *ours = our_functions;
+	const PGFunction *ours = our_functions;
 
 	while (*ours != NULL && *ours != function)
 		ours++;

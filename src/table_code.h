@@ -11,7 +11,7 @@
 #include "utils/relcache.h"
 
 /* The functions of our triggers; NULL ends the list. */
-extern void amt_table_code_init(const PGFunction * trigger_functions);
+extern void amt_table_code_init(const PGFunction *trigger_functions);
 
 /*
  * From now on, this process writes only amt_key_usage.  Expressions on it, and

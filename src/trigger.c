@@ -373,6 +373,6 @@ amt_usage_replica(PG_FUNCTION_ARGS)
 						   trigdata->tg_newtuple : trigdata->tg_trigtuple);
 }
 
-const		PGFunction amt_trigger_functions[] = {
+const PGFunction amt_trigger_functions[] = {
 	amt_key_guard, amt_key_record, amt_key_no_truncate, amt_usage_replica, NULL
 };

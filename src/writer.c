@@ -120,7 +120,7 @@ unwritten_here(void)
 
 /* Write as amt_write_pending() does, and wake the backends that wait for it. */
 static bool
-write_now(const AmtLimits * limits, bool *left)
+write_now(const AmtLimits *limits, bool *left)
 {
 	bool		done;
 

@@ -296,7 +296,7 @@ any_left(const AmtDue *due, int n)
 
 /* Must the pass end?  "failed" says whether a batch of it has failed. */
 static bool
-must_stop(const AmtLimits * limits, bool failed)
+must_stop(const AmtLimits *limits, bool failed)
 {
 	if (limits == NULL)
 		return ShutdownRequestPending;
@@ -304,7 +304,7 @@ must_stop(const AmtLimits * limits, bool failed)
 }
 
 bool
-amt_write_pending(const AmtLimits * limits, bool *left)
+amt_write_pending(const AmtLimits *limits, bool *left)
 {
 	AmtDue	   *due = MemoryContextAllocHuge(TopMemoryContext, sizeof(AmtDue) * BATCH);
 	static int	size = FIRST_BATCH;

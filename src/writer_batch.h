@@ -12,7 +12,7 @@ typedef struct AmtLimits
 {
 	TimestampTz give_up_at;		/* if a batch has failed */
 	TimestampTz stop_at;		/* in any case */
-}			AmtLimits;
+} AmtLimits;
 
 /*
  * Write all calls that can be written without waiting.  The caller must not
@@ -22,6 +22,6 @@ typedef struct AmtLimits
  * The last pass has limits.  With NULL instead, a pass ends early when the
  * worker is asked to leave.
  */
-extern bool amt_write_pending(const AmtLimits * limits, bool *left);
+extern bool amt_write_pending(const AmtLimits *limits, bool *left);
 
 #endif							/* AMT_WRITER_BATCH_H */
