@@ -170,7 +170,7 @@ for my $end ('ROLLBACK', 'ROLLBACK TO x; COMMIT', q{PREPARE TRANSACTION 'revocat
 	$person->quit;
 	verify($s, $token);
 	ok(is_written($node, id_of($token), 1), 'a worker that starts writes the calls of a key');
-	is($s->query(q{SELECT count(*) FROM amt_key_usage WHERE key_id ~ 'orphan'}), 0, 'a worker that starts sweeps usage without a key');
+	ok(wait_until(sub { $s->query(q{SELECT count(*) FROM amt_key_usage WHERE key_id ~ 'orphan'}) eq '0' }), 'a worker that starts sweeps usage without a key');
 	ok($s->query('SELECT count(*) FROM amt_key_usage') > 0, 'a worker that starts leaves the usage of keys alone');
 }
 

@@ -51,6 +51,18 @@ subtest 'the query for postgres_exporter returns the metrics of its file' => sub
 	is($header =~ s/scrypt_seconds/scrypt_time/r, $all, 'the query leaves no counter of amt_stat out');
 };
 
+subtest 'the page quotes the log lines as the sources have them' => sub {
+	my $sources = join '', map { slurp_file($_) } glob(top_directory() . '/src/*.c');
+	$sources =~ s/\\"/"/g;
+	my @quoted = page_section(slurp_file(top_directory() . '/doc/operations.md'), 'Log lines') =~ /^\|[^|]*\| `([^`|]+)` \|/mg;
+	cmp_ok(scalar(@quoted), '>', 5, 'the page quotes log lines');
+	for my $line (grep { !/\Abackground worker/ } @quoted)	# this is PostgreSQL's
+	{
+		my $pattern = join '.{0,40}?', map { quotemeta } split /…/, $line, -1;
+		like($sources, qr/"$pattern/s, "the sources have the log line: $line");
+	}
+};
+
 subtest 'the page finds the session that a revocation waits for' => sub {
 	my @blocks = page_blocks(page_section(slurp_file(top_directory() . '/doc/operations.md'), 'A revocation hangs'));
 	is(scalar(@blocks), 2, 'the page has two queries for a revocation that hangs');
