@@ -181,20 +181,17 @@ authenticate(Oid extension, bool first)
 }
 
 /*
- * With other rights in force, leave the identity as it is.  A key is
- * refused, so that the function's author learns of it.
+ * With other rights in force, leave the identity as it is.  Only maintenance
+ * commands may go on.  Others get an error: a stored identity must not stay in
+ * force because a SECURITY DEFINER function calls us.
  */
 static void
 stand_aside(void)
 {
-	const char *s;
-	Size		len;
-	bool		beside_jwt;
-
-	if (!InSecurityRestrictedOperation() && amt_request_token(&s, &len, &beside_jwt) == AMT_FOUND_VALUE)
+	if (!InSecurityRestrictedOperation())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot authenticate a key within a function that has other rights"),
+				 errmsg("cannot authenticate within a function that has other rights"),
 				 errhint("Let the function that calls amt_authenticate() be SECURITY INVOKER.")));
 	if (require_authentication && amt_identity().org_id == NULL)
 		unauthenticated();
