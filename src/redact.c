@@ -68,13 +68,21 @@ mask_field(char **field, MemoryContext context)
 		(*field)[0] = '\0';
 }
 
+/* Does the message quote a part of a text that was read as a date or a time? */
+static bool
+quotes_part(const ErrorData *edata)
+{
+	return edata->message != NULL && edata->message_id != NULL &&
+		(strcmp(edata->message_id, "time zone \"%s\" not recognized") == 0 ||
+		 strcmp(edata->message_id, "invalid value \"%s\" for \"%s\"") == 0);
+}
+
 /*
- * Mask a message about a time zone.  It quotes a part of a text that was
- * cast to a date or a time.  No part of a zone's name, between slashes, is
- * as long as a secret.
+ * Mask what is as long as a secret.  No part of a zone's name, between
+ * slashes, is, nor a word of a date.
  */
 static void
-mask_time_zone(char *message)
+mask_long_runs(char *message)
 {
 	static const char mark[] = "[redacted]";
 
@@ -125,9 +133,8 @@ redact(ErrorData *edata)
 		MemoryContext context = edata->assoc_context != NULL ? edata->assoc_context : ErrorContext;
 
 		mask_field(&edata->message, context);
-		if (edata->message != NULL && edata->message_id != NULL &&
-			strcmp(edata->message_id, "time zone \"%s\" not recognized") == 0)
-			mask_time_zone(edata->message);
+		if (quotes_part(edata))
+			mask_long_runs(edata->message);
 		mask_field(&edata->detail, context);
 		mask_field(&edata->detail_log, context);
 		mask_field(&edata->hint, context);

@@ -177,6 +177,7 @@ scenario "errors that quote their input: $_", "SELECT '$token'::$_;", @fields_on
   for qw(int bigint numeric float8 uuid boolean date timestamptz interval inet json jsonb point regclass);
 scenario "errors that quote a part of their input: $_", "SELECT '$in_parts'::$_;", @fields_only
   for qw(date time timestamp timestamptz timetz);
+scenario "errors that quote what a format leaves of a token: $_", "SELECT to_timestamp('$token', 'amt_$_');", @fields_only for qw(Mon Day AM AD);
 scenario 'errors that quote their input: imported key', "SELECT '$imported'::int;", @fields_only;
 scenario 'an XML error that quotes the head of a token',
   "SELECT xmlparse(document '<a>' || repeat(' ', 40) || '&b;' || repeat(' ', 12) || '$imported');", @fields_only;
