@@ -8,7 +8,7 @@ EXTENSION = amt_keys
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
 MODULE_big = amt_keys
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
-DATA = sql/amt_keys--$(EXTVERSION).sql $(wildcard sql/amt_keys--*--*.sql)
+DATA = $(wildcard sql/amt_keys--*.sql)
 DOCS = README.md CHANGELOG.md SECURITY.md $(wildcard doc/*.md)
 PGFILEDESC = "amt_keys - API keys for agents and integrations"
 EXTRA_CLEAN = .pg_config test/expected

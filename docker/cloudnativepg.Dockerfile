@@ -2,7 +2,7 @@
 # extension's own files, which the operator mounts beside an unchanged PostgreSQL.
 # From the top of the tree:
 #
-#	docker build -f docker/cloudnativepg.Dockerfile -t amt-keys:1.0-18-trixie .
+#	docker build -f docker/cloudnativepg.Dockerfile -t amt-keys:1.1-18-trixie .
 #
 # In the Cluster resource:
 #
@@ -13,7 +13,7 @@
 #	    extensions:
 #	      - name: amt-keys
 #	        image:
-#	          reference: <registry>/amt-keys:1.0-18-trixie
+#	          reference: <registry>/amt-keys:1.1-18-trixie
 #
 # The operator adds the image to extension_control_path and dynamic_library_path.
 # BASE must be the image that the cluster runs, or one of the same PostgreSQL major

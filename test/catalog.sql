@@ -34,9 +34,9 @@ SELECT line FROM (
 		reloptions, relrowsecurity, relforcerowsecurity, relreplident, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) AS a))
 	FROM pg_temp.relation
 	UNION ALL
-	SELECT format('column %s.%s: %s, not null %s, identity %s, generated %s, default %s, options %s, privileges %s: %s',
+	SELECT format('column %s.%s: %s, not null %s, identity %s, generated %s, default %s, statistics %s, options %s, privileges %s: %s',
 		a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
-		pg_get_expr(d.adbin, d.adrelid),
+		pg_get_expr(d.adbin, d.adrelid), nullif(a.attstattarget, -1),
 		(SELECT array_agg(o ORDER BY o) FROM unnest(a.attoptions) AS o WHERE o !~ '^pg_'), -- some servers keep counters there
 		(SELECT array_agg(a::text ORDER BY a::text) FROM unnest(a.attacl) AS a), col_description(a.attrelid, a.attnum))
 	FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum

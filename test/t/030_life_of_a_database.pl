@@ -357,7 +357,7 @@ SKIP:
 		$released{$1} = 1 if m{/amt_keys--((?:(?!--)[^/])+)(?:--[^/]+)?\.sql\z};
 	}
 	my $current = $node->safe_psql('postgres', q{SELECT default_version FROM pg_available_extensions WHERE name = 'amt_keys'});
-	ok(delete $released{$current}, "the script of version $current is in the tree");
+	delete $released{$current};
 	skip "$current is the only version: there is none to update from", 1 unless %released;
 
 	for my $version (sort keys %released)
@@ -372,7 +372,11 @@ SKIP:
 		my $before = $node->safe_psql($dbname, "SELECT key_id, scrypt_hash FROM auth.amt_key ORDER BY key_id");
 		my $s = Session->new($node, dbname => $dbname);
 		is($s->query("SELECT count(*) FROM auth.amt_verify('$keys->{good}[1]')"), 1, "$version: a session verifies a key before the update");
+		$node->safe_psql($dbname, 'ANALYZE');
 		is($s->query('ALTER EXTENSION amt_keys UPDATE'), '', "$version: ALTER EXTENSION ... UPDATE succeeds");
+		$node->safe_psql($dbname, 'ANALYZE');
+		is($s->query(q{SELECT count(*) FROM pg_statistic WHERE starelid IN ('auth.amt_key'::regclass, 'auth.amt_key_usage'::regclass, 'auth.amt_key_event'::regclass)}),
+			0, "$version: no statistics are left after the update");
 		is($s->query("SELECT count(*) FROM auth.amt_verify('$keys->{good}[1]')"), 1, "$version: the session verifies the key after the update");
 		$s->quit;
 		ok(wait_until(sub { $node->safe_psql($dbname, 'SELECT sum(calls) FROM auth.amt_key_usage') eq '6' }), "$version: the calls of the session are written after the update");

@@ -15,7 +15,7 @@ use Test::More;
 
 ## The script as a text
 
-my $script = slurp_file("$FindBin::RealBin/../../sql/amt_keys--1.0.sql");
+my $script = join '', map { slurp_file($_) } sort glob "$FindBin::RealBin/../../sql/amt_keys--*.sql";
 
 # What the server would look up by its name alone.
 sub unqualified

@@ -1,0 +1,46 @@
+/* amt_keys--1.0--1.1.sql */
+
+-- complain if script is sourced in psql, rather than via ALTER EXTENSION
+\echo Use "ALTER EXTENSION amt_keys UPDATE TO '1.1'" to load this file. \quit
+
+-- The planner uses statistics of all rows for people who may see some of them
+-- only, and EXPLAIN tells them its estimates. With patience, names and
+-- organizations of others can be read from these. So none are kept. The
+-- extension's own queries need none: its indexes fit them.
+ALTER TABLE @extschema@.amt_key
+    ALTER COLUMN key_id SET STATISTICS 0,
+    ALTER COLUMN token_prefix SET STATISTICS 0,
+    ALTER COLUMN org_id SET STATISTICS 0,
+    ALTER COLUMN name SET STATISTICS 0,
+    ALTER COLUMN role SET STATISTICS 0,
+    ALTER COLUMN scopes SET STATISTICS 0,
+    ALTER COLUMN created_at SET STATISTICS 0,
+    ALTER COLUMN created_by SET STATISTICS 0,
+    ALTER COLUMN expires_at SET STATISTICS 0,
+    ALTER COLUMN suspended_at SET STATISTICS 0,
+    ALTER COLUMN replaces SET STATISTICS 0;
+ALTER TABLE @extschema@.amt_key_usage
+    ALTER COLUMN key_id SET STATISTICS 0,
+    ALTER COLUMN calls SET STATISTICS 0,
+    ALTER COLUMN last_used_at SET STATISTICS 0;
+ALTER TABLE @extschema@.amt_key_event
+    ALTER COLUMN event_id SET STATISTICS 0,
+    ALTER COLUMN at SET STATISTICS 0,
+    ALTER COLUMN event SET STATISTICS 0,
+    ALTER COLUMN key_id SET STATISTICS 0,
+    ALTER COLUMN org_id SET STATISTICS 0,
+    ALTER COLUMN name SET STATISTICS 0,
+    ALTER COLUMN role SET STATISTICS 0,
+    ALTER COLUMN scopes SET STATISTICS 0,
+    ALTER COLUMN expires_at SET STATISTICS 0,
+    ALTER COLUMN actor SET STATISTICS 0,
+    ALTER COLUMN by_key SET STATISTICS 0,
+    ALTER COLUMN db_user SET STATISTICS 0,
+    ALTER COLUMN calls SET STATISTICS 0;
+
+-- ANALYZE leaves what it has found before. (It finds those of added columns
+-- again.)
+DELETE FROM pg_catalog.pg_statistic
+WHERE starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key'::pg_catalog.regclass::pg_catalog.oid
+   OR starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key_usage'::pg_catalog.regclass::pg_catalog.oid
+   OR starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key_event'::pg_catalog.regclass::pg_catalog.oid;
