@@ -9,6 +9,8 @@
 
 #include <ctype.h>
 
+#include "common/string.h"
+#include "mb/pg_wchar.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -221,12 +223,35 @@ get_claim(const AmtJsonMember *claim)
 	}
 }
 
+/*
+ * May the server have converted the claims from an encoding that they were
+ * not in?  Claims are UTF-8, but SQL of an earlier request may have left the
+ * session another client_encoding.  Then one organization's id is read as
+ * another's.
+ */
+static bool
+may_be_garbled(const char *claims)
+{
+	int			client = pg_get_client_encoding();
+	int			database = GetDatabaseEncoding();
+
+	return client != PG_UTF8 && database != PG_SQL_ASCII &&
+		!(client == PG_SQL_ASCII && database == PG_UTF8) && !pg_is_ascii(claims);
+}
+
 bool
 amt_request_identity(AmtIdentity *identity)
 {
 	AmtJsonMember claims[] = {{.path = org_claim}, {.path = role_claim}, {.path = actor_claim}};
 	bool		others;
 
+	if (may_be_garbled(get_setting(CLAIMS)))
+	{
+		ereport(DEBUG1,
+				(errmsg("request.jwt.claims give no identity"),
+				 errdetail("They have other characters than ASCII, and the session's client_encoding is not UTF8.")));
+		return false;
+	}
 	if (find_members(CLAIMS, claims, lengthof(claims), &others) != AMT_FOUND_VALUE)
 		return false;
 	memset(identity, 0, sizeof(AmtIdentity));

@@ -123,5 +123,25 @@ for my $scopes ('read write', 'a,,b', '["read"]', "a\xff")
 }
 
 $super->quit;
+# An earlier request has left the session another encoding: the server takes the claims' bytes for other characters.
+{
+	my $gateway = Session->new($node, user => 'gateway');
+	my $identity = sub {
+		my ($encoding, $org) = @_;
+		return $gateway->query('BEGIN', "SET LOCAL client_encoding = $encoding", qq(SELECT '' FROM set_config('request.jwt.claims', '{"org_id":"$org","org_role":"admin"}', true)),
+			'SELECT amt_authenticate()', q{SELECT coalesce(encode(amt_org_id()::bytea, 'hex'), 'nobody')}, 'COMMIT') =~ s/^\n+//r;
+	};
+	my $of = sub { unpack 'H*', $_[0] };
+	for (
+		[ 'UTF8', "m\xc3\xbcnchen", $of->("m\xc3\xbcnchen") ], [ 'SQL_ASCII', "m\xc3\xbcnchen", $of->("m\xc3\xbcnchen") ],
+		[ 'LATIN1', "m\xc3\xbcnchen", 'nobody' ], [ 'WIN1252', "m\xc3\xbcnchen", 'nobody' ], [ 'LATIN1', 'acme', $of->('acme') ],
+		[ 'LATIN1', 'm\\u00fcnchen', $of->("m\xc3\xbcnchen") ])
+	{
+		my ($encoding, $org, $expected) = @$_;
+		is($identity->($encoding, $org), $expected, "claims of $org in a session whose client_encoding is $encoding");
+	}
+	$gateway->quit;
+}
+
 $node->stop;
 done_testing();
