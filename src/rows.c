@@ -3,8 +3,8 @@
  *	  Reading rows of the extension's tables.
  *
  * Each call takes a new snapshot, and finds a row by an index, or by a hint
- * of its place.  So a revocation counts from the moment it commits, in every
- * isolation level.  In parallel mode it takes the active one.  No planner,
+ * of its place.  The snapshot is newer than each wait for a lock.  So a
+ * revocation counts from the moment it commits, in every isolation level.  In parallel mode it takes the active one.  No planner,
  * search_path, operator, policy or privilege takes part: the calling C code
  * must check access.
  *
@@ -71,21 +71,31 @@ amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 		check_not_null(tupdesc, key->nulls, required[i]);
 }
 
-/* Get the columns of a row, detoasted. */
-static void
+/*
+ * Get the columns of a row, detoasted.  True means that a value was stored out
+ * of line: we may have waited for a lock on its table.
+ */
+static bool
 deform_and_detoast(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 {
+	bool		fetched = false;
+
 	amt_key_deform(tuple, tupdesc, key);
 	for (int i = 0; i < Natts_amt_key; i++)
-		if (TupleDescAttr(tupdesc, i)->attlen == -1 && !key->nulls[i])
-			key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
+	{
+		if (TupleDescAttr(tupdesc, i)->attlen != -1 || key->nulls[i])
+			continue;
+		fetched |= VARATT_IS_EXTERNAL(DatumGetPointer(key->values[i]));
+		key->values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key->values[i]));
+	}
+	return fetched;
 }
 
-/* Get the columns, copied into the current memory context and detoasted. */
-static void
+/* The same, copied into the current memory context. */
+static bool
 copy_columns(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 {
-	deform_and_detoast(heap_copytuple(tuple), tupdesc, key);
+	return deform_and_detoast(heap_copytuple(tuple), tupdesc, key);
 }
 
 const char *
@@ -137,31 +147,55 @@ amt_newest_snapshot(void)
 	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
 
-/* Called for each row that is found. */
-typedef void (*RowAction) (SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg);
-
-/* Find the visible rows by one column; returns their number, at most max. */
-static int
-find_rows(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal, Datum value,
-		  Snapshot snapshot, int max, RowAction action, void *arg)
+/* Does the newest snapshot still see it? */
+static bool
+is_still_visible(SysScanDesc scan, HeapTuple tuple)
 {
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
-	int			n = 0;
+	Snapshot	snapshot = amt_newest_snapshot();
+	bool		visible = is_visible(scan, tuple, snapshot);
 
-	ScanKeyInit(&key, attnum, BTEqualStrategyNumber, equal, value);
-	scan = systable_beginscan(rel, amt_index(rel, index), true, SnapshotAny, 1, &key);
-	while (n < max && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	UnregisterSnapshot(snapshot);
+	return visible;
+}
+
+/* Called for the row that is found.  True means that it may have waited. */
+typedef bool (*RowAction) (SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg);
+
+/*
+ * Find the visible row by a unique column.  We may wait for the index, so the
+ * snapshot is taken after that: the row may be gone by then.  For the same
+ * reason we look at it again if the action has waited.
+ */
+static bool
+find_row(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal, Datum value,
+		 RowAction action, void *arg)
+{
+	bool		found;
+	bool		stale;
+
+	do
 	{
-		if (!is_visible(scan, tuple, snapshot))
-			continue;
-		if (action != NULL)
-			action(scan, tuple, RelationGetDescr(rel), arg);
-		n++;
-	}
-	systable_endscan(scan);
-	return n;
+		SysScanDesc scan;
+		ScanKeyData key;
+		HeapTuple	tuple;
+		Snapshot	snapshot;
+
+		found = stale = false;
+		ScanKeyInit(&key, attnum, BTEqualStrategyNumber, equal, value);
+		scan = systable_beginscan(rel, amt_index(rel, index), true, SnapshotAny, 1, &key);
+		snapshot = amt_newest_snapshot();
+		while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		{
+			found = is_visible(scan, tuple, snapshot);
+			if (found && action(scan, tuple, RelationGetDescr(rel), arg))
+				stale = !is_still_visible(scan, tuple);
+		}
+		UnregisterSnapshot(snapshot);
+		systable_endscan(scan);
+		if (stale)
+			CHECK_FOR_INTERRUPTS();
+	} while (stale);
+	return found;
 }
 
 bool
@@ -174,28 +208,20 @@ amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len)
 	return true;
 }
 
-static void
+static bool
 copy_key(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 {
-	AmtKey	  **next = arg;
-
-	copy_columns(tuple, tupdesc, (*next)++);
+	return copy_columns(tuple, tupdesc, (AmtKey *) arg);
 }
 
 bool
 amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
 {
 	AmtIdText	text_id;
-	Snapshot	snapshot;
-	bool		found;
 
-	if (!amt_make_id_text(&text_id, id, id_len))
-		return false;
-	snapshot = amt_newest_snapshot();
-	found = find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
-					  PointerGetDatum(&text_id), snapshot, 1, copy_key, &key) > 0;
-	UnregisterSnapshot(snapshot);
-	return found;
+	return amt_make_id_text(&text_id, id, id_len) &&
+		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
+				 copy_key, key);
 }
 
 int
@@ -203,7 +229,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 				   bool (*wanted) (const AmtKey *key), AmtKey *keys, int max)
 {
 	text	   *value = cstring_to_text_with_len(prefix, len);
-	Snapshot	snapshot = amt_newest_snapshot();
+	Snapshot	snapshot;
 	SysScanDesc scan;
 	ScanKeyData key;
 	HeapTuple	tuple;
@@ -212,6 +238,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 	ScanKeyInit(&key, Anum_amt_key_token_prefix, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(value));
 	scan = systable_beginscan(rel, amt_index(rel, AMT_KEY_BY_PREFIX), true, SnapshotAny, 1, &key);
+	snapshot = amt_newest_snapshot();
 	while (n < max && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -219,7 +246,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 			continue;
 		amt_key_deform(tuple, RelationGetDescr(rel), &keys[n]);
 		if (wanted(&keys[n]))
-			copy_columns(tuple, RelationGetDescr(rel), &keys[n++]);
+			(void) copy_columns(tuple, RelationGetDescr(rel), &keys[n++]);
 	}
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
@@ -233,15 +260,15 @@ typedef struct KeyAndHint
 	AmtKey	   *key;
 } KeyAndHint;
 
-static void
+static bool
 copy_key_and_place(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 {
 	KeyAndHint *found = arg;
 
-	copy_columns(tuple, tupdesc, found->key);
 	found->hint->buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
 	found->hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
 	found->hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
+	return copy_columns(tuple, tupdesc, found->key);
 }
 
 /*
@@ -296,15 +323,19 @@ amt_row_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint)
 	return copy;
 }
 
+/* Like find_row(), at the hint's place. */
 static bool
-get_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint, AmtKey *key)
+get_by_hint(Relation rel, const AmtRowHint *hint, AmtKey *key)
 {
+	Snapshot	snapshot = amt_newest_snapshot();
 	HeapTuple	tuple = amt_row_by_hint(rel, snapshot, hint);
+	bool		found = tuple != NULL;
 
-	if (tuple == NULL)
-		return false;
-	deform_and_detoast(tuple, RelationGetDescr(rel), key);
-	return true;
+	/* If it may have waited, use the index. */
+	if (found)
+		found = !deform_and_detoast(tuple, RelationGetDescr(rel), key);
+	UnregisterSnapshot(snapshot);
+	return found;
 }
 
 bool
@@ -312,17 +343,12 @@ amt_key_by_hint(Relation rel, const char *id, Size id_len, AmtRowHint *hint, Amt
 {
 	AmtIdText	text_id;
 	KeyAndHint	found_at = {hint, key};
-	Snapshot	snapshot;
-	bool		found;
 
 	if (!amt_make_id_text(&text_id, id, id_len))
 		return false;
-	snapshot = amt_newest_snapshot();
-	found = (get_by_hint(rel, snapshot, hint, key) && amt_key_has_id(key, id, id_len)) ||
-		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
-				  PointerGetDatum(&text_id), snapshot, 1, copy_key_and_place, &found_at) > 0;
-	UnregisterSnapshot(snapshot);
-	return found;
+	return (get_by_hint(rel, hint, key) && amt_key_has_id(key, id, id_len)) ||
+		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
+				 copy_key_and_place, &found_at);
 }
 
 static bool
@@ -345,17 +371,12 @@ amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtRowHint *hint, AmtKey
 		char		buffer[VARHDRSZ + 32];
 	}			value;
 	KeyAndHint	found_at = {hint, key};
-	Snapshot	snapshot;
-	bool		found;
 
 	SET_VARSIZE(&value, sizeof(value.buffer));
 	memcpy(value.buffer + VARHDRSZ, sha256, 32);
-	snapshot = amt_newest_snapshot();
-	found = (get_by_hint(rel, snapshot, hint, key) && has_sha256(key, sha256)) ||
-		find_rows(rel, AMT_KEY_BY_SHA256, Anum_amt_key_token_sha256, F_BYTEAEQ,
-				  PointerGetDatum(&value), snapshot, 1, copy_key_and_place, &found_at) > 0;
-	UnregisterSnapshot(snapshot);
-	return found;
+	return (get_by_hint(rel, hint, key) && has_sha256(key, sha256)) ||
+		find_row(rel, AMT_KEY_BY_SHA256, Anum_amt_key_token_sha256, F_BYTEAEQ,
+				 PointerGetDatum(&value), copy_key_and_place, &found_at);
 }
 
 bool
@@ -372,10 +393,11 @@ amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *t
 	return found;
 }
 
-static void
+static bool
 note_xmin(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 {
 	*(TransactionId *) arg = HeapTupleHeaderGetXmin(tuple->t_data);
+	return false;
 }
 
 bool
@@ -383,14 +405,12 @@ amt_key_is_ours(Oid extension, const char *id, Size id_len)
 {
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
 	AmtIdText	text_id;
-	Snapshot	snapshot = amt_newest_snapshot();
 	TransactionId xmin = InvalidTransactionId;
 	bool		found;
 
 	found = amt_make_id_text(&text_id, id, id_len) &&
-		find_rows(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ,
-				  PointerGetDatum(&text_id), snapshot, 1, note_xmin, &xmin) > 0;
-	UnregisterSnapshot(snapshot);
+		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
+				 note_xmin, &xmin);
 	table_close(rel, AccessShareLock);
 	return !found || TransactionIdIsCurrentTransactionId(xmin);
 }
@@ -438,7 +458,7 @@ typedef struct StoredUsage
 	TimestampTz last_used_at;
 } StoredUsage;
 
-static void
+static bool
 copy_usage(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 {
 	StoredUsage *usage = arg;
@@ -450,6 +470,7 @@ copy_usage(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
 	check_not_null(tupdesc, nulls, Anum_amt_key_usage_last_used_at);
 	usage->calls = DatumGetInt64(values[Anum_amt_key_usage_calls - 1]);
 	usage->last_used_at = DatumGetTimestampTz(values[Anum_amt_key_usage_last_used_at - 1]);
+	return false;
 }
 
 bool
@@ -458,16 +479,10 @@ amt_usage_get(Oid extension, const char *id, Size id_len, int64 *calls, Timestam
 	StoredUsage usage = {0, DT_NOBEGIN};
 	Relation	rel = amt_open(extension, AMT_KEY_USAGE, AccessShareLock);
 	AmtIdText	text_id;
-	bool		found = false;
+	bool		found = amt_make_id_text(&text_id, id, id_len) &&
+	find_row(rel, AMT_USAGE_BY_ID, Anum_amt_key_usage_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
+			 copy_usage, &usage);
 
-	if (amt_make_id_text(&text_id, id, id_len))
-	{
-		Snapshot	snapshot = amt_newest_snapshot();
-
-		found = find_rows(rel, AMT_USAGE_BY_ID, Anum_amt_key_usage_key_id, F_TEXTEQ,
-						  PointerGetDatum(&text_id), snapshot, 1, copy_usage, &usage) > 0;
-		UnregisterSnapshot(snapshot);
-	}
 	table_close(rel, AccessShareLock);
 	*calls = usage.calls;
 	*last_used_at = usage.last_used_at;
