@@ -3,7 +3,7 @@
 The 10,000 keys are made by amt_create_key() with a low cost: a warm key does not
 run scrypt, and ln=10,r=1 is as long to read as the default, ln=14,r=8. What measures scrypt
 itself uses a key of the default cost. Keys that are never verified with success
-(the rest of the million, and those under attack) are imported with a random
+(the rest of the ten million, and those under attack) are imported with a random
 salt and hash.
 """
 
@@ -15,12 +15,13 @@ from server import output
 
 LOW_COST = "SET amt_keys.scrypt_ln = 10; SET amt_keys.scrypt_r = 1;"
 KEYS = 10_000
+MANY_KEYS = 10_000_000
 
-# As pg_dump's scripts do, so that a million imported keys leave no events.
+# As pg_dump's scripts do, so that millions of imported keys leave no events.
 COLUMNS = "(key_id, token_prefix, org_id, name, role, scrypt_hash, created_at)"
 IMPORT = f"SET row_security = off; INSERT INTO amt_key {COLUMNS} "
 IMPORTED = """
-SELECT id, 'amt_' || id || '...', 'org' || i % 100, 'key ' || i, 'editor',
+SELECT id, 'amt_' || id || '...', 'org' || i % {orgs}, 'key ' || i, 'editor',
        '$scrypt$ln=14,r=8,p=1$' || encoded(16) || '$' || encoded(32),
        now() - interval '1 day' - i * interval '1 millisecond'
 FROM (SELECT i, {id} AS id FROM generate_series(1, {count}) AS i) AS i
@@ -83,32 +84,33 @@ class Bench:
         self.server.file("hot", [hot])
         self.server.file("hot_ids", [split(hot)[0]])
         self.server.file("hot_parts", ["\t".join(split(hot))])
+        self.server.file("half_hot", [t for token in tokens for t in (token, hot)])
 
-    def make_million(self):
-        """The 10,000 keys in another database, scattered among others."""
-        if not self.make_database("million"):
+    def make_many(self):
+        """The 10,000 keys in another database, scattered among others of a thousand organizations."""
+        if not self.make_database("many"):
             return
         psql = self.server.psql
-        psql("million", "CREATE EXTENSION amt_keys;" + ENCODED)
-        psql("million", "CREATE TABLE copied (LIKE amt_key); CREATE TABLE token (token text);")
+        psql("many", "CREATE EXTENSION amt_keys;" + ENCODED)
+        psql("many", "CREATE UNLOGGED TABLE copied (LIKE amt_key); CREATE TABLE token (token text);")
         for table, select in ("copied", "TABLE amt_key"), ("token", "TABLE token"):
             path = self.server.file(table + ".copy")
             psql("keys", f"\\copy ({select}) TO '{path}'")
-            psql("million", f"\\copy {table} FROM '{path}'")
-        psql("million", f"""
-            INSERT INTO copied {COLUMNS} {IMPORTED.format(id=RANDOM_ID, count=1_000_000 - KEYS)};
+            psql("many", f"\\copy {table} FROM '{path}'")
+        psql("many", f"""
+            INSERT INTO copied {COLUMNS} {IMPORTED.format(id=RANDOM_ID, orgs=1000, count=MANY_KEYS - KEYS)};
             SET row_security = off;
             INSERT INTO amt_key SELECT * FROM copied ORDER BY random();
             DROP TABLE copied;
             VACUUM ANALYZE; CHECKPOINT""")
 
     def make_events(self):
-        """Ten million events in the database of the million keys, and a member of one organization."""
-        self.make_million()
+        """Ten million events in the database of the many keys, and a member of one organization."""
+        self.make_many()
         if "events" in self.databases:
             return
         self.databases.add("events")
-        self.server.psql("million", """
+        self.server.psql("many", """
             INSERT INTO amt_key_event (at, event, key_id, org_id, name, role, db_user)
             SELECT now(), 'created', 'key' || i, 'org' || i % 100, 'key ' || i, 'editor', 'postgres'
             FROM generate_series(1, 10000000) AS i;
@@ -134,14 +136,15 @@ class Bench:
         self.server.psql("keys", f"""
             CREATE TABLE IF NOT EXISTS plain (LIKE amt_key INCLUDING INDEXES);
             TRUNCATE plain;
-            {IMPORT} {IMPORTED.format(id="'revoked' || i", count=2000)};
+            {IMPORT} {IMPORTED.format(id="'revoked' || i", orgs=100, count=2000)};
             INSERT INTO plain SELECT * FROM amt_key;""")
+
     def make_cold_keys(self):
         """Keys to attack, and tokens for them whose secret is not theirs."""
         if "attack" in self.databases:
             return
         self.databases.add("attack")
-        self.server.psql("keys", IMPORT + IMPORTED.format(id="'attacked' || i", count=64))
+        self.server.psql("keys", IMPORT + IMPORTED.format(id="'attacked' || i", orgs=100, count=64))
         self.server.file("attack", [f"amt_attacked{i}_{'x' * 40}" for i in range(1, 65)])
 
     def make_common(self):
@@ -162,7 +165,7 @@ class Bench:
             VACUUM ANALYZE common; CHECKPOINT""")
 
     def warm(self):
-        for database in {"keys", "million"} & self.databases:
+        for database in {"keys", "many"} & self.databases:
             good = self.server.psql(database, "SELECT count(*) FROM token, amt_verify(token)")
             if good != [str(KEYS)]:
                 raise SystemExit(f"{good} of {KEYS} keys are good in {database}")
@@ -186,7 +189,7 @@ class Bench:
         """Was every verification of the whole run counted, and none twice?"""
         stat = self.server.stat()
         calls = sum(int(self.server.psql(d, "SELECT sum(calls) FROM amt_keys")[0])
-                    for d in {"keys", "million", "imported"} & self.databases)
+                    for d in {"keys", "many", "imported"} & self.databases)
         if calls != stat["verified"] or stat["calls_dropped"] != 0:
             raise SystemExit(f"{calls} calls counted of {stat['verified']:.0f}, "
                              f"{stat['calls_dropped']:.0f} dropped")

@@ -15,7 +15,7 @@ from collections import namedtuple
 SETTINGS = """
 listen_addresses = ''
 unix_socket_directories = '{directory}'
-max_connections = 100
+max_connections = 250
 shared_buffers = 512MB
 max_wal_size = 4GB
 """
