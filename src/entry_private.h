@@ -40,7 +40,7 @@ typedef struct Entries
 {
 	uint64		seed[2];		/* seeds of tags and hashes; constant */
 	uint8		mac_key[AMT_MAC_KEY_LEN];	/* key of the MACs; constant,
-											 * never on disk */
+											 * shared memory only */
 	pg_atomic_uint64 serials;	/* last serial that was given */
 	AmtTable	table;			/* the entries */
 } Entries;

@@ -2,7 +2,8 @@
  * mac.c
  *	  The proof in an entry: a MAC of the key, its stored hash and the secret.
  *
- * The key of the MAC is random and lives in shared memory only, never on disk.
+ * The key of the MAC is random and lives in shared memory only.  That is no
+ * file, unless dynamic_shared_memory_type is mmap.
  */
 #include "postgres.h"
 

@@ -174,7 +174,8 @@ $super = Session->new($node);
 		}
 	}
 	like($explain->('text', 'true'), qr/Rows Removed by Filter: 6\n/, 'EXPLAIN shows the number of rows of other organizations');
-	like($explain->('text', q{org_id = 'globex'}), qr/rows=6 .*\(never executed\)/, 'EXPLAIN shows an estimate of how many keys an organization has');
+	my ($some, $none) = map { $explain->('text', "org_id = '$_'") =~ /rows=(\d+) .*\(never executed\)/ } 'globex', 'nobody';
+	cmp_ok($some, '==', $none, 'EXPLAIN estimates as many keys of an organization with some as of one with none');
 	is($member->query(q{SELECT reltuples FROM pg_class WHERE oid = 'amt_key'::regclass}), '7', 'pg_class shows how many keys there are');
 	$super->query(q{DELETE FROM amt_key WHERE key_id ~ '^globex'});
 	$member->quit;
