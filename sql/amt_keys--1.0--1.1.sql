@@ -44,3 +44,6 @@ DELETE FROM pg_catalog.pg_statistic
 WHERE starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key'::pg_catalog.regclass::pg_catalog.oid
    OR starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key_usage'::pg_catalog.regclass::pg_catalog.oid
    OR starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key_event'::pg_catalog.regclass::pg_catalog.oid;
+
+COMMENT ON FUNCTION @extschema@.amt_role() IS
+'Role of the caller in the organization, one of amt_keys.roles; null when unset. It says nothing without amt_org_id(): ask amt_has_role(). Everybody may call it.';
