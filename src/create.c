@@ -35,7 +35,7 @@ get_creator(const char *org_id)
 {
 	AmtIdentity identity = amt_identity();
 
-	return identity.org_id == NULL || strcmp(identity.org_id, org_id) == 0 ? identity.actor : NULL;
+	return identity.org_id != NULL && strcmp(identity.org_id, org_id) == 0 ? identity.actor : NULL;
 }
 
 static char *

@@ -136,6 +136,8 @@ SELECT amt_create_key('k', '', 'viewer');
 CALL become('acme', 'viewer', 'gil', '', 'regress_amt_gateway');
 SELECT org_id, role FROM amt_create_key('by a gateway, as a viewer');
 SELECT org_id, role FROM amt_create_key('by a gateway, above that role', 'globex', 'owner');
+CALL become('', '', 'gil', '', 'regress_amt_gateway');
+SELECT org_id, role FROM amt_create_key('by a gateway, with an actor of no organization', 'acme', 'owner');
 CALL become('', '', '', '', 'none');
 SELECT org_id, role FROM amt_create_key('by a superuser', 'initech', 'admin');
 SELECT name, org_id, created_by FROM amt_key WHERE name LIKE 'by a %' ORDER BY name COLLATE "C";
