@@ -13,9 +13,11 @@ CREATE ROLE regress_amt_web;
 CREATE ROLE regress_amt_app;
 GRANT EXECUTE ON FUNCTION amt_verify TO regress_amt_app;
 
+SET amt_keys.org_id = 'acme';
 SET amt_keys.actor = 'ann';
 SELECT token, key_id, token_prefix FROM amt_create_key('a key', 'acme', 'editor', expires_at => '2200-01-01 00:00+00') \gset
 RESET amt_keys.actor;
+RESET amt_keys.org_id;
 SELECT token AS other_token, key_id AS other_key_id FROM amt_create_key('another key', 'globex', 'viewer') \gset
 
 -- a character by its code point, in SQL_ASCII, too
