@@ -13,7 +13,9 @@
  * loaded, in the session of a user who may not set it.  The user can set or
  * reset any part of it in the meantime: the server lets anybody change what
  * it does not know.  We refuse that session too.  Nor is it safe to keep some
- * values and discard others, for which the right was missing.
+ * values and discard others, for which the right was missing.  Nor to go on
+ * without a part that was set and then reset in the transaction: somebody
+ * else's function may have done that, and the server may bring the value back.
  *
  * At session start, and when our library loads, the server discards an
  * invalid value with a mere warning, and the identity changes silently.
@@ -48,6 +50,7 @@ static AmtRefusal refusal = AMT_NOT_REFUSED;
 static bool set_by_right = false;
 static bool set_without_right = false;
 static bool set_for_user = false;
+static bool undone = false;		/* set and reset in this transaction */
 
 static bool
 is_ours(const char *name)
@@ -78,9 +81,30 @@ note_setter(Oid role, const char *name)
 	}
 }
 
+/*
+ * Has the transaction set the setting and reset it?  Each value that it had
+ * in the transaction must come from SET.  The lowest entry of the stack has
+ * the one before.
+ */
+static bool
+was_reset(const struct config_generic *setting)
+{
+	GucSource	source = setting->source;
+
+	for (const GucStack *stack = setting->stack; stack != NULL; stack = stack->prev)
+	{
+		if (source != PGC_S_SESSION)
+			return true;
+		source = stack->source;
+	}
+	return false;
+}
+
 static void
 note_setters(const struct config_generic *setting)
 {
+	if (was_reset(setting))
+		undone = true;
 	if (setting->source == PGC_S_SESSION)
 		note_setter(setting->srole, setting->name);
 	for (const GucStack *stack = setting->stack; stack != NULL; stack = stack->prev)
@@ -187,7 +211,7 @@ amt_session_before_settings(void)
 			named_by_client = lappend(named_by_client, pstrdup(settings[i]->name));
 		note_setters(settings[i]);
 	}
-	if (set_for_user || (set_by_right && set_without_right))
+	if (set_for_user || undone || (set_by_right && set_without_right))
 		amt_session_refuse(AMT_REFUSED_EARLY);
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -251,7 +275,7 @@ amt_session_check(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("functions of amt_keys cannot be used in this session"),
-				 errdetail("Before the library was loaded, settings of amt_keys were set that the user may not set."),
+				 errdetail("Before the library was loaded, settings of amt_keys were set without the right, or set and reset in the transaction."),
 				 errhint("Add amt_keys to \"session_preload_libraries\", and connect again.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -93,6 +93,18 @@ is(answer(as('gateway'), q{SET amt_keys.key_id = 'x'}, $whoami), '-/-/-/-', q{a 
 is(answer(Session->new($node), 'SET ROLE evil', q{SET amt_keys.org_id = 'globex'}, 'RESET ROLE', $whoami), '-/-/-/-', q{an identity that evil has set in a superuser's session is not kept});
 is(answer(Session->new($node), q{SET amt_keys.org_id = 'globex'}, 'SET ROLE evil', $whoami), 'globex/-/-/-', 'an identity that a superuser has set before becoming evil is kept');
 
+# Somebody else's function resets a part of the identity that a gateway has set. PostgreSQL lets it, until the library is loaded.
+$super->query('GRANT SET ON PARAMETER amt_keys.scopes, amt_keys.key_id TO gateway');
+as('evil')->query(q{CREATE FUNCTION evil.narrows_no_more() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN RESET amt_keys.key_id; RESET amt_keys.scopes; END $$},
+	'GRANT USAGE ON SCHEMA evil TO PUBLIC');
+my @narrow = ('BEGIN', q{SET LOCAL amt_keys.org_id = 'acme'}, q{SET LOCAL amt_keys.role = 'admin'}, q{SET LOCAL amt_keys.scopes = 'note:read'}, q{SET LOCAL amt_keys.key_id = 'abc123abc123'});
+is(answer(as('gateway'), @narrow, 'SELECT evil.narrows_no_more()', $whoami), "\nERROR:  42501", 'an identity whose scopes and key id a function has reset is refused');
+is(answer(as('gateway'), @narrow, 'SAVEPOINT s', 'RESET amt_keys.org_id', $whoami), 'ERROR:  42501', 'an identity that is reset in a savepoint before the library is loaded is refused');
+is(answer(as('gateway'), @narrow, 'SAVEPOINT s', 'RESET amt_keys.scopes', q{SET LOCAL amt_keys.scopes = 'x'}, $whoami), 'ERROR:  42501', 'an identity a part of which was reset and set again is refused');
+is(answer(as('gateway'), @narrow, 'SAVEPOINT s', 'RESET amt_keys.scopes', 'ROLLBACK TO s', 'SELECT amt_org_id(), amt_scopes()'), 'acme|{note:read}', 'a reset that is rolled back does no harm');
+is(answer(as('gateway'), 'SELECT amt_org_id()', @narrow, 'SELECT evil.narrows_no_more()', 'ROLLBACK') // '', "\nERROR:  42501", 'once the library is loaded, a function may reset no part of the identity');
+$super->query('REVOKE SET ON PARAMETER amt_keys.scopes, amt_keys.key_id FROM gateway');
+
 # A function of the gateway's sets an identity for others. Until the library is loaded they could change any part of it.
 $super->query('GRANT SET ON PARAMETER amt_keys.scopes, amt_keys.key_id TO gateway', 'GRANT CREATE ON SCHEMA public TO gateway');
 as('gateway')->query(q{CREATE FUNCTION sign_in(local boolean) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
