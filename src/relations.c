@@ -20,6 +20,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_am.h"
@@ -269,6 +270,9 @@ amt_check_table(Relation rel, AmtTableId table)
 
 	if (rel->rd_rel->relkind != RELKIND_RELATION)
 		wrong_table(table, "It is not an ordinary table.");
+	/* Then the server takes it for a system catalog: no policy holds. */
+	if (RelationGetRelid(rel) < FirstNormalObjectId)
+		wrong_table(table, "It was made in single-user mode.");
 	if (rel->rd_rel->relispartition)
 		wrong_table(table, "It is a partition of another table.");
 	if (rel->rd_rel->relam != HEAP_TABLE_AM_OID)

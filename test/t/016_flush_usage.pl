@@ -175,6 +175,16 @@ $node->stop;
 	$fresh->start;
 	is($fresh->safe_psql('postgres', 'CREATE EXTENSION amt_keys; SELECT count(*) FROM amt_keys'), 0, 'it is created in a session');
 	$fresh->stop;
+
+	# With the library loaded before, the command succeeds. Nothing can be done with such tables.
+	my $preloading = PostgreSQL::Test::Cluster->new('preloading');
+	$preloading->init;
+	IPC::Run::run([ $preloading->installed_command('postgres'), '--single', '-c', 'session_preload_libraries=amt_keys', '-D', $preloading->data_dir, 'postgres' ],
+		'<', \"CREATE EXTENSION amt_keys\n", '>', \$out, '2>', \$err, IPC::Run::timeout(60));
+	$preloading->start;
+	my ($rc, $answer, $error) = $preloading->psql('postgres', q{SELECT amt_create_key('k', 'acme', 'viewer')});
+	like($error, qr/ERROR:  .*It was made in single-user mode/s, 'no key is created in tables made in single-user mode');
+	$preloading->stop;
 }
 
 done_testing();
