@@ -3,6 +3,10 @@
 -- complain if script is sourced in psql, rather than via ALTER EXTENSION
 \echo Use "ALTER EXTENSION amt_keys UPDATE TO '1.1'" to load this file. \quit
 
+-- An error where PostgreSQL applies no row-level security to the tables, since
+-- single-user mode has given them the numbers of system catalogs.
+SELECT @extschema@.amt_usage('000000000000'::pg_catalog.text);
+
 -- The planner uses statistics of all rows for people who may see some of them
 -- only, and EXPLAIN tells them its estimates. With patience, names and
 -- organizations of others can be read from these. So none are kept. The
@@ -45,5 +49,9 @@ WHERE starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key'::pg_catalog.regclass
    OR starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key_usage'::pg_catalog.regclass::pg_catalog.oid
    OR starelid OPERATOR(pg_catalog.=) '@extschema@.amt_key_event'::pg_catalog.regclass::pg_catalog.oid;
 
+COMMENT ON COLUMN @extschema@.amt_key.created_by IS 'Actor who created the key; null if there was none, or one of another organization. Cannot be changed.';
+COMMENT ON COLUMN @extschema@.amt_keys.created_by IS 'Actor who created the key; null if there was none, or one of another organization.';
+COMMENT ON FUNCTION @extschema@.amt_authenticate() IS
+'Sets the identity of a PostgREST request, from a key in its headers or from the claims of its JWT; meant for db-pre-request. Raises PT401 (unauthenticated) for a bad key, F0000 for a setting amt_keys.db_role that leads nowhere, 42501 in a SECURITY DEFINER function. Everybody may call it.';
 COMMENT ON FUNCTION @extschema@.amt_role() IS
 'Role of the caller in the organization, one of amt_keys.roles; null when unset. It says nothing without amt_org_id(): ask amt_has_role(). Everybody may call it.';

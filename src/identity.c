@@ -42,8 +42,8 @@
 #define MAX_SEALED		16
 #define DIGEST_LEN		AMT_SHA256_LEN
 #define REFUSED			"refused"	/* followed by an AmtRefusal */
-#define SEAL_HEAD		(2 * sizeof(LocalTransactionId))	/* characters before the
-															 * digests */
+#define SEAL_HEAD		(2 * sizeof(LocalTransactionId))	/* before the digests */
+#define SEAL_TEXT		(SEAL_HEAD + 2 * sizeof(seal.digest) + 1)
 
 static char *part_setting[NPARTS];	/* in the order of AmtIdentity */
 static char *seal_setting = NULL;
@@ -130,7 +130,7 @@ settings_hold(void)
 static void
 publish_seal(void)
 {
-	char text[	2 * sizeof(seal.transaction) + 2 * sizeof(seal.digest) + 1];
+	char text[	SEAL_TEXT];
 	char	   *end = text;
 	bool		was_setting = setting;
 

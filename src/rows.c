@@ -4,9 +4,10 @@
  *
  * Each call takes a new snapshot, and finds a row by an index, or by a hint
  * of its place.  The snapshot is newer than each wait for a lock.  So a
- * revocation counts from the moment it commits, in every isolation level.  In parallel mode it takes the active one.  No planner,
- * search_path, operator, policy or privilege takes part: the calling C code
- * must check access.
+ * revocation counts from the moment it commits, in every isolation level.
+ * In parallel mode it takes the active one.  No planner, search_path,
+ * operator, policy or privilege takes part: the calling C code must check
+ * access.
  *
  * We scan with SnapshotAny and test each version ourselves.  A scan with an
  * MVCC snapshot would leave predicate locks under SERIALIZABLE.  Only

@@ -232,11 +232,15 @@ amt_session_after_settings(void)
 	ListCell   *cell;
 
 	foreach(cell, expected)
+	{
 		if (!has_arrived(lfirst(cell)))
-		amt_session_refuse(AMT_REFUSED_VALUE);
+			amt_session_refuse(AMT_REFUSED_VALUE);
+	}
 	foreach(cell, named_by_client)
+	{
 		if (!user_may_set(lfirst(cell)))
-		amt_session_refuse(AMT_REFUSED_OPTION);
+			amt_session_refuse(AMT_REFUSED_OPTION);
+	}
 
 	/*
 	 * The server does not start with a bad value of a setting of its own,

@@ -20,8 +20,8 @@ typedef enum AmtRefusal
 	AMT_NOT_REFUSED,
 	AMT_REFUSED_OPTION,			/* an option names a setting that the user may
 								 * not set */
-	AMT_REFUSED_EARLY,			/* a function set a setting for the user
-								 * before the library was loaded */
+	AMT_REFUSED_EARLY,			/* before the library was loaded, a setting
+								 * was set for the user, or set and reset */
 	AMT_REFUSED_VALUE			/* a value of the identity is not valid */
 } AmtRefusal;
 

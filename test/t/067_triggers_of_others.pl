@@ -84,8 +84,7 @@ for my $function (qw(amt_key_guard amt_key_record))
 	$bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; RETURN coalesce(new, old); END \$\$");
 	is($super->query($statement{amt_key}), 'ERROR:  42501', "$function() that belongs to somebody else is not called as the table's owner");
 	is_no_superuser("a replaced $function()");
-	$super->query("ALTER FUNCTION $function() OWNER TO " . superuser(),
-		"CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
+	take_back($function);
 }
 is($super->query($statement{amt_key}), 't', 'keys are created again once the triggers have their own functions');
 
@@ -155,6 +154,22 @@ for my $code (
 is($super->query('CREATE INDEX c ON amt_key_usage (calls DESC, last_used_at)', "SELECT count(*) FROM amt_verify('$called')", 'SELECT amt_flush_usage() > 0'), "\n1\nt" =~ s/\A\n//r,
 	'a plain index on the columns of amt_key_usage is maintained');
 
+# A function of a trigger is given to bob, who replaces it; it goes back to the superuser, who restores it.
+sub give_to_bob
+{
+	my ($function, $code) = @_;
+	$super->query("ALTER FUNCTION $function() OWNER TO bob");
+	$bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; $code RETURN coalesce(new, old); END \$\$");
+	return;
+}
+
+sub take_back
+{
+	my ($function) = @_;
+	$super->query("ALTER FUNCTION $function() OWNER TO " . superuser(), "CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
+	return;
+}
+
 # A function that is given away while a call waits for another one's row: the call has its own code already.
 for my $function ('amt_key_record', 'amt_key_guard')
 {
@@ -166,13 +181,11 @@ for my $function ('amt_key_record', 'amt_key_guard')
 	$holder->query('BEGIN', $import);
 	$victim->send($import);
 	ok(wait_for_lock($node, $pid), 'a creation waits for the unique index');
-	$super->query("ALTER FUNCTION $function() OWNER TO bob");
-	$bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; RETURN coalesce(new, old); END \$\$");
+	give_to_bob($function, '');
 	$holder->query('ROLLBACK');
 	is($victim->receive, 't', "the creation that waited runs the library's code, though $function() was given away meanwhile");
 	is_no_superuser("$function() that was replaced while a call waited");
-	$super->query("ALTER FUNCTION $function() OWNER TO " . superuser(),
-		"CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE C AS '\$libdir/amt_keys'");
+	take_back($function);
 	is($super->query("SELECT count(*) FROM amt_key JOIN amt_key_event USING (key_id) WHERE token_sha256 = sha256('$digest')"), 1, 'the creation that waited is recorded');
 	$_->quit for $holder, $victim;
 }
@@ -189,12 +202,11 @@ for my $function ('amt_key_record', 'amt_key_guard')
 	$holder->query('BEGIN', 'ALTER INDEX stall SET TABLESPACE pg_default');
 	$victim->send($create);
 	ok(wait_for_lock($node, $pid), 'a creation waits for an index');
-	$super->query("ALTER FUNCTION $function() OWNER TO bob");
-	$bob->query("CREATE OR REPLACE FUNCTION $function() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN ALTER ROLE bob SUPERUSER; $back; RETURN coalesce(new, old); END \$\$");
+	give_to_bob($function, "$back;");
 	$holder->query('COMMIT');
 	is($victim->receive, 'ERROR:  42501', "the creation that waited for an index does not call $function(), which was given away meanwhile");
 	is_no_superuser("$function() that was replaced while a call waited for an index");
-	$super->query("ALTER FUNCTION $function() OWNER TO " . superuser(), split /; /, $back);
+	take_back($function);
 	is($victim->query($create), 't', "a key is created when $function() is as it was");
 	$holder->query('DROP INDEX stall');
 	$_->quit for $holder, $victim;
