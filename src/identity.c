@@ -130,7 +130,7 @@ settings_hold(void)
 static void
 publish_seal(void)
 {
-	char text[	SEAL_TEXT];
+	char		text[SEAL_TEXT];
 	char	   *end = text;
 	bool		was_setting = setting;
 

@@ -183,7 +183,6 @@ amt_json_find(const char *text, AmtJsonMember *members, int n, bool *others)
 	if (!pg_verify_mbstr(GetDatabaseEncoding(), text, strlen(text), true))
 		return false;
 	search.text = text;
-
 	search.members = members;
 	search.n = n;
 	for (int i = 0; i < n; i++)
