@@ -85,6 +85,7 @@ class Bench:
         self.server.file("hot_ids", [split(hot)[0]])
         self.server.file("hot_parts", ["\t".join(split(hot))])
         self.server.file("half_hot", [t for token in tokens for t in (token, hot)])
+        self.server.file("half_hot_ids", [split(t)[0] for token in tokens for t in (token, hot)])
 
     def make_many(self):
         """The 10,000 keys in another database, scattered among others of a thousand organizations."""
@@ -132,12 +133,16 @@ class Bench:
         self.server.file("imported", self.server.psql("imported", f"SELECT token FROM token ORDER BY random() LIMIT {KEYS}"))
 
     def make_copies(self):
-        """Keys to revoke, and the same rows in a plain table with the same indexes."""
+        """Keys to revoke, the same rows twice in plain tables with the same indexes, and a plain table of events."""
         self.server.psql("keys", f"""
+            SET client_min_messages = warning;
             CREATE TABLE IF NOT EXISTS plain (LIKE amt_key INCLUDING INDEXES);
-            TRUNCATE plain;
+            CREATE TABLE IF NOT EXISTS recorded (LIKE amt_key INCLUDING INDEXES);
+            CREATE TABLE IF NOT EXISTS plain_event (LIKE amt_key_event INCLUDING ALL);
+            TRUNCATE plain, recorded, plain_event;
             {IMPORT} {IMPORTED.format(id="'revoked' || i", orgs=100, count=2000)};
-            INSERT INTO plain SELECT * FROM amt_key;""")
+            INSERT INTO plain SELECT * FROM amt_key;
+            INSERT INTO recorded SELECT * FROM amt_key;""")
 
     def make_cold_keys(self):
         """Keys to attack, and tokens for them whose secret is not theirs."""

@@ -24,6 +24,7 @@
  */
 #include <libpq-fe.h>
 #include <limits.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,8 +44,9 @@
 /* What the clients and their parent share. */
 typedef struct Shared
 {
-	volatile int ready;			/* clients that are prepared */
-	volatile int go;
+	volatile int ready;			/* clients that wait for the next signal */
+	sem_t		warm_up;		/* all are connected; */
+	sem_t		go;				/* all are warm */
 	volatile int stop;
 	unsigned	took[TICKS];	/* rounds by their time */
 	struct
@@ -217,6 +219,18 @@ note_time(double seconds)
 	__atomic_add_fetch(&shared->took[tick < TICKS ? tick : TICKS - 1], 1, __ATOMIC_RELAXED);
 }
 
+/*
+ * Tell the parent that we are ready, and wait for it.  Sleep: if hundreds of
+ * clients looked again and again, the others would not become ready.
+ */
+static void
+wait_for(sem_t *signal)
+{
+	__atomic_add_fetch(&shared->ready, 1, __ATOMIC_SEQ_CST);
+	while (sem_wait(signal) != 0)
+		;
+}
+
 static void
 run_client(int n, long limit, double warm_up)
 {
@@ -227,12 +241,10 @@ run_client(int n, long limit, double warm_up)
 
 	if (!reconnect)
 		prepare(conn);
+	wait_for(&shared->warm_up);
 	for (double end = now() + warm_up; now() < end;)
 		run_connected(conn, &seed);
-
-	__atomic_add_fetch(&shared->ready, 1, __ATOMIC_SEQ_CST);
-	while (!shared->go)
-		usleep(100);
+	wait_for(&shared->go);
 	while (rounds < limit)
 	{
 		double		start = now();
@@ -269,6 +281,25 @@ stop_early(int signum)
 }
 
 static void
+wait_until_ready(int clients)
+{
+	while (shared->ready < clients)
+	{
+		usleep(1000);
+		if (waitpid(-1, NULL, WNOHANG) > 0)
+			exit(1);			/* it has said why */
+	}
+	shared->ready = 0;
+}
+
+static void
+signal_all(sem_t *signal, int clients)
+{
+	for (int i = 0; i < clients; i++)
+		sem_post(signal);
+}
+
+static void
 start_clients(int clients, long limit, double warm_up)
 {
 	for (int i = 0; i < clients; i++)
@@ -285,12 +316,9 @@ start_clients(int clients, long limit, double warm_up)
 			_exit(0);
 		}
 	}
-	while (shared->ready < clients)
-	{
-		usleep(1000);
-		if (waitpid(-1, NULL, WNOHANG) > 0)
-			exit(1);			/* it has said why */
-	}
+	wait_until_ready(clients);
+	signal_all(&shared->warm_up, clients);
+	wait_until_ready(clients);
 }
 
 int
@@ -339,6 +367,8 @@ main(int argc, char **argv)
 	shared = mmap(NULL, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shared == MAP_FAILED)
 		fail("mmap");
+	if (sem_init(&shared->warm_up, 1, 0) != 0 || sem_init(&shared->go, 1, 0) != 0)
+		fail("sem_init");
 	signal(SIGTERM, stop_early);
 	start_clients(clients, limit > 0 ? limit : LONG_MAX, warm_up);
 	if (before != NULL)
@@ -350,7 +380,7 @@ main(int argc, char **argv)
 	}
 
 	start = now();
-	shared->go = 1;
+	signal_all(&shared->go, clients);
 	if (limit == 0)
 	{
 		while (!shared->stop && now() < start + seconds)
