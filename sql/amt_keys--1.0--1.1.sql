@@ -3,10 +3,6 @@
 -- complain if script is sourced in psql, rather than via ALTER EXTENSION
 \echo Use "ALTER EXTENSION amt_keys UPDATE TO '1.1'" to load this file. \quit
 
--- An error where PostgreSQL applies no row-level security to the tables, since
--- single-user mode has given them the numbers of system catalogs.
-SELECT @extschema@.amt_usage('000000000000'::pg_catalog.text);
-
 -- The planner uses statistics of all rows for people who may see some of them
 -- only, and EXPLAIN tells them its estimates. With patience, names and
 -- organizations of others can be read from these. So none are kept. The

@@ -107,9 +107,9 @@ typedef enum AmtCounted
 /*
  * Count one call of the key with that stored hash.  *other must be 0 at
  * first.  An entry about another hash with unwritten calls is left alone,
- * and *other is set to its serial.  The caller must then check that the
- * key's row still stores the hash, and may call again.  An entry with the
- * serial *other is then replaced.
+ * and *other is set to its serial.  The caller must then read the key's row
+ * again, and may call again with the hash that is stored now.  An entry with
+ * the serial *other is then replaced.
  */
 extern AmtCounted amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
 								  uint64 *other);

@@ -50,6 +50,14 @@ typedef enum Outcome
 	LEFT_OUT					/* will not be written before we end */
 } Outcome;
 
+static bool
+is_stored(Oid extension, const AmtDue *due)
+{
+	AmtKey		key;
+
+	return amt_key_get(extension, due->id, due->id_len, NULL, NULL, &key);
+}
+
 /*
  * Are the copied calls written?  A transaction that has changed a key itself
  * keeps the worker from writing its calls.  It must not wait for them.
@@ -58,14 +66,13 @@ static Outcome
 get_outcome(Oid extension, const AmtDue *due)
 {
 	bool		gone;
-	AmtKey		key;
 
 	if (amt_entry_is_written(due, &gone))
 		return WRITTEN;
 	if (gone)					/* written and evicted, or the key is revoked */
-		return amt_key_get(extension, due->id, due->id_len, NULL, NULL, &key) ? WRITTEN : LEFT_OUT;
+		return is_stored(extension, due) ? WRITTEN : LEFT_OUT;
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-		amt_key_is_ours(extension, due->id, due->id_len))
+		(!is_stored(extension, due) || amt_key_is_ours(extension, due->id, due->id_len)))
 		return LEFT_OUT;
 	return WAITING;
 }

@@ -407,13 +407,12 @@ amt_key_is_ours(Oid extension, const char *id, Size id_len)
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
 	AmtIdText	text_id;
 	TransactionId xmin = InvalidTransactionId;
-	bool		found;
 
-	found = amt_make_id_text(&text_id, id, id_len) &&
-		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
-				 note_xmin, &xmin);
+	if (amt_make_id_text(&text_id, id, id_len))
+		(void) find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
+						note_xmin, &xmin);
 	table_close(rel, AccessShareLock);
-	return !found || TransactionIdIsCurrentTransactionId(xmin);
+	return TransactionIdIsCurrentTransactionId(xmin);
 }
 
 bool

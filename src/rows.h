@@ -78,7 +78,7 @@ extern bool amt_key_by_sha256(Relation rel, const uint8 sha256[32],
 extern bool amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint,
 						Oid *table, AmtKey *key);
 
-/* Has this transaction created or changed the key, or is the key gone? */
+/* Has this transaction created or changed the key?  False if it is gone. */
 extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
 
 /*

@@ -25,39 +25,29 @@
 #include "usage.h"
 #include "writer_slot.h"
 
-/*
- * Does the key's row still store this hash, for other transactions too?  The
- * id may belong to a new key.  If this transaction has made or changed it, a
- * rollback may still undo that.
- */
+/* Has this transaction made or changed the key?  A rollback may still undo that. */
 static bool
-is_still_stored(Oid extension, const AmtKeyRef *ref, uint64 hash_tag)
+is_ours(Oid extension, const AmtKeyRef *ref)
 {
-	AmtKey		key;
-
-	return amt_key_get(extension, ref->id, ref->id_len, NULL, NULL, &key) &&
-		amt_entry_tag_of(&key) == hash_tag &&
-		!(TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-		  amt_key_is_ours(extension, ref->id, ref->id_len));
+	return TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		amt_key_is_ours(extension, ref->id, ref->id_len);
 }
 
-void
-amt_usage_count(Oid extension, const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at)
+bool
+amt_usage_count(Oid extension, const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
+				uint64 *other)
 {
 	AmtCounted	counted = AMT_NO_ROOM;
-	uint64		other = 0;
 
 	if (ref->id != NULL && amt_entry_attach())
-		counted = amt_entry_count(ref, hash_tag, at, &other);	/* C */
-	while (counted == AMT_OTHER_HASH && is_still_stored(extension, ref, hash_tag))	/* C2 */
-	{
-		CHECK_FOR_INTERRUPTS();
-		counted = amt_entry_count(ref, hash_tag, at, &other);	/* C3 */
-	}
+		counted = amt_entry_count(ref, hash_tag, at, other);	/* C, C3 */
+	if (counted == AMT_OTHER_HASH && !is_ours(extension, ref))
+		return false;
 	if (counted == AMT_COUNTED)
 		amt_writer_want(at);
 	else
 		amt_stat_add(AMT_CALLS_DROPPED, 1);
+	return true;
 }
 
 void

@@ -62,13 +62,16 @@ typedef struct Attempt
 	uint64		hash_tag;		/* tag of the stored hash; 0 without shared
 								 * memory */
 	AmtProof	proof;			/* as read from the entry */
+	ScryptAnswer answer;		/* as long as the stored hash is the same */
 	const char *hash;			/* the stored hash, in "key" */
 	Size		hash_len;
 } Attempt;
 
 static bool
-same_hash(const ScryptAnswer *answer, const Attempt *attempt)
+same_hash(const Attempt *attempt)
 {
+	const ScryptAnswer *answer = &attempt->answer;
+
 	return answer->known && answer->hash_len == attempt->hash_len &&
 		memcmp(answer->hash, attempt->hash, attempt->hash_len) == 0;
 }
@@ -99,8 +102,9 @@ find_proof(Attempt *attempt)
 }
 
 static void
-enter_proof(const Attempt *attempt, const ScryptAnswer *answer)
+enter_proof(const Attempt *attempt)
 {
+	const ScryptAnswer *answer = &attempt->answer;
 	AmtProof	proof = {0};
 
 	if (!attempt->shared || !amt_entry_may_prove() ||
@@ -118,8 +122,10 @@ enter_proof(const Attempt *attempt, const ScryptAnswer *answer)
  * it leaves the place, so that waiting processes find it.
  */
 static pg_noinline void
-ask_scrypt(Attempt *attempt, const AmtPhc *phc, ScryptAnswer *answer)
+ask_scrypt(Attempt *attempt, const AmtPhc *phc)
 {
+	ScryptAnswer *answer = &attempt->answer;
+
 	if (!attempt->no_mac && find_proof(attempt))
 		return;
 	answer->hash_len = attempt->hash_len;
@@ -127,7 +133,7 @@ ask_scrypt(Attempt *attempt, const AmtPhc *phc, ScryptAnswer *answer)
 	answer->result = phc == NULL ? AMT_SCRYPT_MISMATCH : run_scrypt(attempt->token, phc);
 	answer->known = true;
 	if (answer->result == AMT_SCRYPT_MATCH)
-		enter_proof(attempt, answer);
+		enter_proof(attempt);
 	if (answer->result == AMT_SCRYPT_FAILED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -140,7 +146,7 @@ ask_scrypt(Attempt *attempt, const AmtPhc *phc, ScryptAnswer *answer)
  * look again.
  */
 static bool
-ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
+ask_scrypt_in_turn(Attempt *attempt)
 {
 	AmtPhc		phc;
 	bool		valid = amt_phc_parse(attempt->hash, attempt->hash_len, &phc);
@@ -149,7 +155,7 @@ ask_scrypt_in_turn(Attempt *attempt, ScryptAnswer *answer)
 		return false;
 	PG_TRY();
 	{
-		ask_scrypt(attempt, valid ? &phc : NULL, answer);
+		ask_scrypt(attempt, valid ? &phc : NULL);
 	}
 	PG_FINALLY();
 	{
@@ -175,6 +181,15 @@ compare_proof(Attempt *attempt, AmtVerdict *verdict)
 	return true;
 }
 
+/* Forget which entry was looked at. */
+static void
+forget_entry(Attempt *attempt)
+{
+	memset(&attempt->ref, 0, sizeof(attempt->ref));
+	memset(&attempt->proof, 0, sizeof(attempt->proof));
+	attempt->hash_tag = 0;
+}
+
 /* Read the key's row, at the place where the entry last saw it. */
 static bool
 read_key(Oid extension, Attempt *attempt)
@@ -184,7 +199,7 @@ read_key(Oid extension, Attempt *attempt)
 	AmtRowHint	hint;
 	bool		found;
 
-	memset(&attempt->proof, 0, sizeof(attempt->proof));
+	forget_entry(attempt);
 	if (attempt->shared)
 	{
 		attempt->ref = amt_entry_ref(RelationGetRelid(rel), token->id, token->id_len);
@@ -204,7 +219,7 @@ read_key(Oid extension, Attempt *attempt)
 
 /* Look at row and entry; false if scrypt must run. */
 static bool
-decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *verdict)
+decide(Oid extension, Attempt *attempt, AmtVerdict *verdict)
 {
 	attempt->shared = amt_entry_attach();
 	if (!read_key(extension, attempt))
@@ -215,9 +230,9 @@ decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *
 	attempt->hash = amt_key_stored_hash(attempt->key, &attempt->hash_len);
 	if (attempt->shared)
 		attempt->hash_tag = amt_entry_tag_of(attempt->key);
-	if (same_hash(answer, attempt))
+	if (same_hash(attempt))
 	{
-		*verdict = answer->result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
+		*verdict = attempt->answer.result == AMT_SCRYPT_MATCH ? AMT_GOOD : AMT_WRONG_SECRET;
 		return true;
 	}
 	return attempt->proof.known && amt_entry_may_prove() &&
@@ -227,13 +242,12 @@ decide(Oid extension, Attempt *attempt, const ScryptAnswer *answer, AmtVerdict *
 static AmtVerdict
 verify_secret(Oid extension, Attempt *attempt)
 {
-	ScryptAnswer answer = {0};
 	AmtVerdict	verdict;
 	bool		waited = false;
 
-	while (!decide(extension, attempt, &answer, &verdict))
+	while (!decide(extension, attempt, &verdict))
 	{
-		if (!ask_scrypt_in_turn(attempt, &answer) && !waited)
+		if (!ask_scrypt_in_turn(attempt) && !waited)
 		{
 			waited = true;
 			amt_stat_add(AMT_SCRYPT_WAITS, 1);
@@ -280,6 +294,7 @@ find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 	if (!may_be_imported(s, len))
 		return false;
 	amt_digest(s, len, digest);
+	forget_entry(attempt);
 	attempt->shared = amt_entry_attach();
 	rel = amt_open(extension, AMT_KEY, AccessShareLock);
 	if (attempt->shared)
@@ -318,33 +333,47 @@ amt_find_imported(Oid extension, const char *s, Size len, AmtKey *key)
 	return find_imported(extension, s, len, &attempt);
 }
 
+/* Find the token's key, and judge it as it is now. */
+static AmtVerdict
+judge(Oid extension, const char *s, Size len, Attempt *attempt, TimestampTz *now)
+{
+	const AmtKey *key = attempt->key;
+	AmtVerdict	verdict = AMT_MALFORMED;
+
+	if (attempt->token != NULL)
+		verdict = verify_secret(extension, attempt);
+	if ((verdict == AMT_MALFORMED || verdict == AMT_UNKNOWN) &&
+		find_imported(extension, s, len, attempt))
+		verdict = AMT_GOOD;
+	if (verdict != AMT_GOOD)
+		return verdict;
+
+	*now = GetCurrentTimestamp();
+	if (!AmtKeyIsNull(key, suspended_at))
+		return AMT_SUSPENDED;
+	if (!AmtKeyIsNull(key, expires_at) &&
+		DatumGetTimestampTz(AmtKeyValue(key, expires_at)) <= *now)
+		return AMT_EXPIRED;
+	return AMT_GOOD;
+}
+
 static AmtVerdict
 verify_text(Oid extension, const char *s, Size len, AmtKey *key)
 {
 	Attempt		attempt = {0};
 	AmtToken	token;
-	AmtVerdict	verdict = AMT_MALFORMED;
+	AmtVerdict	verdict;
 	TimestampTz now;
+	uint64		other = 0;
 
-	attempt.token = &token;
 	attempt.key = key;
 	amt_header_skip_bearer(&s, &len);
 	if (amt_token_parse(amt_prefixes(), s, len, &token))
-		verdict = verify_secret(extension, &attempt);
-	if ((verdict == AMT_MALFORMED || verdict == AMT_UNKNOWN) &&
-		find_imported(extension, s, len, &attempt))
-		verdict = AMT_GOOD;
-	if (verdict != AMT_GOOD)
-		return verdict;
-
-	now = GetCurrentTimestamp();
-	if (!AmtKeyIsNull(key, suspended_at))
-		return AMT_SUSPENDED;
-	if (!AmtKeyIsNull(key, expires_at) &&
-		DatumGetTimestampTz(AmtKeyValue(key, expires_at)) <= now)
-		return AMT_EXPIRED;
-	amt_usage_count(extension, &attempt.ref, attempt.hash_tag, now);
-	return AMT_GOOD;
+		attempt.token = &token;
+	while ((verdict = judge(extension, s, len, &attempt, &now)) == AMT_GOOD &&	/* C2 */
+		   !amt_usage_count(extension, &attempt.ref, attempt.hash_tag, now, &other))
+		CHECK_FOR_INTERRUPTS();
+	return verdict;
 }
 
 /*

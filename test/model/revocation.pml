@@ -93,7 +93,7 @@ C:	atomic {
 #ifndef MUTANT_ROW_IS_NOT_ASKED
 C2:	atomic {
 		if
-		:: key_live && key_hash == h
+		:: key_live -> h = key_hash
 		:: else -> other = 0; goto end_verify	/* the key is gone */
 		fi
 	}
