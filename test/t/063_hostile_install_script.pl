@@ -62,6 +62,22 @@ for ([ '::pg_catalog.text', '::text' ], [ 'OPERATOR(pg_catalog.=)', '=' ], [ 'pg
 	cmp_ok(scalar(unqualified($changed)), '>', 0, "\"$bad\" in its place would be found");
 }
 
+# The schema's owner can swap the schema between two look-ups of its name, so what is found in it may be made and named, but
+# never called.
+sub statements_that_call
+{
+	my ($sql) = @_;
+	$sql =~ s/^\\echo.*$//mg;
+	$sql =~ s{/\*.*?\*/}{}gs;
+	$sql =~ s/--.*$//mg;
+	$sql =~ s/'(?:[^']|'')*'/'x'/g;
+	$sql =~ s/\$\$.*?\$\$/BODY/gs;
+	$sql =~ s/(?:CREATE TABLE|ON) \@extschema\@\.\w+ \(/TABLE (/g;
+	return grep { !/^\s*(?:CREATE (?:FUNCTION|TRIGGER|POLICY|VIEW)|COMMENT ON|GRANT|REVOKE)\b/ && /\@extschema\@\.\w+\s*\(/ } split /;/, $sql;
+}
+is_deeply([ statements_that_call($script) ], [], 'the scripts call no function of the schema');
+is(scalar(statements_that_call("$script\nSELECT \@extschema\@.amt_org_id();\nDO \$\$ \$\$;\nALTER TABLE \@extschema\@.x ADD c int DEFAULT \@extschema\@.f(1);")), 2, 'calls would be found');
+
 # The scripts of the examples run as a superuser, too.
 for my $file (glob "$FindBin::RealBin/../../examples/*/*.sql")
 {
@@ -214,6 +230,30 @@ for my $path ('public, pg_catalog', 'pg_catalog, public', '')
 }
 is(sql($super, 'SET search_path = public, pg_catalog', q{SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text}), 't', 'an operator that is not qualified meets a trap');
 is(trapped(), "1\nt", 'a trap that was run has made its author a superuser');
+
+sql($super, 'SET search_path = pg_catalog', 'ALTER ROLE bob NOSUPERUSER', 'ALTER SEQUENCE public.sprung RESTART');
+
+## The schema is swapped while the script of an update waits for a catalog, which anybody can hold up
+
+is(sql($super, q{SET search_path = ''}, 'CREATE SCHEMA keys AUTHORIZATION bob', q{CREATE EXTENSION amt_keys SCHEMA keys VERSION '1.0'}), '', 'the extension is in a schema of somebody else\'s');
+my @tables = qw(amt_key amt_key_usage amt_key_event);
+is(sql($super, 'CREATE SCHEMA evil AUTHORIZATION bob', map { ("CREATE TABLE evil.$_ (LIKE keys.$_)", "ALTER TABLE evil.$_ OWNER TO bob") } @tables), '', 'another schema has tables of the same names');
+is(sql($bob, 'CREATE VIEW evil.amt_keys AS SELECT 1 AS created_by',
+		(map { "CREATE FUNCTION evil.$_ RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM public.spring(); RETURN NULL; END'" } 'amt_usage(text)', 'amt_authenticate()', 'amt_role()')),
+	'', 'and functions');
+my ($holder, $queue, $update) = map { Session->new($node, dbname => 'app', user => $_) } 'bob', 'bob', AmtKeys::superuser();
+is(sql($holder, 'BEGIN', 'SELECT 1 FROM pg_catalog.pg_type LIMIT 1'), '1', 'somebody reads a catalog');
+$queue->backend;
+$queue->send('CREATE RULE r AS ON SELECT TO pg_catalog.pg_type DO INSTEAD SELECT 1');
+is(AmtKeys::wait_for_lock($node, $queue->backend), 1, 'somebody without rights waits to lock it alone');
+$update->send('ALTER EXTENSION amt_keys UPDATE');
+$update->answers_within(3);
+is(sql($bob, 'ALTER SCHEMA keys RENAME TO old', 'ALTER SCHEMA evil RENAME TO keys'), '', 'the schema is swapped meanwhile');
+sql($holder, 'COMMIT');
+$queue->receive;
+my $updated = $update->receive;
+is(trapped(), "0\nf", "the update has run nothing in the schema that took its place ($updated)");
+$_->quit for $holder, $queue, $update;
 
 $_->quit for $super, $bob;
 
