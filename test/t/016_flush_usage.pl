@@ -24,6 +24,8 @@ sub quiet_worker
 {
 	verify($s, $token);
 	$s->query($flush);
+	# The caller may have asked once more before it saw that all was written.
+	wait_until(sub { $s->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' AND wait_event_type <> 'Extension'}) eq '0' }, 20);
 	return;
 }
 
