@@ -51,6 +51,16 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION evil.execution(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	plan json;
+BEGIN
+	EXECUTE query;	-- what it reads is cached then
+	EXECUTE 'EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF, FORMAT JSON) ' || query INTO plan;
+	RETURN regexp_replace(plan->0->>'Plan', '"(Filter|Index Cond)": "[^"]*"', '', 'g');
+END
+$$;
+
 -- the premise
 SELECT is((SELECT count(*) FROM amt_key) || ' ' || (SELECT count(*) FROM amt_keys) || ' ' || (SELECT count(*) FROM amt_key_usage) || ' ' || (SELECT count(*) FROM amt_key_event),
           '500 500 500 500', 'a member sees its own organization''s rows');
@@ -153,6 +163,31 @@ SELECT throws_ok('SELECT * FROM pg_statistic', '42501', NULL, 'other roles do no
 SELECT throws_ok('CREATE STATISTICS evil.s ON org_id, name FROM amt_key', '42501', NULL, 'other roles do not make statistics of their own');
 -- an operator that the planner asks with the most common values of a column
 SELECT lives_ok('EXPLAIN SELECT 1 FROM amt_key WHERE org_id OPERATOR(evil.===) ''x''', 'a trap runs when an operator of one''s own is planned');
+SET LOCAL jit = off;
+-- Does EXPLAIN ANALYZE tell whether the policy was asked about a row, or only a condition that costs less?
+SELECT is(count(DISTINCT evil.execution(format('SELECT FROM %s WHERE key_id = ''globex7'' AND %s', t, c))), 1::bigint,
+	format('what was executed does not tell of the rows of others in %s, with cpu_operator_cost = %s', t, cost))
+FROM (VALUES (1, 'amt_key_usage', array['calls = 1', 'calls = 2', 'calls < 1', 'last_used_at < ''2000-01-01Z''', 'calls IN (1)', '(calls < 2) IS TRUE']),
+	(2, 'amt_key', array['name = ''secret plan 7''', 'name < ''a''', 'created_by = ''globex''', 'created_by = ''x''', 'expires_at IS NULL', 'expires_at IS NOT NULL']),
+	(3, 'amt_keys', array['name = ''secret plan 7''', 'name < ''a''', 'created_by = ''globex''', 'created_by = ''x''', 'suspended_at IS NULL', 'suspended_at IS NOT NULL']),
+	(4, 'amt_keys', array['calls = 1', 'calls = 2', 'calls < 1', 'calls IN (1)']),
+	(5, 'amt_key_event', array['name = ''secret plan 7''', 'name < ''a''', 'event = ''created''', 'event = ''revoked''', 'expires_at IS NULL', 'expires_at IS NOT NULL'])) AS v (n, t, conditions),
+	unnest(array['0', '1e-300', '0.0025', '1e300']) AS cost, set_config('cpu_operator_cost', cost, true), unnest(conditions) AS c
+GROUP BY n, t, cost ORDER BY n, cost;
+SET LOCAL cpu_operator_cost = DEFAULT;
+-- Since 18 others than the owner can give a column statistics. Then the planner looks up its least and its greatest value in an index.
+RESET ROLE;
+CREATE TABLE evil.made_up AS SELECT 'a' || i AS org_id FROM generate_series(1, 1000) AS i;
+ANALYZE evil.made_up;
+WITH moved AS (
+	UPDATE pg_statistic SET starelid = 'amt_key'::regclass, stadistinct = 1, staattnum = (SELECT attnum FROM pg_attribute WHERE attrelid = 'amt_key'::regclass AND attname = 'org_id')
+	WHERE starelid = 'evil.made_up'::regclass RETURNING 1)
+SELECT is(count(*), 1::bigint, 'a column gets statistics that somebody has made up') FROM moved;
+UPDATE pg_class SET reltuples = 1000000, relpages = 1 WHERE oid = 'amt_key'::regclass;
+SELECT is(count(*), 2::bigint, 'an index on the organization cannot tell which is the first') FROM pg_index AS i JOIN pg_opclass AS o ON o.oid = i.indclass[0]
+WHERE i.indrelid IN ('amt_key'::regclass, 'amt_key_event'::regclass) AND o.opcname = 'text_pattern_ops';
+SET ROLE amt_test_evil;
+SELECT is(count(DISTINCT evil.estimate(format('SELECT 1 FROM amt_key WHERE org_id > %L', chr(n)))), 1::bigint, 'estimates do not tell which organization is the last') FROM generate_series(98, 126) AS n;
 
 -- 6. Foreign keys, inheritance, indexes, rules and other DDL
 SELECT throws_ok('CREATE TABLE evil.probe (key_id text REFERENCES amt_key)', '42501', NULL, 'a foreign key, which would tell whether a key exists, is refused');
