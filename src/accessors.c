@@ -31,6 +31,20 @@ amt_org_id(PG_FUNCTION_ARGS)
 	return text_or_null(fcinfo, amt_identity().org_id);
 }
 
+/*
+ * amt_is_own(org_id), for policies.  It costs next to nothing, so that the
+ * server evaluates it before all conditions of the user.
+ */
+PG_FUNCTION_INFO_V1(amt_is_own);
+Datum
+amt_is_own(PG_FUNCTION_ARGS)
+{
+	AmtIdentity identity = amt_identity();
+
+	PG_RETURN_BOOL(!PG_ARGISNULL(0) && identity.org_id != NULL &&
+				   amt_text_is(PG_GETARG_DATUM(0), identity.org_id));
+}
+
 PG_FUNCTION_INFO_V1(amt_role);
 Datum
 amt_role(PG_FUNCTION_ARGS)

@@ -36,10 +36,10 @@ CREATE TABLE public.notes (
 CREATE INDEX ON public.notes (org_id);
 ALTER TABLE public.notes ENABLE ROW LEVEL SECURITY;
 CREATE POLICY read ON public.notes FOR SELECT
-    USING (org_id = (SELECT amt.amt_org_id()) AND (SELECT amt.amt_has_scope('notes:read')));
+    USING (amt.amt_is_own(org_id) AND org_id = amt.amt_org_id() AND (SELECT amt.amt_has_scope('notes:read')));
 -- INSERT … RETURNING reads the new row: a key that may only write needs to see what it wrote itself.
 CREATE POLICY read_own ON public.notes FOR SELECT
-    USING (org_id = (SELECT amt.amt_org_id()) AND written_by = (SELECT amt.amt_key_id()));
+    USING (amt.amt_is_own(org_id) AND org_id = amt.amt_org_id() AND written_by = (SELECT amt.amt_key_id()));
 CREATE POLICY write ON public.notes FOR INSERT
     WITH CHECK (org_id = (SELECT amt.amt_org_id())
                 AND (SELECT amt.amt_has_role('editor')) AND (SELECT amt.amt_has_scope('notes:write')));

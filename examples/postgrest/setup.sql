@@ -59,15 +59,15 @@ ALTER TABLE api.note ALTER org_id SET STATISTICS 0, ALTER author SET STATISTICS 
 
 ALTER TABLE api.note ENABLE ROW LEVEL SECURITY;
 CREATE POLICY note_read ON api.note FOR SELECT
-	USING (org_id = (SELECT amt.amt_org_id()) AND (SELECT amt.amt_has_scope('notes:read')));
+	USING (amt.amt_is_own(org_id) AND org_id = amt.amt_org_id() AND (SELECT amt.amt_has_scope('notes:read')));
 CREATE POLICY note_insert ON api.note FOR INSERT
 	WITH CHECK (org_id = (SELECT amt.amt_org_id())
 		AND (SELECT amt.amt_has_role('editor') AND amt.amt_has_scope('notes:write')));
 CREATE POLICY note_update ON api.note FOR UPDATE
-	USING (org_id = (SELECT amt.amt_org_id())
+	USING (amt.amt_is_own(org_id) AND org_id = amt.amt_org_id()
 		AND (SELECT amt.amt_has_role('editor') AND amt.amt_has_scope('notes:write')));
 CREATE POLICY note_delete ON api.note FOR DELETE
-	USING (org_id = (SELECT amt.amt_org_id())
+	USING (amt.amt_is_own(org_id) AND org_id = amt.amt_org_id()
 		AND (SELECT amt.amt_has_role('editor') AND amt.amt_has_scope('notes:write')));
 GRANT SELECT, INSERT (body), UPDATE (body), DELETE ON api.note TO web_user, web_agent;
 

@@ -53,6 +53,7 @@ CREATE TABLE tap.expected (n serial, function text, statement text,
 	nobody text, viewer text, editor text, admin text, owner text, key text, gateway text, superuser text);
 INSERT INTO tap.expected (function, statement, nobody, viewer, editor, admin, owner, key, gateway, superuser) VALUES
 	('amt_org_id', 'SELECT amt_org_id()', '-', 'acme', 'acme', 'acme', 'acme', 'acme', '-', '-'),
+	('amt_is_own', 'SELECT amt_is_own(''acme'')', 'false', 'true', 'true', 'true', 'true', 'true', 'false', 'false'),
 	('amt_role', 'SELECT amt_role()', '-', 'viewer', 'editor', 'admin', 'owner', 'editor', '-', '-'),
 	('amt_actor', 'SELECT amt_actor()', '-', 'vic', 'eddy', 'ada', 'olga', '-', '-', '-'),
 	('amt_key_id', 'SELECT amt_key_id()', '-', '-', '-', '-', '-', 'own', '-', '-'),

@@ -38,6 +38,7 @@ INSERT INTO decided VALUES
 	('function amt_revoke(text)', '{PUBLIC EXECUTE}'),
 	('function amt_rotate_key(text,interval,timestamp with time zone)', '{PUBLIC EXECUTE}'),
 	('function amt_import_key(bytea,text,text,text,text,text[],timestamp with time zone,text,timestamp with time zone)', '{PUBLIC EXECUTE}'),
+	('function amt_is_own(text)', '{PUBLIC EXECUTE}'),
 	('function amt_may_manage(text,text,text)', '{PUBLIC EXECUTE}'),
 	('function amt_usage(text)', '{PUBLIC EXECUTE}'),
 	('function amt_authenticate()', '{PUBLIC EXECUTE}'),

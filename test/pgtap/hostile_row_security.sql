@@ -20,7 +20,7 @@ INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at, create
 	SELECT o || i, o, CASE o WHEN 'globex' THEN 'secret plan ' ELSE 'key ' END || i, 'viewer',
 	       '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU', now(), o
 	FROM unnest(array['acme', 'globex']) AS o, generate_series(1, 500) AS i;
-INSERT INTO amt_key_usage SELECT key_id, 1, now() FROM amt_key;
+INSERT INTO amt_key_usage SELECT key_id, CASE org_id WHEN 'globex' THEN 7 ELSE 1 END, now() FROM amt_key;
 ANALYZE amt_key, amt_key_usage, amt_key_event;
 SET amt_keys.org_id = 'acme';
 SET amt_keys.role = 'viewer';
@@ -167,14 +167,42 @@ SET LOCAL jit = off;
 -- Does EXPLAIN ANALYZE tell whether the policy was asked about a row, or only a condition that costs less?
 SELECT is(count(DISTINCT evil.execution(format('SELECT FROM %s WHERE key_id = ''globex7'' AND %s', t, c))), 1::bigint,
 	format('what was executed does not tell of the rows of others in %s, with cpu_operator_cost = %s', t, cost))
-FROM (VALUES (1, 'amt_key_usage', array['calls = 1', 'calls = 2', 'calls < 1', 'last_used_at < ''2000-01-01Z''', 'calls = ANY (''{1}'')', 'calls = ANY (''{2}'')', '(calls < 2) IS TRUE']),
+FROM (VALUES (1, 'amt_key_usage', array['calls = 7', 'calls = 8', 'calls < 1', 'last_used_at < ''2000-01-01Z''', 'calls = ANY (''{7}'')', 'calls = ANY (''{8}'')', '(calls < 8) IS TRUE']),
 	(2, 'amt_key', array['name = ''secret plan 7''', 'name < ''a''', 'created_by = ''globex''', 'created_by = ''x''', 'expires_at IS NULL', 'expires_at IS NOT NULL']),
 	(3, 'amt_keys', array['name = ''secret plan 7''', 'name < ''a''', 'created_by = ''globex''', 'created_by = ''x''', 'suspended_at IS NULL', 'suspended_at IS NOT NULL']),
-	(4, 'amt_keys', array['calls = 1', 'calls = 2', 'calls < 1', 'calls = ANY (''{1}'')']),
+	(4, 'amt_keys', array['calls = 7', 'calls = 8', 'calls < 1', 'calls = ANY (''{7}'')']),
 	(5, 'amt_key_event', array['name = ''secret plan 7''', 'name < ''a''', 'event = ''created''', 'event = ''revoked''', 'expires_at IS NULL', 'expires_at IS NOT NULL'])) AS v (n, t, conditions),
 	unnest(array['0', '1e-300', '0.0025', '1e300']) AS cost, set_config('cpu_operator_cost', cost, true), unnest(conditions) AS c
 GROUP BY n, t, cost ORDER BY n, cost;
 SET LOCAL cpu_operator_cost = DEFAULT;
+-- A sub-select in a second condition runs only if a row meets the first: it must not run for rows of others.
+RESET ROLE;
+CREATE TABLE note AS SELECT CASE WHEN i % 2 = 0 THEN 'acme' ELSE 'globex' END AS org_id, CASE WHEN i % 2 = 0 THEN 'note ' ELSE 'secret plan ' END || i AS body, i FROM generate_series(1, 100) AS i;
+ALTER TABLE note ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON note USING (amt_is_own(org_id) AND org_id = amt_org_id());
+GRANT SELECT ON note TO PUBLIC;
+SET ROLE amt_test_evil;
+CREATE FUNCTION evil.goes_on(query text, indexes text, cost text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM set_config(name, indexes, true) FROM unnest(array['enable_indexscan', 'enable_bitmapscan', 'enable_indexonlyscan']) AS name;
+	PERFORM set_config('cpu_operator_cost', cost, true);
+	PERFORM set_config('evil.went_on', 'no', false);
+	EXECUTE query;
+	RETURN current_setting('evil.went_on');
+END
+$$;
+SELECT is(evil.goes_on(format('SELECT FROM %s WHERE %s AND %s > (SELECT set_config(''evil.went_on'', ''yes'', false))', t, c, k), indexes, cost), answer, format('the rows of others do not lead on: %s WHERE %s, with %s', t, c, scans))
+FROM (VALUES ('amt_key', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key', 'key_id', 'created_by > ''b''', 'no'), ('amt_key', 'name', 'org_id > ''b''', 'no'), ('amt_key', 'name', 'org_id ~>=~ ''b''', 'no'),
+		('amt_key', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'), ('amt_keys', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_keys', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'),
+		('amt_key_usage', 'key_id', 'calls > 1', 'no'), ('amt_key_usage', 'key_id', 'calls = ANY (''{7}'')', 'no'), ('amt_key_usage', 'key_id', 'calls > 0', 'yes'),
+		('amt_key_event', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key_event', 'key_id', 'org_id > ''b''', 'no'), ('amt_key_event', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'),
+		('note', 'body', 'body >= ''secret'' AND body < ''secreu''', 'no'), ('note', 'body', 'i > 6 AND i < 8', 'no'), ('note', 'body', 'i > 7 AND i < 9', 'yes')) AS v (t, k, c, answer),
+	(VALUES ('indexes', 'on', '0.0025'), ('a sequential scan', 'off', '0.0025'), ('operators that cost nothing', 'on', '0')) AS s (scans, indexes, cost);
+SET LOCAL enable_indexscan = on;
+SET LOCAL enable_bitmapscan = on;
+SET LOCAL enable_indexonlyscan = on;
+SET LOCAL cpu_operator_cost = DEFAULT;
+
 -- Since 18 others than the owner can give a column statistics. Then the planner looks up its least and its greatest value in an index.
 RESET ROLE;
 CREATE TABLE evil.made_up AS SELECT 'a' || i AS org_id FROM generate_series(1, 1000) AS i;

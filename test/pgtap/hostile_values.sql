@@ -28,6 +28,7 @@ SELECT is(amt_revoke(mb16('x')), false, 'amt_revoke() finds no key by 16 MB');
 SELECT is(amt_revoke('amt_' || mb16('x') || '...'), false, 'amt_revoke() finds no key by a prefix of 16 MB');
 SELECT is((SELECT calls FROM amt_usage(mb16('x'))), NULL::bigint, 'amt_usage() has no calls for an id of 16 MB');
 SET ROLE amt_test_web;
+SELECT is(amt_is_own(mb16('x')), false, 'amt_is_own() is false for a text of 16 MB');
 SELECT is(amt_may_manage(mb16('x'), mb16('y'), mb16('z')), false, 'amt_may_manage() is false for texts of 16 MB');
 RESET ROLE;
 SELECT throws_ok('SELECT amt_create_key(mb16(''x''), ''acme'', ''viewer'')', '22023', NULL, 'amt_create_key() refuses a name of 16 MB');

@@ -110,6 +110,7 @@ my $id = id_of($token);
 my $headers = qq({"x-api-key": "$token"});
 my %calls = (
 	amt_org_id => 'PERFORM amt_org_id()',
+	amt_is_own => [ q{PERFORM amt_is_own('acme')}, q{SET LOCAL amt_keys.org_id = 'acme'; PERFORM amt_is_own('acme')} ],
 	amt_role => 'PERFORM amt_role()',
 	amt_actor => 'PERFORM amt_actor()',
 	amt_key_id => 'PERFORM amt_key_id()',

@@ -73,7 +73,7 @@ sub statements_that_call
 	$sql =~ s/'(?:[^']|'')*'/'x'/g;
 	$sql =~ s/\$\$.*?\$\$/BODY/gs;
 	$sql =~ s/(?:CREATE TABLE|ON) \@extschema\@\.\w+ \(/TABLE (/g;
-	return grep { !/^\s*(?:CREATE (?:FUNCTION|TRIGGER|POLICY|VIEW)|COMMENT ON|GRANT|REVOKE)\b/ && /\@extschema\@\.\w+\s*\(/ } split /;/, $sql;
+	return grep { !/^\s*(?:(?:CREATE|ALTER) (?:FUNCTION|TRIGGER|POLICY|VIEW)|COMMENT ON|GRANT|REVOKE)\b/ && /\@extschema\@\.\w+\s*\(/ } split /;/, $sql;
 }
 is_deeply([ statements_that_call($script) ], [], 'the scripts call no function of the schema');
 is(scalar(statements_that_call("$script\nSELECT \@extschema\@.amt_org_id();\nDO \$\$ \$\$;\nALTER TABLE \@extschema\@.x ADD c int DEFAULT \@extschema\@.f(1);")), 2, 'calls would be found');

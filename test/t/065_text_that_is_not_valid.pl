@@ -33,7 +33,7 @@ my @calls = (
 	[ 'gateway', "amt_import_key(sha256('x'), 'k', 'acme', 'admin', NULL, NULL, NULL, $n)", '22021' ],
 	[ 'member', "amt_revoke($n)", '22021' ], [ 'member', "amt_revoke('amt_' || $n)", '22021' ], [ 'member', "amt_revoke($n || '...')", '22021' ], [ 'member', "amt_rotate_key($n)", '22021' ],
 	[ 'member', "amt_has_role($n)", '22021' ], [ 'member', "amt_require_role($n)", '22021' ], [ 'member', "amt_has_scope($n)", '22021' ], [ 'member', "amt_require_scope($n)", '22021' ],
-	[ 'member', "amt_may_manage($n, $n, $n)", '22021|f' ], [ 'member', "amt_may_manage('x', 'globex', $n)", '22021|f' ], [ 'member', "(amt_usage($n)).calls", '22021|' ],
+	[ 'member', "amt_is_own($n)", 'f' ], [ 'member', "amt_may_manage($n, $n, $n)", '22021|f' ], [ 'member', "amt_may_manage('x', 'globex', $n)", '22021|f' ], [ 'member', "(amt_usage($n)).calls", '22021|' ],
 	[ 'app', "(SELECT count(*) FROM amt_verify($n))", '0' ], [ 'app', "(SELECT count(*) FROM amt_verify('$token' || $n, true))", '0' ], [ 'app', "(SELECT count(*) FROM amt_verify($n || '$token'))", '0' ],
 	[ 'app', "(SELECT count(*) FROM amt_verify('amt_' || $n || '_0123456789abcdef'))", '0' ], [ 'app', "amt_check_token('$token' || $n)", 'f' ],
 	[ 'app', "amt_find_tokens($n || ' $token ' || $n)", quotemeta("amt_$id...") ],
