@@ -7,6 +7,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "nodes/supportnodes.h"
 #include "utils/builtins.h"
 
 #include "compat.h"
@@ -31,10 +32,7 @@ amt_org_id(PG_FUNCTION_ARGS)
 	return text_or_null(fcinfo, amt_identity().org_id);
 }
 
-/*
- * amt_is_own(org_id), for policies.  It costs next to nothing, so that the
- * server evaluates it before all conditions of the user.
- */
+/* amt_is_own(org_id), for policies. */
 PG_FUNCTION_INFO_V1(amt_is_own);
 Datum
 amt_is_own(PG_FUNCTION_ARGS)
@@ -43,6 +41,29 @@ amt_is_own(PG_FUNCTION_ARGS)
 
 	PG_RETURN_BOOL(!PG_ARGISNULL(0) && identity.org_id != NULL &&
 				   amt_text_is(PG_GETARG_DATUM(0), identity.org_id));
+}
+
+/*
+ * What the planner is told of amt_is_own(): it costs nothing, so that it runs
+ * before all conditions of the user.  Rows are estimated by the policy's other
+ * condition.
+ */
+PG_FUNCTION_INFO_V1(amt_is_own_support);
+Datum
+amt_is_own_support(PG_FUNCTION_ARGS)
+{
+	Node	   *request = (Node *) PG_GETARG_POINTER(0);
+
+	if (IsA(request, SupportRequestCost))
+	{
+		((SupportRequestCost *) request)->startup = 0;
+		((SupportRequestCost *) request)->per_tuple = 0;
+	}
+	else if (IsA(request, SupportRequestSelectivity))
+		((SupportRequestSelectivity *) request)->selectivity = 1;
+	else
+		request = NULL;
+	PG_RETURN_POINTER(request);
 }
 
 PG_FUNCTION_INFO_V1(amt_role);

@@ -21,6 +21,7 @@ INSERT INTO amt_key (key_id, org_id, name, role, scrypt_hash, created_at, create
 	       '$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$4Z60JOvkyYBPBM4bVtRQfK+3gSDiIvgitxsuRN98NjU', now(), o
 	FROM unnest(array['acme', 'globex']) AS o, generate_series(1, 500) AS i;
 INSERT INTO amt_key_usage SELECT key_id, CASE org_id WHEN 'globex' THEN 7 ELSE 1 END, now() FROM amt_key;
+UPDATE amt_key SET expires_at = '2100-01-01Z' WHERE org_id = 'globex';
 ANALYZE amt_key, amt_key_usage, amt_key_event;
 SET amt_keys.org_id = 'acme';
 SET amt_keys.role = 'viewer';
@@ -192,7 +193,9 @@ BEGIN
 END
 $$;
 SELECT is(evil.goes_on(format('SELECT FROM %s WHERE %s AND %s > (SELECT set_config(''evil.went_on'', ''yes'', false))', t, c, k), indexes, cost), answer, format('the rows of others do not lead on: %s WHERE %s, with %s', t, c, scans))
-FROM (VALUES ('amt_key', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key', 'key_id', 'created_by > ''b''', 'no'), ('amt_key', 'name', 'org_id > ''b''', 'no'), ('amt_key', 'name', 'org_id ~>=~ ''b''', 'no'),
+FROM (VALUES ('amt_key', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key', 'key_id', 'created_by > ''b''', 'no'), ('amt_key', 'name', 'org_id > ''b''', 'no'), ('amt_key', 'name', 'expires_at IS NOT NULL', 'no'),
+		('amt_key', 'name', 'CASE WHEN expires_at IS NOT NULL THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
+	 ('amt_key', 'name', 'org_id ~>=~ ''b''', 'no'),
 		('amt_key', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'), ('amt_keys', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_keys', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'),
 		('amt_key_usage', 'key_id', 'calls > 1', 'no'), ('amt_key_usage', 'key_id', 'calls = ANY (''{7}'')', 'no'), ('amt_key_usage', 'key_id', 'calls > 0', 'yes'),
 		('amt_key_event', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key_event', 'key_id', 'org_id > ''b''', 'no'), ('amt_key_event', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'),
