@@ -92,13 +92,6 @@ deform_and_detoast(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
 	return fetched;
 }
 
-/* The same, copied into the current memory context. */
-static bool
-copy_columns(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key)
-{
-	return deform_and_detoast(heap_copytuple(tuple), tupdesc, key);
-}
-
 const char *
 amt_key_id_of(const AmtKey *key, Size *len)
 {
@@ -148,55 +141,71 @@ amt_newest_snapshot(void)
 	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
 
-/* Does the newest snapshot still see it? */
-static bool
-is_still_visible(SysScanDesc scan, HeapTuple tuple)
-{
-	Snapshot	snapshot = amt_newest_snapshot();
-	bool		visible = is_visible(scan, tuple, snapshot);
-
-	UnregisterSnapshot(snapshot);
-	return visible;
-}
-
-/* Called for the row that is found.  True means that it may have waited. */
-typedef bool (*RowAction) (SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg);
+/* Called for a copy of the row that is found.  True means that it may have waited. */
+typedef bool (*RowAction) (HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg);
 
 /*
- * Find the visible row by a unique column.  We may wait for the index, so the
- * snapshot is taken after that: the row may be gone by then.  For the same
- * reason we look at it again if the action has waited.
+ * Copy the visible row by a unique column; NULL if there is none.  We may wait
+ * for the index, so the snapshot is taken after that: the row may be gone by
+ * then.  The caller must unregister the snapshot.  The buffer is not pinned.
+ */
+static HeapTuple
+find_copy(Relation rel, AmtIndexId index, const ScanKeyData *by, Snapshot *snapshot, Buffer *buffer)
+{
+	ScanKeyData key = *by;		/* the scan changes it */
+	SysScanDesc scan = systable_beginscan(rel, amt_index(rel, index), true, SnapshotAny, 1, &key);
+	HeapTuple	copy = NULL;
+	HeapTuple	tuple;
+
+	*snapshot = amt_newest_snapshot();
+	while (copy == NULL && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (!is_visible(scan, tuple, *snapshot))
+			continue;
+		*buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+		copy = heap_copytuple(tuple);
+	}
+	systable_endscan(scan);
+	return copy;
+}
+
+/* Is it still the visible row? */
+static bool
+is_current(Relation rel, AmtIndexId index, const ScanKeyData *key, HeapTuple tuple)
+{
+	Snapshot	snapshot;
+	Buffer		buffer;
+	HeapTuple	copy = find_copy(rel, index, key, &snapshot, &buffer);
+
+	UnregisterSnapshot(snapshot);
+	return copy != NULL && ItemPointerEquals(&copy->t_self, &tuple->t_self) &&
+		TransactionIdEquals(HeapTupleHeaderGetXmin(copy->t_data), HeapTupleHeaderGetXmin(tuple->t_data));
+}
+
+/*
+ * Do something with the visible row by a unique column.  The action may wait
+ * for the table of large values.  We hold no lock on the index then, since
+ * REINDEX locks both in the other order, and look at the row again.
  */
 static bool
 find_row(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal, Datum value,
 		 RowAction action, void *arg)
 {
-	bool		found;
-	bool		stale;
+	ScanKeyData key;
 
-	do
+	ScanKeyInit(&key, attnum, BTEqualStrategyNumber, equal, value);
+	for (;;)
 	{
-		SysScanDesc scan;
-		ScanKeyData key;
-		HeapTuple	tuple;
 		Snapshot	snapshot;
+		Buffer		buffer;
+		HeapTuple	tuple = find_copy(rel, index, &key, &snapshot, &buffer);
+		bool		waited = tuple != NULL && action(tuple, buffer, RelationGetDescr(rel), arg);
 
-		found = stale = false;
-		ScanKeyInit(&key, attnum, BTEqualStrategyNumber, equal, value);
-		scan = systable_beginscan(rel, amt_index(rel, index), true, SnapshotAny, 1, &key);
-		snapshot = amt_newest_snapshot();
-		while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-		{
-			found = is_visible(scan, tuple, snapshot);
-			if (found && action(scan, tuple, RelationGetDescr(rel), arg))
-				stale = !is_still_visible(scan, tuple);
-		}
 		UnregisterSnapshot(snapshot);
-		systable_endscan(scan);
-		if (stale)
-			CHECK_FOR_INTERRUPTS();
-	} while (stale);
-	return found;
+		if (!waited || is_current(rel, index, &key, tuple))
+			return tuple != NULL;
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 bool
@@ -210,9 +219,9 @@ amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len)
 }
 
 static bool
-copy_key(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+get_key(HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg)
 {
-	return copy_columns(tuple, tupdesc, (AmtKey *) arg);
+	return deform_and_detoast(tuple, tupdesc, (AmtKey *) arg);
 }
 
 bool
@@ -222,7 +231,7 @@ amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
 
 	return amt_make_id_text(&text_id, id, id_len) &&
 		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
-				 copy_key, key);
+				 get_key, key);
 }
 
 int
@@ -230,6 +239,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 				   bool (*wanted) (const AmtKey *key), AmtKey *keys, int max)
 {
 	text	   *value = cstring_to_text_with_len(prefix, len);
+	HeapTuple  *copies = palloc(sizeof(HeapTuple) * max);
 	Snapshot	snapshot;
 	SysScanDesc scan;
 	ScanKeyData key;
@@ -247,10 +257,13 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 			continue;
 		amt_key_deform(tuple, RelationGetDescr(rel), &keys[n]);
 		if (wanted(&keys[n]))
-			(void) copy_columns(tuple, RelationGetDescr(rel), &keys[n++]);
+			copies[n++] = heap_copytuple(tuple);
 	}
-	systable_endscan(scan);
+	systable_endscan(scan);			/* see find_row() */
+	for (int i = 0; i < n; i++)
+		(void) deform_and_detoast(copies[i], RelationGetDescr(rel), &keys[i]);
 	UnregisterSnapshot(snapshot);
+	pfree(copies);
 	pfree(value);
 	return n;
 }
@@ -262,14 +275,14 @@ typedef struct KeyAndHint
 } KeyAndHint;
 
 static bool
-copy_key_and_place(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+get_key_and_place(HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg)
 {
 	KeyAndHint *found = arg;
 
-	found->hint->buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
+	found->hint->buffer = buffer;
 	found->hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
 	found->hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
-	return copy_columns(tuple, tupdesc, found->key);
+	return deform_and_detoast(tuple, tupdesc, found->key);
 }
 
 /*
@@ -349,7 +362,7 @@ amt_key_by_hint(Relation rel, const char *id, Size id_len, AmtRowHint *hint, Amt
 		return false;
 	return (get_by_hint(rel, hint, key) && amt_key_has_id(key, id, id_len)) ||
 		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
-				 copy_key_and_place, &found_at);
+				 get_key_and_place, &found_at);
 }
 
 static bool
@@ -377,7 +390,7 @@ amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtRowHint *hint, AmtKey
 	memcpy(value.buffer + VARHDRSZ, sha256, 32);
 	return (get_by_hint(rel, hint, key) && has_sha256(key, sha256)) ||
 		find_row(rel, AMT_KEY_BY_SHA256, Anum_amt_key_token_sha256, F_BYTEAEQ,
-				 PointerGetDatum(&value), copy_key_and_place, &found_at);
+				 PointerGetDatum(&value), get_key_and_place, &found_at);
 }
 
 bool
@@ -395,7 +408,7 @@ amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *t
 }
 
 static bool
-note_xmin(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+note_xmin(HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg)
 {
 	*(TransactionId *) arg = HeapTupleHeaderGetXmin(tuple->t_data);
 	return false;
@@ -459,7 +472,7 @@ typedef struct StoredUsage
 } StoredUsage;
 
 static bool
-copy_usage(SysScanDesc scan, HeapTuple tuple, TupleDesc tupdesc, void *arg)
+copy_usage(HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg)
 {
 	StoredUsage *usage = arg;
 	Datum		values[Natts_amt_key_usage];

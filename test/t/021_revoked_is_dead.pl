@@ -10,7 +10,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use AmtKeys qw(:DEFAULT wait_for_lock);
+use AmtKeys qw(:DEFAULT id_of wait_for_lock);
 use Session;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -134,6 +134,19 @@ for my $way (sort keys %ways)
 		ok(wait_for_lock($node, $pid), "a verification waits for $what");
 		is($revoker->query("SELECT amt_revoke('$id')", 'COMMIT'), 't', "the key is revoked while a verification waits for $what");
 		is($session->receive, '', "a verification that waited for $what knows the revocation");
+	}
+
+	# REINDEX TABLE locks the index of the values out of line first, then those of the table.
+	for my $call ('SELECT count(*) FROM amt_verify(\'TOKEN\')', 'SELECT amt_revoke(\'amt_ID...\')')
+	{
+		my $token = $revoker->query("SELECT token FROM amt_create_key('large', 'acme', 'editor', $large)");
+		my $id = id_of($token);
+		my $sql = $call =~ s/TOKEN/$token/r =~ s/ID/$id/r;
+		$revoker->query('BEGIN', "REINDEX INDEX $toast_index");
+		$session->send($sql);
+		ok(wait_for_lock($node, $pid), "a call waits for the values out of line: $call");
+		is($revoker->query('REINDEX INDEX amt_key_pkey', 'REINDEX INDEX amt_key_prefix_idx', 'COMMIT'), '', "its table is reindexed meanwhile: $call");
+		like($session->receive, qr/\A[1t]\z/, "no deadlock: $call");
 	}
 }
 
