@@ -168,13 +168,6 @@ static const Oid whoami_types[WHOAMI_COLUMNS] = {
 	TEXTOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID
 };
 
-static Datum
-make_text(const char *value, bool *isnull)
-{
-	*isnull = value == NULL;
-	return value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
-}
-
 PG_FUNCTION_INFO_V1(amt_whoami);
 Datum
 amt_whoami(PG_FUNCTION_ARGS)
@@ -186,16 +179,16 @@ amt_whoami(PG_FUNCTION_ARGS)
 	Datum		values[WHOAMI_COLUMNS] = {0};
 	bool		nulls[WHOAMI_COLUMNS];
 
-	values[0] = make_text(identity.org_id, &nulls[0]);
-	values[1] = make_text(identity.role, &nulls[1]);
+	amt_set_text(values, nulls, 1, identity.org_id);
+	amt_set_text(values, nulls, 2, identity.role);
 	nulls[2] = identity.scopes == NULL;
 	if (identity.scopes != NULL)
 		values[2] = amt_scopes_to_array(identity.scopes);
-	values[3] = make_text(identity.actor, &nulls[3]);
-	values[4] = make_text(identity.key_id, &nulls[4]);
+	amt_set_text(values, nulls, 4, identity.actor);
+	amt_set_text(values, nulls, 5, identity.key_id);
 	nulls[5] = !(identity.key_id != NULL && identity.org_id != NULL &&
 				 amt_token_is_id(identity.key_id, strlen(identity.key_id)) &&
-				 amt_key_get(extension, identity.key_id, strlen(identity.key_id), NULL, NULL, &key) &&
+				 amt_key_get(extension, identity.key_id, strlen(identity.key_id), NULL, &key) &&
 				 amt_text_is(AmtKeyValue(&key, org_id), identity.org_id));
 	if (!nulls[5])
 		values[5] = AmtKeyValue(&key, name);

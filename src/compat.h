@@ -47,16 +47,6 @@ amt_guc_alloc(Size size)
 #endif
 }
 
-static inline void
-amt_guc_free(void *block)
-{
-#if PG_VERSION_NUM >= 160000
-	guc_free(block);
-#else
-	free(block);
-#endif
-}
-
 /* Until version 15 the callback has no prototype, which C23 takes for "void". */
 #if PG_VERSION_NUM >= 160000
 #define amt_expression_tree_walker expression_tree_walker

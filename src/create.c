@@ -342,26 +342,6 @@ check_is_no_token(const AmtNewKey *key)
 }
 
 /*
- * Make a random id, and a displayed prefix if there is none.  The unique
- * index refuses an id that is taken.
- */
-static void
-make_id(AmtNewKey *key)
-{
-	AmtToken	part;
-
-	if (!amt_token_generate(amt_prefixes(), pg_strong_random, key->token))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random bytes")));
-	(void) amt_token_parse(amt_prefixes(), key->token, strlen(key->token), &part);
-	strlcpy(key->key_id, part.id, sizeof(key->key_id));
-	if (key->token_prefix == NULL)
-		key->token_prefix = psprintf("%.*s_%s...", (int) part.prefix_len, part.prefix, key->key_id);
-	OPENSSL_cleanse(key->token, sizeof(key->token));
-}
-
-/*
  * amt_import_key(token_sha256, name, org_id, role, token_prefix, scopes, created_at,
  * created_by, expires_at)
  */
@@ -403,7 +383,7 @@ amt_import_key(PG_FUNCTION_ARGS)
 	key.created_by = amt_string_arg(fcinfo, 7);
 	key.expires_at = PG_ARGISNULL(8) ? DT_NOEND : PG_GETARG_TIMESTAMPTZ(8);
 
-	make_id(&key);
+	amt_newkey_make_token(&key);
 	rel = amt_open(extension, AMT_KEY, RowExclusiveLock);
 	if (amt_key_by_sha256(rel, key.token_sha256, &hint, &known))
 		ereport(ERROR,

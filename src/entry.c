@@ -362,7 +362,7 @@ add_call(Entry *entry, TimestampTz at)
 }
 
 /* [C] */
-AmtCounted
+bool
 amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at, uint64 *other)
 {
 	Entry	   *entry = lock_entry(ref->tag, LW_SHARED);
@@ -372,14 +372,14 @@ amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at, uint64 *o
 		add_call(entry, at);
 	unlock_entry(ref->tag);
 	if (likely(counted))
-		return AMT_COUNTED;
+		return true;
 
 	entry = add_entry(ref, hash_tag, other);
 	if (entry == NULL)
-		return *other != 0 ? AMT_OTHER_HASH : AMT_NO_ROOM;
+		return false;
 	add_call(entry, at);
 	unlock_entry(ref->tag);
-	return AMT_COUNTED;
+	return true;
 }
 
 /* [R1, R3] */

@@ -8,7 +8,6 @@
 #include "datatype/timestamp.h"
 
 #include "hashtable.h"
-#include "rowhint.h"
 #include "rows.h"
 #include "sha256.h"
 #include "token.h"
@@ -97,22 +96,16 @@ extern void amt_entry_prove(const AmtKeyRef *ref, const AmtProof *proof);
 extern void amt_entry_move(const AmtKeyRef *ref, uint64 hash_tag, const AmtRowHint *hint);
 extern void amt_entry_forget_proofs(void);
 
-typedef enum AmtCounted
-{
-	AMT_COUNTED,
-	AMT_NO_ROOM,				/* memory ran out */
-	AMT_OTHER_HASH				/* the entry has another hash tag */
-} AmtCounted;
-
 /*
- * Count one call of the key with that stored hash.  *other must be 0 at
- * first.  An entry about another hash with unwritten calls is left alone,
- * and *other is set to its serial.  The caller must then read the key's row
+ * Count one call of the key with that stored hash; false if that failed.
+ * *other must be 0 at first, and is 0 afterwards if memory ran out.  An entry
+ * about another hash with unwritten calls is left alone, and *other is set to
+ * its serial.  The caller must then read the key's row
  * again, and may call again with the hash that is stored now.  An entry with
  * the serial *other is then replaced.
  */
-extern AmtCounted amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
-								  uint64 *other);
+extern bool amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
+							uint64 *other);
 
 /*
  * Read the calls of the entry with that stored hash.  Without one, the

@@ -144,13 +144,6 @@ next_event_id(Relation rel)
 	return number;
 }
 
-static void
-set_text(Datum *values, bool *nulls, int attnum, const char *value)
-{
-	nulls[attnum - 1] = value == NULL;
-	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
-}
-
 /* Set the actor, if the identity is of the key's organization. */
 static void
 set_actor(Datum *values, bool *nulls, const AmtKey *key)
@@ -158,8 +151,8 @@ set_actor(Datum *values, bool *nulls, const AmtKey *key)
 	AmtIdentity identity = amt_identity_recorded();
 	bool		own = identity.org_id != NULL && amt_text_is(AmtKeyValue(key, org_id), identity.org_id);
 
-	set_text(values, nulls, Anum_amt_key_event_actor, own ? identity.actor : NULL);
-	set_text(values, nulls, Anum_amt_key_event_by_key, own ? identity.key_id : NULL);
+	amt_set_text(values, nulls, Anum_amt_key_event_actor, own ? identity.actor : NULL);
+	amt_set_text(values, nulls, Anum_amt_key_event_by_key, own ? identity.key_id : NULL);
 }
 
 /*
@@ -200,7 +193,7 @@ amt_event_write(Oid extension, const AmtKey *key, const char *event, int64 calls
 		nulls[copied[i][0] - 1] = key->nulls[copied[i][1] - 1];
 	}
 	values[Anum_amt_key_event_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-	set_text(values, nulls, Anum_amt_key_event_event, event);
+	amt_set_text(values, nulls, Anum_amt_key_event_event, event);
 	set_actor(values, nulls, key);
 	set_db_user(&db_user);
 	values[Anum_amt_key_event_db_user - 1] = NameGetDatum(&db_user);

@@ -55,7 +55,7 @@ is_stored(Oid extension, const AmtDue *due)
 {
 	AmtKey		key;
 
-	return amt_key_get(extension, due->id, due->id_len, NULL, NULL, &key);
+	return amt_key_get(extension, due->id, due->id_len, NULL, &key);
 }
 
 /*

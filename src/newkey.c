@@ -27,17 +27,8 @@
 #include "newkey.h"
 #include "prefixes.h"
 #include "roles.h"
+#include "text.h"
 #include "write.h"
-
-#define MAX_TRIES		10
-
-static bool inserting = false;
-
-bool
-amt_newkey_is_inserting(void)
-{
-	return inserting;
-}
 
 static void
 refuse(const char *detail)
@@ -85,32 +76,23 @@ amt_newkey_check(const char **org_id, const char **role, const char **scopes)
 		refuse("The key would have a scope that the caller does not have.");
 }
 
-static bool
-random_bytes(void *buf, size_t len)
-{
-	return pg_strong_random(buf, len);
-}
-
 void
 amt_newkey_make_token(AmtNewKey *key)
 {
 	AmtToken	part;
 
-	if (!amt_token_generate(amt_prefixes(), random_bytes, key->token))
+	if (!amt_token_generate(amt_prefixes(), pg_strong_random, key->token))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate random bytes")));
 	(void) amt_token_parse(amt_prefixes(), key->token, strlen(key->token), &part);
 	strlcpy(key->key_id, part.id, sizeof(key->key_id));
-	key->token_prefix = psprintf("%.*s_%s...", (int) part.prefix_len, part.prefix, key->key_id);
-	amt_kdf_hash(&part, key->phc);
-}
-
-static void
-set_text(Datum *values, bool *nulls, int attnum, const char *value)
-{
-	nulls[attnum - 1] = value == NULL;
-	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
+	if (key->token_prefix == NULL)
+		key->token_prefix = psprintf("%.*s_%s...", (int) part.prefix_len, part.prefix, key->key_id);
+	if (key->token_sha256 == NULL)
+		amt_kdf_hash(&part, key->phc);
+	else
+		OPENSSL_cleanse(key->token, sizeof(key->token));
 }
 
 static void
@@ -123,24 +105,24 @@ set_time(Datum *values, bool *nulls, int attnum, TimestampTz value)
 static void
 form_row(const AmtNewKey *key, Datum *values, bool *nulls)
 {
-	set_text(values, nulls, Anum_amt_key_key_id, key->key_id);
-	set_text(values, nulls, Anum_amt_key_token_prefix, key->token_prefix);
-	set_text(values, nulls, Anum_amt_key_org_id, key->org_id);
-	set_text(values, nulls, Anum_amt_key_name, key->name);
-	set_text(values, nulls, Anum_amt_key_role, key->role);
+	amt_set_text(values, nulls, Anum_amt_key_key_id, key->key_id);
+	amt_set_text(values, nulls, Anum_amt_key_token_prefix, key->token_prefix);
+	amt_set_text(values, nulls, Anum_amt_key_org_id, key->org_id);
+	amt_set_text(values, nulls, Anum_amt_key_name, key->name);
+	amt_set_text(values, nulls, Anum_amt_key_role, key->role);
 	nulls[Anum_amt_key_scopes - 1] = key->scopes == NULL;
 	if (key->scopes != NULL)
 		values[Anum_amt_key_scopes - 1] = amt_scopes_to_array(key->scopes);
-	set_text(values, nulls, Anum_amt_key_scrypt_hash, key->token_sha256 == NULL ? key->phc : NULL);
+	amt_set_text(values, nulls, Anum_amt_key_scrypt_hash, key->token_sha256 == NULL ? key->phc : NULL);
 	nulls[Anum_amt_key_token_sha256 - 1] = key->token_sha256 == NULL;
 	if (key->token_sha256 != NULL)
 		values[Anum_amt_key_token_sha256 - 1] =
 			PointerGetDatum(cstring_to_text_with_len((const char *) key->token_sha256, 32));
 	set_time(values, nulls, Anum_amt_key_created_at, key->created_at);
-	set_text(values, nulls, Anum_amt_key_created_by, key->created_by);
+	amt_set_text(values, nulls, Anum_amt_key_created_by, key->created_by);
 	set_time(values, nulls, Anum_amt_key_expires_at, key->expires_at);
 	nulls[Anum_amt_key_suspended_at - 1] = true;
-	set_text(values, nulls, Anum_amt_key_replaces, key->replaces);
+	amt_set_text(values, nulls, Anum_amt_key_replaces, key->replaces);
 }
 
 /* A new key's secret counts as proved. */
@@ -169,18 +151,9 @@ amt_newkey_insert(Relation rel, AmtNewKey *key)
 	AmtWrite	write;
 
 	form_row(key, values, nulls);
-	inserting = true;
-	PG_TRY();
-	{
-		amt_write_begin(&write, rel);
-		amt_write_insert(&write, values, nulls, Natts_amt_key);
-		amt_write_end(&write);
-	}
-	PG_FINALLY();
-	{
-		inserting = false;
-	}
-	PG_END_TRY();
+	amt_write_begin(&write, rel);
+	amt_write_insert(&write, values, nulls, Natts_amt_key);
+	amt_write_end(&write);
 	if (key->token_sha256 == NULL)
 		remember_proof(rel, key);
 }
@@ -206,18 +179,18 @@ amt_newkey_result(FunctionCallInfo fcinfo, const AmtNewKey *key)
 	bool		nulls[NEW_KEY_COLUMNS];
 	HeapTuple	tuple;
 
-	set_text(values, nulls, 1, key->token);
-	set_text(values, nulls, 2, key->key_id);
-	set_text(values, nulls, 3, key->token_prefix);
-	set_text(values, nulls, 4, key->name);
-	set_text(values, nulls, 5, key->org_id);
-	set_text(values, nulls, 6, key->role);
+	amt_set_text(values, nulls, 1, key->token);
+	amt_set_text(values, nulls, 2, key->key_id);
+	amt_set_text(values, nulls, 3, key->token_prefix);
+	amt_set_text(values, nulls, 4, key->name);
+	amt_set_text(values, nulls, 5, key->org_id);
+	amt_set_text(values, nulls, 6, key->role);
 	nulls[6] = key->scopes == NULL;
 	if (key->scopes != NULL)
 		values[6] = amt_scopes_to_array(key->scopes);
 	set_time(values, nulls, 8, key->created_at);
 	set_time(values, nulls, 9, key->expires_at);
-	set_text(values, nulls, 10, key->replaces);
+	amt_set_text(values, nulls, 10, key->replaces);
 	tuple = heap_form_tuple(tupdesc, values, nulls);
 	OPENSSL_cleanse(DatumGetPointer(values[0]), VARSIZE_ANY(DatumGetPointer(values[0])));
 	return HeapTupleGetDatum(tuple);

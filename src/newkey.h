@@ -37,8 +37,9 @@ typedef struct AmtNewKey
 extern void amt_newkey_check(const char **org_id, const char **role, const char **scopes);
 
 /*
- * Give the key a token, and hash its secret.  Runs scrypt: the caller must
- * hold no lock.
+ * Give the key an id, which the unique index refuses if it is taken, and a
+ * displayed prefix if there is none.  Unless it is imported, give it a token,
+ * too, and hash the secret: that runs scrypt, so the caller must hold no lock.
  */
 extern void amt_newkey_make_token(AmtNewKey *key);
 
@@ -51,11 +52,5 @@ extern void amt_newkey_insert(Relation rel, AmtNewKey *key);
 /* Check the type amt_new_key, and make a row of it. */
 extern void amt_newkey_check_type(FunctionCallInfo fcinfo);
 extern Datum amt_newkey_result(FunctionCallInfo fcinfo, const AmtNewKey *key);
-
-/*
- * True while amt_newkey_insert() runs.  The row is then a new key, even if
- * created_at lies in the past.
- */
-extern bool amt_newkey_is_inserting(void);
 
 #endif							/* AMT_NEWKEY_H */

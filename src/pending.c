@@ -51,7 +51,6 @@ collect_entry(AmtSlot *slot, void *arg)
 	due->base_known = HAS_BASE(entry);
 	due->base = entry->base;
 	due->used_at = (TimestampTz) pg_atomic_read_u64(&entry->used_at);
-	due->database = entry->database;
 	due->table = entry->table;
 	due->hint = entry->hint;
 	due->id_len = entry->id_len;
@@ -265,7 +264,6 @@ sum_entry(AmtSlot *slot, void *arg)
 	if (!OidIsValid(sum->database) || entry->database == sum->database)
 	{
 		sum->sums->unwritten += unwritten(entry);
-		sum->sums->counted += pg_atomic_read_u64(&entry->counted);
 		sum->sums->proved += PROVED(entry) ? 1 : 0;
 	}
 	return true;

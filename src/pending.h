@@ -19,8 +19,7 @@ typedef struct AmtDue
 	uint64		base;			/* calls in amt_key_usage when the entry was
 								 * made */
 	TimestampTz used_at;		/* time of the last call */
-	Oid			database;		/* the key's database */
-	Oid			table;			/* the key's table in that database */
+	Oid			table;			/* the key's table in its database */
 	AmtRowHint	hint;			/* where the key's row was seen */
 	uint32		id_len;			/* length of "id" */
 	char		id[AMT_ID_MAX]; /* the key's id */
@@ -59,7 +58,6 @@ extern void amt_entry_trim(void);
 typedef struct AmtEntrySums
 {
 	uint64		unwritten;		/* calls that are not written */
-	uint64		counted;		/* calls that were counted */
 	uint64		proved;			/* entries with a proved secret */
 } AmtEntrySums;
 

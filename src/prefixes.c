@@ -23,32 +23,30 @@ check_prefixes(char **newval, void **extra, GucSource source)
 	char	   *copy = pstrdup(*newval);
 	List	   *names;
 	ListCell   *cell;
-	AmtPrefixes *list;
+	AmtPrefixes list = {0};
 
 	if (!SplitGUCList(copy, ',', &names) || names == NIL)
 	{
 		GUC_check_errdetail("List syntax is invalid, or the list is empty.");
 		return false;
 	}
-	list = amt_guc_alloc(sizeof(AmtPrefixes));
-	if (list == NULL)
-		return false;
-	memset(list, 0, sizeof(AmtPrefixes));
 	foreach(cell, names)
 	{
 		const char *name = lfirst(cell);
 
-		if (!amt_prefixes_add(list, name, strlen(name)))
+		if (!amt_prefixes_add(&list, name, strlen(name)))
 		{
 			GUC_check_errdetail("A prefix has %d to %d characters of a-z and 0-9, beginning with a letter, and no prefix is listed twice; there can be %d.",
 								AMT_PREFIX_MIN, AMT_PREFIX_MAX, AMT_PREFIXES_MAX);
-			amt_guc_free(list);
 			return false;
 		}
 	}
 	list_free(names);
 	pfree(copy);
-	*extra = list;
+	*extra = amt_guc_alloc(sizeof(list));
+	if (*extra == NULL)
+		return false;
+	memcpy(*extra, &list, sizeof(list));
 	return true;
 }
 

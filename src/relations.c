@@ -102,7 +102,6 @@ static struct
 	Oid			extension;		/* InvalidOid: nothing is known */
 	Oid			table[AMT_NTABLES];
 	Oid			index[AMT_NINDEXES];	/* InvalidOid: not yet looked for */
-	Oid			sequence;		/* of event_id; InvalidOid: not yet looked for */
 }			known;
 
 /* Counts the invalidations of relations that this process has received. */
@@ -225,7 +224,6 @@ find_tables(Oid extension)
 	} while (before != changes && ++tries < MAX_TRIES);
 	memcpy(known.table, found, sizeof(known.table));
 	memset(known.index, 0, sizeof(known.index));
-	known.sequence = InvalidOid;
 	known.extension = before == changes ? extension : InvalidOid;
 }
 
@@ -406,20 +404,13 @@ amt_index(Relation rel, AmtIndexId index)
 Oid
 amt_event_sequence(Relation rel)
 {
-	bool		is_known = OidIsValid(known.extension) &&
-	known.table[AMT_KEY_EVENT] == RelationGetRelid(rel);
-	Oid			sequence;
+	Oid			sequence = amt_identity_sequence(rel, Anum_amt_key_event_event_id);
 
-	if (is_known && OidIsValid(known.sequence))
-		return known.sequence;
-	sequence = amt_identity_sequence(rel, Anum_amt_key_event_event_id);
 	if (!OidIsValid(sequence))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("column \"event_id\" of table \"amt_key_event\" is not an identity column"),
 				 errhint("Its owner must undo that change.")));
-	if (is_known)
-		known.sequence = sequence;
 	return sequence;
 }
 

@@ -218,22 +218,6 @@ amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len)
 	return true;
 }
 
-static bool
-get_key(HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg)
-{
-	return deform_and_detoast(tuple, tupdesc, (AmtKey *) arg);
-}
-
-bool
-amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
-{
-	AmtIdText	text_id;
-
-	return amt_make_id_text(&text_id, id, id_len) &&
-		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
-				 get_key, key);
-}
-
 int
 amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 				   bool (*wanted) (const AmtKey *key), AmtKey *keys, int max)
@@ -341,9 +325,15 @@ amt_row_by_hint(Relation rel, Snapshot snapshot, const AmtRowHint *hint)
 static bool
 get_by_hint(Relation rel, const AmtRowHint *hint, AmtKey *key)
 {
-	Snapshot	snapshot = amt_newest_snapshot();
-	HeapTuple	tuple = amt_row_by_hint(rel, snapshot, hint);
-	bool		found = tuple != NULL;
+	Snapshot	snapshot;
+	HeapTuple	tuple;
+	bool		found;
+
+	if (!BufferIsValid(hint->buffer))
+		return false;
+	snapshot = amt_newest_snapshot();
+	tuple = amt_row_by_hint(rel, snapshot, hint);
+	found = tuple != NULL;
 
 	/* If it may have waited, use the index. */
 	if (found)
@@ -394,11 +384,18 @@ amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtRowHint *hint, AmtKey
 }
 
 bool
-amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint, Oid *table, AmtKey *key)
+amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
+{
+	AmtRowHint	nowhere = {0};
+
+	return amt_key_by_hint(rel, id, id_len, &nowhere, key);
+}
+
+bool
+amt_key_get(Oid extension, const char *id, Size id_len, Oid *table, AmtKey *key)
 {
 	Relation	rel = amt_open(extension, AMT_KEY, AccessShareLock);
-	bool		found = hint != NULL ? amt_key_by_hint(rel, id, id_len, hint, key) :
-	amt_key_by_id(rel, id, id_len, key);
+	bool		found = amt_key_by_id(rel, id, id_len, key);
 
 	if (table != NULL)
 		*table = RelationGetRelid(rel);

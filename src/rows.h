@@ -9,11 +9,13 @@
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
+#include "storage/block.h"
+#include "storage/buf.h"
+#include "storage/off.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 
 #include "relations.h"
-#include "rowhint.h"
 #include "token.h"
 
 /* A row of amt_key. */
@@ -27,6 +29,20 @@ typedef struct AmtKey
 	((k)->values[Anum_amt_key_##column - 1])
 #define AmtKeyIsNull(k, column) \
 	((k)->nulls[Anum_amt_key_##column - 1])
+
+/*
+ * The place where a row of amt_key was seen, and the shared buffer that held
+ * it.  Only a hint; buffer 0 means that there is none.
+ */
+typedef struct AmtRowHint
+{
+	Buffer		buffer;
+	BlockNumber block;
+	OffsetNumber offset;
+} AmtRowHint;
+
+#define AmtRowHintEquals(a, b) \
+	((a).buffer == (b).buffer && (a).block == (b).block && (a).offset == (b).offset)
 
 /* Get the columns of a row of amt_key.  The values point into the tuple. */
 extern void amt_key_deform(HeapTuple tuple, TupleDesc tupdesc, AmtKey *key);
@@ -71,12 +87,8 @@ extern bool amt_key_by_hint(Relation rel, const char *id, Size id_len,
 extern bool amt_key_by_sha256(Relation rel, const uint8 sha256[32],
 							  AmtRowHint *hint, AmtKey *key);
 
-/*
- * Open amt_key, find a key by id, and close it.  "hint" and "table" may be
- * NULL.
- */
-extern bool amt_key_get(Oid extension, const char *id, Size id_len, AmtRowHint *hint,
-						Oid *table, AmtKey *key);
+/* Open amt_key, find a key by id, and close it.  "table" may be NULL. */
+extern bool amt_key_get(Oid extension, const char *id, Size id_len, Oid *table, AmtKey *key);
 
 /* Has this transaction created or changed the key?  False if it is gone. */
 extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);

@@ -41,6 +41,13 @@ amt_string_arg(FunctionCallInfo fcinfo, int n)
 }
 
 void
+amt_set_text(Datum *values, bool *nulls, int attnum, const char *value)
+{
+	nulls[attnum - 1] = value == NULL;
+	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
+}
+
+void
 amt_digest(const char *s, Size len, uint8 digest[AMT_SHA256_LEN])
 {
 	if (!amt_sha256(s, len, digest))

@@ -15,6 +15,9 @@ extern bool amt_text_is(Datum text_value, const char *string);
 /* Raise 22021 unless the text is valid in the database's encoding. */
 extern void amt_check_encoding(const char *s, Size len);
 
+/* Set a column of type text; NULL makes it null. */
+extern void amt_set_text(Datum *values, bool *nulls, int attnum, const char *value);
+
 /* The SHA-256 of a text.  Raises 53200 if OpenSSL fails. */
 extern void amt_digest(const char *s, Size len, uint8 digest[AMT_SHA256_LEN]);
 

@@ -40,7 +40,6 @@
 #include "checks.h"
 #include "compat.h"
 #include "event.h"
-#include "newkey.h"
 #include "phc.h"
 #include "prefixes.h"
 #include "roles.h"
@@ -276,12 +275,13 @@ has_row_security_off(void)
 	return false;
 }
 
+/* Our functions write with a search_path that is not empty. */
 static bool
 is_restored(Relation rel)
 {
 	return has_row_security_off() &&
 		namespace_search_path[0] == '\0' &&
-		has_privs_of_role(GetOuterUserId(), rel->rd_rel->relowner) && !amt_newkey_is_inserting();
+		has_privs_of_role(GetOuterUserId(), rel->rd_rel->relowner);
 }
 
 static void

@@ -37,13 +37,15 @@ bool
 amt_usage_count(Oid extension, const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
 				uint64 *other)
 {
-	AmtCounted	counted = AMT_NO_ROOM;
+	bool		counted = false;
 
 	if (ref->id != NULL && amt_entry_attach())
 		counted = amt_entry_count(ref, hash_tag, at, other);	/* C, C3 */
-	if (counted == AMT_OTHER_HASH && !is_ours(extension, ref))
+	else
+		*other = 0;
+	if (!counted && *other != 0 && !is_ours(extension, ref))
 		return false;
-	if (counted == AMT_COUNTED)
+	if (counted)
 		amt_writer_want(at);
 	else
 		amt_stat_add(AMT_CALLS_DROPPED, 1);

@@ -345,7 +345,7 @@ amt_usage(PG_FUNCTION_ARGS)
 		text	   *id = PG_GETARG_TEXT_PP(0);
 
 		can_see = amt_token_is_id(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)) &&
-			amt_key_get(extension, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), NULL, &table, &key) &&
+			amt_key_get(extension, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), &table, &key) &&
 			can_see_key(table, &key);
 	}
 	if (!can_see)
