@@ -32,6 +32,7 @@
 #include "commands/extension.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/primnodes.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -350,6 +351,21 @@ amt_is_table(Oid extension, AmtTableId table, Relation rel)
 	return OidIsValid(known.table[table]) && known.table[table] == RelationGetRelid(rel);
 }
 
+/* Does the index leave out no rows, or only those where the column is null? */
+static bool
+predicate_fits(Relation index, AttrNumber attnum)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, Anum_pg_index_indpred, &isnull);
+	NullTest   *test;
+
+	if (isnull)
+		return true;
+	test = stringToNode(TextDatumGetCString(value));
+	return IsA(test, NullTest) && test->nulltesttype == IS_NOT_NULL &&
+		IsA(test->arg, Var) && ((Var *) test->arg)->varattno == attnum;
+}
+
 /* Can rows of the table be found by this index? */
 static bool
 index_fits(Oid index, const struct IndexShape *shape)
@@ -362,7 +378,7 @@ index_fits(Oid index, const struct IndexShape *shape)
 	rel->rd_opfamily[0] == shape->opfamily &&
 	rel->rd_indcollation[0] == shape->collation &&
 	(!shape->unique || (form->indisunique && form->indimmediate)) &&
-	heap_attisnull(rel->rd_indextuple, Anum_pg_index_indpred, NULL);
+	predicate_fits(rel, shape->attnum);
 
 	index_close(rel, AccessShareLock);
 	return fits;

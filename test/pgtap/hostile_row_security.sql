@@ -215,6 +215,12 @@ WITH moved AS (
 	WHERE starelid = 'evil.made_up'::regclass RETURNING 1)
 SELECT is(count(*), 1::bigint, 'a column gets statistics that somebody has made up') FROM moved;
 UPDATE pg_class SET reltuples = 1000000, relpages = 1 WHERE oid = 'amt_key'::regclass;
+INSERT INTO amt_key (key_id, org_id, name, role, token_sha256, created_at) VALUES ('imported', 'globex', 'imported', 'viewer', sha256('imported'), now());
+CREATE TABLE evil.made_up_hashes AS SELECT decode(lpad(to_hex(i), 8, '0'), 'hex') AS hash FROM generate_series(1, 1000) AS i;
+ANALYZE evil.made_up_hashes;
+UPDATE pg_statistic SET starelid = 'amt_key'::regclass, stadistinct = 1, staattnum = (SELECT attnum FROM pg_attribute WHERE attrelid = 'amt_key'::regclass AND attname = 'token_sha256')
+WHERE starelid = 'evil.made_up_hashes'::regclass;
+SELECT is(count(DISTINCT evil.estimate(format('SELECT 1 FROM amt_key WHERE token_sha256 > %L', '\x' || h))), 1::bigint, 'estimates do not tell which hash is the greatest') FROM unnest(array['1', '2', '4', '8', 'a', 'c', 'e', 'f']) AS d, repeat(d, 64) AS h;
 SELECT is(count(*), 2::bigint, 'an index on the organization cannot tell which is the first') FROM pg_index AS i JOIN pg_opclass AS o ON o.oid = i.indclass[0]
 WHERE i.indrelid IN ('amt_key'::regclass, 'amt_key_event'::regclass) AND o.opcname = 'text_pattern_ops';
 SET ROLE amt_test_evil;
