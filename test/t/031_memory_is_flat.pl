@@ -208,7 +208,7 @@ SKIP:
 	my @calls = (
 		[ 'amt_has_role(arg)', 3 ],
 		[ 'amt_require_role(arg)', 3 ],
-		[ q{amt_is_own(arg)}, 1, ['noise'], undef, '-c role=somebody -c amt_keys.org_id=acme' ],
+		[ q{amt_is_own(arg)}, 3, ['noise'], undef, '-c role=somebody -c amt_keys.org_id=acme' ],
 		[ q{amt_may_manage(arg, 'acme', arg)}, 3, ['noise'], undef, '-c role=somebody -c amt_keys.org_id=acme -c amt_keys.actor=me -c amt_keys.key_id=x' ],
 		[ q{amt_create_key(arg, 'acme', 'editor')}, 4, \@all ],
 		[ q{amt_create_key('a key', 'acme', arg)}, 6 ],      # which is an error that quotes it
