@@ -79,25 +79,32 @@ quotes_part(const ErrorData *edata)
 
 /*
  * Mask what is as long as a secret.  No part of a zone's name, between
- * slashes, is, nor a word of a date.
+ * slashes, is, nor a word of a date.  Nobody can cancel us, so read the message
+ * only once.
  */
 static void
 mask_long_runs(char *message)
 {
-	static const char mark[] = "[redacted]";
+	char	   *out = message;
 
-	for (char *at = message; *at != '\0'; at++)
+	for (const char *at = message; *at != '\0';)
 	{
 		size_t		len = strspn(at, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-");
 
 		if (len >= AMT_SECRET_MIN)
 		{
-			memcpy(at, mark, strlen(mark));
-			memmove(at + strlen(mark), at + len, strlen(at + len) + 1);
+			memcpy(out, AMT_MASK, strlen(AMT_MASK));	/* which is shorter */
+			out += strlen(AMT_MASK);
+			at += len;
+			continue;
 		}
-		else if (len > 0)
-			at += len - 1;
+		if (len == 0)
+			len = 1;			/* the character between two runs */
+		memmove(out, at, len);
+		out += len;
+		at += len;
 	}
+	*out = '\0';
 }
 
 static void
