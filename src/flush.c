@@ -50,12 +50,14 @@ typedef enum Outcome
 	LEFT_OUT					/* will not be written before we end */
 } Outcome;
 
+/* Is it the key that was called?  Another may have its id now. */
 static bool
 is_stored(Oid extension, const AmtDue *due)
 {
 	AmtKey		key;
 
-	return amt_key_get(extension, due->id, due->id_len, NULL, &key);
+	return amt_key_get(extension, due->id, due->id_len, NULL, &key) &&
+		amt_entry_tag_of(&key) == due->hash_tag;
 }
 
 /*

@@ -124,6 +124,20 @@ for my $own ("UPDATE amt_keys SET name = 'renamed' WHERE key_id = 'ID'", "UPDATE
 	$b->query('ROLLBACK');
 }
 
+# Calls of a key whose id belongs to another key when the transaction ends are dropped, and so not written.
+{
+	my $moved = create_key($node);
+	my $id = id_of($moved);
+	quiet_worker();
+	$b->query('BEGIN', "CREATE TEMP TABLE moved ON COMMIT DROP AS SELECT * FROM amt_key WHERE key_id = '$id'", "DELETE FROM amt_key WHERE key_id = '$id'",
+		q{UPDATE moved SET org_id = 'elsewhere'}, 'INSERT INTO amt_key SELECT * FROM moved');
+	is(verify($s, $moved), 1, 'a key works while it is moved');
+	$a->send($flush);
+	ok(!$a->answers_within(0.5), 'amt_flush_usage() waits for the move');
+	$b->query('COMMIT');
+	is($a->receive, 0, 'amt_flush_usage() does not count calls that were dropped');
+}
+
 # The end of the worker does not leave anybody waiting.
 {
 	my $new = create_key($node);
