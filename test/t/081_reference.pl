@@ -41,16 +41,16 @@ my $members = q{
 
 my $functions = 0;
 for (rows(qq{
-	SELECT proname, prorettype = 'trigger'::regtype, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
+	SELECT proname, prorettype IN ('trigger'::regtype, 'internal'::regtype), pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
 		array_to_string(ARRAY(SELECT proargnames[i] FROM generate_subscripts(proargmodes, 1) i WHERE proargmodes[i] = 'o'), ', '),
 		has_function_privilege('public', p.oid, 'EXECUTE')
 	FROM pg_proc p WHERE p.oid IN (SELECT d.objid $members AND d.classid = 'pg_proc'::regclass) ORDER BY 1}))
 {
-	my ($name, $is_trigger, $arguments, $result, $columns, $public) = @$_;
+	my ($name, $is_internal, $arguments, $result, $columns, $public) = @$_;
 	$functions++;
-	if ($is_trigger eq 't')
+	if ($is_internal eq 't')
 	{
-		like($page, qr/^Trigger functions[^#]*`\Q$name\E`/m, "trigger function $name is in the reference");
+		like($page, qr/^Functions that cannot be called[^#]*`\Q$name\E`/m, "function $name, which cannot be called, is in the reference");
 		next;
 	}
 	for ($arguments, $result)
