@@ -21,6 +21,7 @@
 #include "prefixes.h"
 #include "request.h"
 #include "roles.h"
+#include "session.h"
 
 #define HEADERS		"request.headers"
 #define CLAIMS		"request.jwt.claims"
@@ -245,6 +246,13 @@ amt_request_identity(AmtIdentity *identity)
 	AmtJsonMember claims[] = {{.path = org_claim}, {.path = role_claim}, {.path = actor_claim}};
 	bool		others;
 
+	if (!amt_session_has_set(CLAIMS))
+	{
+		ereport(DEBUG1,
+				(errmsg("request.jwt.claims give no identity"),
+				 errdetail("They are not set, or not by the session user or a role that it can become.")));
+		return false;
+	}
 	if (may_be_garbled(get_setting(CLAIMS)))
 	{
 		ereport(DEBUG1,

@@ -146,6 +146,15 @@ find_setting(const char *name)
 	return NULL;
 }
 
+bool
+amt_session_has_set(const char *name)
+{
+	const struct config_generic *setting = find_setting(name);
+
+	return setting != NULL && setting->source == PGC_S_SESSION &&
+		amt_can_set_role(GetSessionUserId(), setting->srole);
+}
+
 void
 amt_session_expect(const char *name)
 {

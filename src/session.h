@@ -15,6 +15,12 @@ extern void amt_session_after_settings(void);
  */
 extern void amt_session_expect(const char *name);
 
+/*
+ * Has SET given the setting its value, by the session user or a role that it
+ * can become?  Not if a SECURITY DEFINER function of somebody else did.
+ */
+extern bool amt_session_has_set(const char *name);
+
 typedef enum AmtRefusal
 {
 	AMT_NOT_REFUSED,

@@ -18,7 +18,7 @@ my $super = Session->new($node);
 my $version = $super->query("SELECT current_setting('server_version_num')::int / 10000");
 
 $super->query(
-	'CREATE ROLE evil LOGIN CREATEROLE CREATEDB', 'CREATE ROLE gateway LOGIN', 'CREATE ROLE app LOGIN', 'CREATE ROLE acme_app LOGIN',
+	'CREATE ROLE evil LOGIN CREATEROLE CREATEDB', 'CREATE ROLE gateway LOGIN', 'CREATE ROLE app LOGIN', 'CREATE ROLE acme_app LOGIN', 'CREATE ROLE clerk', 'GRANT clerk TO gateway',
 	'GRANT SET ON PARAMETER amt_keys.org_id, amt_keys.role, amt_keys.actor TO gateway',
 	'GRANT EXECUTE ON FUNCTION amt_verify TO app',
 	q{ALTER ROLE acme_app SET amt_keys.org_id = 'acme'}, q{ALTER ROLE acme_app SET amt_keys.role = 'viewer'},
@@ -104,6 +104,24 @@ is(answer(as('gateway'), @narrow, 'SAVEPOINT s', 'RESET amt_keys.scopes', q{SET 
 is(answer(as('gateway'), @narrow, 'SAVEPOINT s', 'RESET amt_keys.scopes', 'ROLLBACK TO s', 'SELECT amt_org_id(), amt_scopes()'), 'acme|{note:read}', 'a reset that is rolled back does no harm');
 is(answer(as('gateway'), 'SELECT amt_org_id()', @narrow, 'SELECT evil.narrows_no_more()', 'ROLLBACK') // '', "\nERROR:  42501", 'once the library is loaded, a function may reset no part of the identity');
 $super->query('REVOKE SET ON PARAMETER amt_keys.scopes, amt_keys.key_id FROM gateway');
+
+# Claims that somebody else has put into a gateway's session, for a request that brings none.
+as('evil')->query(q{CREATE FUNCTION evil.claims(local boolean) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+		BEGIN PERFORM set_config('request.jwt.claims', '{"org_id": "globex", "org_role": "owner", "sub": "evil"}', local); END $$});
+my @serve = ('BEGIN', 'SELECT amt_authenticate()', $whoami, 'ROLLBACK');
+for my $loaded ('SELECT 1', 'SELECT amt_org_id() IS NULL')
+{
+	my $gateway = as('gateway');
+	answer($gateway, $loaded);
+	is(answer($gateway, 'SELECT evil.claims(false)', @serve), "\n\n-/-/-/-", "claims that a function of others has set are not believed after $loaded");
+	is(answer($gateway, 'BEGIN', 'SELECT evil.claims(true)', 'SELECT amt_authenticate()', $whoami, 'ROLLBACK'), "\n\n-/-/-/-", "nor in the same transaction after $loaded");
+	is(answer($gateway, q{SET request.jwt.claims = '{"org_id": "acme", "org_role": "viewer"}'}, @serve), "\nacme/viewer/-/-", "claims that the gateway has set are believed after $loaded");
+	is(answer($gateway, 'BEGIN', 'SET LOCAL ROLE clerk', q{SET LOCAL request.jwt.claims = '{"org_id": "acme", "org_role": "editor"}'}, 'RESET ROLE', 'SELECT amt_authenticate()', $whoami, 'ROLLBACK'),
+		"\nacme/editor/-/-", "claims that the gateway has set as another role of its are believed after $loaded");
+}
+$super->query(q{ALTER DATABASE postgres SET request.jwt.claims = '{"org_id": "globex", "org_role": "owner"}'});
+is(answer(as('gateway'), @serve), "\n-/-/-/-", 'claims that a database is given are not believed');
+$super->query('ALTER DATABASE postgres RESET request.jwt.claims');
 
 # A function of the gateway's sets an identity for others. Until the library is loaded they could change any part of it.
 $super->query('GRANT SET ON PARAMETER amt_keys.scopes, amt_keys.key_id TO gateway', 'GRANT CREATE ON SCHEMA public TO gateway');
