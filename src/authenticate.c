@@ -172,7 +172,7 @@ authenticate(Oid extension, bool first)
 		case AMT_FOUND_NOTHING:
 			if (!first)
 				break;
-			if (!may_believe_claims() || !amt_request_identity(&identity))
+			if (!may_believe_claims() || !amt_request_identity(&identity, GetSessionUserId()))
 				memset(&identity, 0, sizeof(identity));
 			amt_identity_set(&identity);
 			break;

@@ -241,12 +241,12 @@ may_be_garbled(const char *claims)
 }
 
 bool
-amt_request_identity(AmtIdentity *identity)
+amt_request_identity(AmtIdentity *identity, Oid user)
 {
 	AmtJsonMember claims[] = {{.path = org_claim}, {.path = role_claim}, {.path = actor_claim}};
 	bool		others;
 
-	if (!amt_session_has_set(CLAIMS))
+	if (!amt_session_has_set(CLAIMS, user))
 	{
 		ereport(DEBUG1,
 				(errmsg("request.jwt.claims give no identity"),

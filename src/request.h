@@ -46,9 +46,9 @@ extern bool amt_request_has_persons_claims(void);
 
 /*
  * The claims as an identity; false if they give none.  A DEBUG1 message says
- * why.
+ * why.  The user, or a role that it can become, must have set them.
  */
-extern bool amt_request_identity(AmtIdentity *identity);
+extern bool amt_request_identity(AmtIdentity *identity, Oid user);
 
 /* Empty the claims until the end of the transaction. */
 extern void amt_request_empty_claims(void);

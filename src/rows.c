@@ -247,7 +247,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 	for (int i = 0; i < n; i++)
 		(void) deform_and_detoast(copies[i], RelationGetDescr(rel), &keys[i]);
 	UnregisterSnapshot(snapshot);
-	pfree(copies);
+	explicit_bzero(value, VARHDRSZ + len);	/* it may be a whole token */
 	pfree(value);
 	return n;
 }

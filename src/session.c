@@ -147,12 +147,12 @@ find_setting(const char *name)
 }
 
 bool
-amt_session_has_set(const char *name)
+amt_session_has_set(const char *name, Oid user)
 {
 	const struct config_generic *setting = find_setting(name);
 
 	return setting != NULL && setting->source == PGC_S_SESSION &&
-		amt_can_set_role(GetSessionUserId(), setting->srole);
+		amt_can_set_role(user, setting->srole);
 }
 
 void

@@ -16,10 +16,10 @@ extern void amt_session_after_settings(void);
 extern void amt_session_expect(const char *name);
 
 /*
- * Has SET given the setting its value, by the session user or a role that it
- * can become?  Not if a SECURITY DEFINER function of somebody else did.
+ * Has SET given the setting its value, by this user or a role that it can
+ * become?  Not if a SECURITY DEFINER function of somebody else did.
  */
-extern bool amt_session_has_set(const char *name);
+extern bool amt_session_has_set(const char *name, Oid user);
 
 typedef enum AmtRefusal
 {
