@@ -243,7 +243,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 		if (wanted(&keys[n]))
 			copies[n++] = heap_copytuple(tuple);
 	}
-	systable_endscan(scan);			/* see find_row() */
+	systable_endscan(scan);		/* see find_row() */
 	for (int i = 0; i < n; i++)
 		(void) deform_and_detoast(copies[i], RelationGetDescr(rel), &keys[i]);
 	UnregisterSnapshot(snapshot);
