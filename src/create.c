@@ -327,18 +327,18 @@ check_sha256(FunctionCallInfo fcinfo, AmtNewKey *key)
 	key->token_sha256 = (const uint8 *) VARDATA_ANY(digest);
 }
 
-/* The displayed prefix must not be the whole token, nor that and "...". */
+/* The displayed prefix must not begin with the whole token. */
 static void
 check_is_no_token(const AmtNewKey *key)
 {
 	uint8		digest[AMT_SHA256_LEN];
-	Size		len = strlen(key->token_prefix);
 
-	while (len > 0 && key->token_prefix[len - 1] == '.')
-		len--;
-	amt_digest(key->token_prefix, len, digest);
-	if (memcmp(digest, key->token_sha256, AMT_SHA256_LEN) == 0)
-		amt_invalid("token_prefix must not be the whole token", "Lists display it. Pass its first characters.");
+	for (Size len = strlen(key->token_prefix); len > 0; len--)
+	{
+		amt_digest(key->token_prefix, len, digest);
+		if (memcmp(digest, key->token_sha256, AMT_SHA256_LEN) == 0)
+			amt_invalid("token_prefix must not be the whole token", "Lists display it. Pass its first characters.");
+	}
 }
 
 /*

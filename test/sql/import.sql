@@ -195,6 +195,8 @@ SELECT amt_import_key(sha256('sk_live_0123456789abcdef'), 'shown', 'acme', 'view
 :sqlstate
 SELECT amt_import_key(sha256('sk_live_0123456789abcdef'), 'shown', 'acme', 'viewer', 'sk_live_0123456789abcdef...');
 :sqlstate
+SELECT amt_import_key(sha256('sk_live_0123456789abcdef'), 'shown', 'acme', 'viewer', 'sk_live_0123456789abcdef *');
+:sqlstate
 CALL become('acme', 'admin', 'zoe');
 -- gone
 SELECT amt_revoke('ghx_Qm...');
