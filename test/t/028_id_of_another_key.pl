@@ -55,11 +55,19 @@ sub touch
 	close $file;
 }
 
-# The key is imported again while the entry has a call of the earlier one.
+# The key is imported again while the entry has a call of the earlier one. A worker that has just started may write that call;
+# later it waits for its interval.
 sub make_another_key
 {
-	$other->query("SELECT amt_revoke('$token')");
-	return $other->query($import, verify_sql($token), 'BEGIN', "SELECT amt_revoke('$token')", $import, 'COMMIT');
+	my $answer;
+	for (1 .. 20)
+	{
+		$other->query("SELECT amt_revoke('$token')");
+		$answer = $other->query($import, verify_sql($token), 'BEGIN', "SELECT amt_revoke('$token')", $import, 'COMMIT');
+		wait_until(sub { $other->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' AND wait_event_type = 'Extension'}) eq '1' }, 20);
+		last if $other->query('SELECT calls_pending > 0 FROM amt_stat') eq 't';
+	}
+	return $answer;
 }
 
 # Something is done between the two looks; the answer to the verification.
