@@ -100,9 +100,9 @@ extern void amt_entry_forget_proofs(void);
  * Count one call of the key with that stored hash; false if that failed.
  * *other must be 0 at first, and is 0 afterwards if memory ran out.  An entry
  * about another hash with unwritten calls is left alone, and *other is set to
- * its serial.  The caller must then read the key's row
- * again, and may call again with the hash that is stored now.  An entry with
- * the serial *other is then replaced.
+ * its serial.  The caller must then read the key's row again, and may call
+ * again with the hash that is stored now.  An entry with the serial *other is
+ * then replaced.
  */
 extern bool amt_entry_count(const AmtKeyRef *ref, uint64 hash_tag, TimestampTz at,
 							uint64 *other);
