@@ -128,6 +128,16 @@ INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_u
 SELECT name FROM amt_create_key('before it', 'acme', 'viewer');
 SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
 DELETE FROM amt_key_event WHERE event_id = 9223372036854775807;
+-- and back from the end of the sequence, when an event has its last number
+SELECT setval('amt_key_event_seq', 9223372036854775806);
+SELECT name FROM amt_create_key('the last number', 'acme', 'viewer');
+\set VERBOSITY sqlstate
+SELECT name FROM amt_create_key('beyond the end', 'acme', 'viewer');
+\set VERBOSITY default
+SELECT setval('amt_key_event_seq', max(event_id)) < 9e18 AS moved_back FROM amt_key_event WHERE event_id < 9e18;
+SELECT name FROM amt_create_key('after the way back', 'acme', 'viewer');
+SELECT name FROM amt_key_event WHERE event_id < 9e18 ORDER BY event_id DESC LIMIT 1;
+DELETE FROM amt_key_event WHERE event_id > 9e18;
 
 -- the pages of one organization's keys and events are read from indexes
 CREATE FUNCTION plan(query text) RETURNS SETOF text LANGUAGE plpgsql AS $$
