@@ -57,22 +57,22 @@ CREATE INDEX amt_key_event_org_new ON @extschema@.amt_key_event (org_id pg_catal
 -- A condition of the user that cannot leak may run before a policy's, if that does
 -- not cost less. Then a sub-select in a second condition, or in the policy, told
 -- whether a row of others meets the first. So each policy begins with what costs
--- nothing. It is no "=", which the planner would put last.
-CREATE FUNCTION @extschema@.amt_is_own_support(pg_catalog.internal) RETURNS pg_catalog.internal
+-- less than nothing. It is no "=", which the planner would put last.
+CREATE FUNCTION @extschema@.amt_policy_support(pg_catalog.internal) RETURNS pg_catalog.internal
 LANGUAGE C STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION @extschema@.amt_is_own_support(pg_catalog.internal) IS
-'Tells the planner that amt_is_own() costs nothing. Cannot be called by SQL.';
+COMMENT ON FUNCTION @extschema@.amt_policy_support(pg_catalog.internal) IS
+'Tells the planner that functions that policies begin with cost less than nothing. Cannot be called by SQL.';
 CREATE FUNCTION @extschema@.amt_is_own(org_id pg_catalog.text) RETURNS pg_catalog.bool
-LANGUAGE C STABLE PARALLEL SAFE SUPPORT @extschema@.amt_is_own_support AS 'MODULE_PATHNAME';
+LANGUAGE C STABLE PARALLEL SAFE SUPPORT @extschema@.amt_policy_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.amt_is_own(pg_catalog.text) IS
 'Is this the organization of the caller? False for null and without an identity. Put it first in policies on your own tables, before org_id = amt_org_id(), which an index can serve. Everybody may call it.';
-REVOKE ALL ON FUNCTION @extschema@.amt_is_own_support(pg_catalog.internal) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.amt_policy_support(pg_catalog.internal) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.amt_is_own(pg_catalog.text) TO PUBLIC;
 ALTER POLICY amt_key_select ON @extschema@.amt_key
     USING (@extschema@.amt_is_own(org_id) AND org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
 ALTER POLICY amt_key_event_select ON @extschema@.amt_key_event
     USING (@extschema@.amt_is_own(org_id) AND org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
-ALTER FUNCTION @extschema@.amt_usage(pg_catalog.text) COST 0.000001;
+ALTER FUNCTION @extschema@.amt_usage(pg_catalog.text) SUPPORT @extschema@.amt_policy_support;
 ALTER POLICY amt_key_usage_select ON @extschema@.amt_key_usage
     USING ((@extschema@.amt_usage(key_id)).calls IS NOT NULL);
 

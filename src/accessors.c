@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "nodes/supportnodes.h"
+#include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 
 #include "compat.h"
@@ -43,21 +44,31 @@ amt_is_own(PG_FUNCTION_ARGS)
 				   amt_text_is(PG_GETARG_DATUM(0), identity.org_id));
 }
 
+/* So little that it disappears in every sum. */
+#define LESS_THAN_NOTHING	(-1e-300)
+
 /*
- * What the planner is told of amt_is_own(): it costs nothing, so that it runs
- * before all conditions of the user.  Rows are estimated by the policy's other
- * condition.
+ * What the planner is told of the functions that our policies begin with.
+ *
+ * It runs cheap conditions first, those of the user that cannot leak
+ * included, and the user can make operators cost nothing.  So a condition of
+ * ours on a column costs less than nothing.  One on constants does not, or a
+ * condition of the user could have it as a part, and cost even less.  On a
+ * column it may leak, and the planner puts no such condition before a policy.
+ *
+ * Rows are estimated by the policy's other condition.
  */
-PG_FUNCTION_INFO_V1(amt_is_own_support);
+PG_FUNCTION_INFO_V1(amt_policy_support);
 Datum
-amt_is_own_support(PG_FUNCTION_ARGS)
+amt_policy_support(PG_FUNCTION_ARGS)
 {
 	Node	   *request = (Node *) PG_GETARG_POINTER(0);
 
-	if (IsA(request, SupportRequestCost))
+	if (IsA(request, SupportRequestCost) &&
+		contain_var_clause(((SupportRequestCost *) request)->node))
 	{
 		((SupportRequestCost *) request)->startup = 0;
-		((SupportRequestCost *) request)->per_tuple = 0;
+		((SupportRequestCost *) request)->per_tuple = LESS_THAN_NOTHING;
 	}
 	else if (IsA(request, SupportRequestSelectivity))
 		((SupportRequestSelectivity *) request)->selectivity = 1;

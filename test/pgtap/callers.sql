@@ -153,7 +153,7 @@ SELECT is_empty($$
 	WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
 	  AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'amt_keys')
 	  AND p.proname NOT IN (SELECT function FROM tap.expected WHERE function IS NOT NULL)
-	  AND p.proname NOT IN ('amt_authenticate', 'amt_is_own_support')
+	  AND p.proname NOT IN ('amt_authenticate', 'amt_policy_support')
 $$, 'every function has an expected answer');
 
 SELECT is(tap.ask(c, e.statement), to_jsonb(e) ->> c.caller, c.caller || ' gets the expected answer to ' || e.statement)

@@ -58,7 +58,7 @@ INSERT INTO decided VALUES
 	('function amt_key_guard()', '{}'),
 	('function amt_key_record()', '{}'),
 	('function amt_key_no_truncate()', '{}'),
-	('function amt_is_own_support(internal)', '{}'),
+	('function amt_policy_support(internal)', '{}'),
 	('function amt_usage_replica()', '{}'),
 	('function amt_keys_delete()', '{}'),
 	('function amt_keys_update()', '{}'),

@@ -173,7 +173,7 @@ FROM (VALUES (1, 'amt_key_usage', array['calls = 7', 'calls = 8', 'calls < 1', '
 	(3, 'amt_keys', array['name = ''secret plan 7''', 'name < ''a''', 'created_by = ''globex''', 'created_by = ''x''', 'suspended_at IS NULL', 'suspended_at IS NOT NULL']),
 	(4, 'amt_keys', array['calls = 7', 'calls = 8', 'calls < 1', 'calls = ANY (''{7}'')']),
 	(5, 'amt_key_event', array['name = ''secret plan 7''', 'name < ''a''', 'event = ''created''', 'event = ''revoked''', 'expires_at IS NULL', 'expires_at IS NOT NULL'])) AS v (n, t, conditions),
-	unnest(array['0', '1e-300', '0.0025', '1e300']) AS cost, set_config('cpu_operator_cost', cost, true), unnest(conditions) AS c
+	unnest(array['0', '0x1p-1074', '1e-300', '0.0025', '1e300']) AS cost, set_config('cpu_operator_cost', cost, true), unnest(conditions) AS c
 GROUP BY n, t, cost ORDER BY n, cost;
 SET LOCAL cpu_operator_cost = DEFAULT;
 -- A sub-select in a second condition runs only if a row meets the first: it must not run for rows of others.
@@ -183,6 +183,12 @@ ALTER TABLE note ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON note USING (amt_is_own(org_id) AND org_id = amt_org_id());
 GRANT SELECT ON note TO PUBLIC;
 SET ROLE amt_test_evil;
+-- In the parts of a UNION ALL the planner has the conditions of the user before the policy's.
+CREATE VIEW evil.twice_amt_key AS SELECT key_id, org_id, name, created_by, expires_at FROM amt_key UNION ALL SELECT key_id, org_id, name, created_by, expires_at FROM amt_key;
+CREATE VIEW evil.twice_amt_keys AS SELECT * FROM amt_keys UNION ALL SELECT * FROM amt_keys;
+CREATE VIEW evil.twice_amt_key_usage AS SELECT * FROM amt_key_usage UNION ALL SELECT * FROM amt_key_usage;
+CREATE VIEW evil.twice_amt_key_event AS SELECT * FROM amt_key_event UNION ALL SELECT * FROM amt_key_event;
+CREATE VIEW evil.twice_note AS SELECT * FROM note UNION ALL SELECT * FROM note;
 CREATE FUNCTION evil.goes_on(query text, indexes text, cost text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM set_config(name, indexes, true) FROM unnest(array['enable_indexscan', 'enable_bitmapscan', 'enable_indexonlyscan']) AS name;
@@ -192,15 +198,21 @@ BEGIN
 	RETURN current_setting('evil.went_on');
 END
 $$;
-SELECT is(evil.goes_on(format('SELECT FROM %s WHERE %s AND %s > (SELECT set_config(''evil.went_on'', ''yes'', false))', t, c, k), indexes, cost), answer, format('the rows of others do not lead on: %s WHERE %s, with %s', t, c, scans))
+SELECT is(evil.goes_on(format('SELECT FROM %s%s WHERE %s', twice, t, c) || coalesce(' AND ' || k || ' > (SELECT set_config(''evil.went_on'', ''yes'', false))', ''), indexes, cost), answer, format('the rows of others do not lead on: %s%s WHERE %s, with %s', twice, t, c, scans))
 FROM (VALUES ('amt_key', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key', 'key_id', 'created_by > ''b''', 'no'), ('amt_key', 'name', 'org_id > ''b''', 'no'), ('amt_key', 'name', 'expires_at IS NOT NULL', 'no'),
-		('amt_key', 'name', 'CASE WHEN expires_at IS NOT NULL THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
+		('amt_key', NULL, 'CASE WHEN expires_at IS NOT NULL THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
+		('amt_key', NULL, 'CASE WHEN name = ANY (''{secret plan 7}'') THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
+		('amt_key', NULL, 'CASE WHEN amt_is_own(''x'') OR amt_is_own(''y'') OR expires_at IS NOT NULL THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
 	 ('amt_key', 'name', 'org_id ~>=~ ''b''', 'no'),
 		('amt_key', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'), ('amt_keys', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_keys', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'),
+		('amt_key_usage', NULL, 'CASE WHEN calls = ANY (''{7}'') THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
 		('amt_key_usage', 'key_id', 'calls > 1', 'no'), ('amt_key_usage', 'key_id', 'calls = ANY (''{7}'')', 'no'), ('amt_key_usage', 'key_id', 'calls > 0', 'yes'),
+		('amt_key_event', NULL, 'CASE WHEN org_id = ANY (''{globex}'') THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
 		('amt_key_event', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key_event', 'key_id', 'org_id > ''b''', 'no'), ('amt_key_event', 'key_id', 'name >= ''key'' AND name < ''kez''', 'yes'),
+		('note', NULL, 'CASE WHEN i = ANY (''{7}'') THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
 		('note', 'body', 'body >= ''secret'' AND body < ''secreu''', 'no'), ('note', 'body', 'i > 6 AND i < 8', 'no'), ('note', 'body', 'i > 7 AND i < 9', 'yes')) AS v (t, k, c, answer),
-	(VALUES ('indexes', 'on', '0.0025'), ('a sequential scan', 'off', '0.0025'), ('operators that cost nothing', 'on', '0')) AS s (scans, indexes, cost);
+	(VALUES ('indexes', 'on', '0.0025'), ('a sequential scan', 'off', '0.0025'), ('operators that cost nothing', 'on', '0'), ('operators that cost almost nothing', 'off', '0x1p-1074')) AS s (scans, indexes, cost),
+	unnest(array['', 'evil.twice_']) AS twice;
 SET LOCAL enable_indexscan = on;
 SET LOCAL enable_bitmapscan = on;
 SET LOCAL enable_indexonlyscan = on;
