@@ -99,13 +99,13 @@ get_max_value(Oid sequence)
 
 /*
  * Is the sequence behind the rows?  A row with a higher number than ours does
- * not tell: its transaction may have got the number after us.  A row beyond
- * what the sequence can reach must not stop us.
+ * not tell: its transaction may have got the number after us.  A row in the
+ * upper half of what the sequence can reach must not bring it near its end.
  */
 static bool
 is_behind(Oid sequence, int64 last_id)
 {
-	return last_id > get_last_value(sequence) && last_id < get_max_value(sequence);
+	return last_id > get_last_value(sequence) && last_id < get_max_value(sequence) / 2;
 }
 
 /* Move the sequence past the rows, if nobody else has done it. */
