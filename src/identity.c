@@ -36,7 +36,7 @@
 #include "identity.h"
 #include "roles.h"
 #include "session.h"
-#include "sha256.h"
+#include "text.h"
 
 #define NPARTS			5
 #define MAX_SEALED		16
@@ -81,12 +81,11 @@ amt_identity_is_sealed(void)
 		seal.transaction == amt_leader_transaction_id();
 }
 
-/* A digest of the five settings; false if OpenSSL fails. */
-static bool
+/* A digest of the five settings. */
+static void
 make_digest(uint8 digest[DIGEST_LEN])
 {
 	StringInfoData text;
-	bool		done;
 
 	initStringInfo(&text);
 	for (int i = 0; i < NPARTS; i++)
@@ -96,9 +95,8 @@ make_digest(uint8 digest[DIGEST_LEN])
 		/* With its NUL, or parts could run into one another. */
 		appendBinaryStringInfo(&text, part, strlen(part) + 1);
 	}
-	done = amt_sha256(text.data, text.len, digest);
+	amt_digest(text.data, text.len, digest);
 	pfree(text.data);
-	return done;
 }
 
 static bool
@@ -116,8 +114,11 @@ settings_hold(void)
 	uint8		digest[DIGEST_LEN];
 
 	if (!holds_known)
-		holds = make_digest(digest) && is_in_seal(digest);
-	holds_known = true;
+	{
+		make_digest(digest);
+		holds = is_in_seal(digest);
+		holds_known = true;
+	}
 	return holds;
 }
 
@@ -204,10 +205,7 @@ add_to_seal(void)
 {
 	uint8		digest[DIGEST_LEN];
 
-	if (!make_digest(digest))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not compute a SHA-256 digest")));
+	make_digest(digest);
 	if (!is_in_seal(digest))
 	{
 		if (seal.n == MAX_SEALED)
