@@ -31,41 +31,32 @@ static bool redact_logs = true;
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
 /*
- * Set *masked to a masked copy of the text; false if there is nothing to
- * mask.  The copy is NULL if there is no memory: an error here would take the
- * place of the one that is being reported.
+ * Mask a field.  Without memory it becomes empty: an error here would take
+ * the place of the one that is being reported.
  */
-static bool
-mask_text(const char *s, MemoryContext context, char **masked)
-{
-	size_t		len = strlen(s);
-	size_t		masked_len;
-	bool		found;
-
-	masked_len = amt_mask(amt_prefixes(), s, len, NULL, 0, &found);
-	if (!found)
-		return false;
-	*masked = MemoryContextAllocExtended(context, masked_len + 1, MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
-	if (*masked != NULL)
-		amt_mask(amt_prefixes(), s, len, *masked, masked_len + 1, &found);
-	return true;
-}
-
-/* Mask a field.  Without memory it becomes empty. */
 static void
 mask_field(char **field, MemoryContext context)
 {
+	size_t		len;
+	size_t		masked_len;
+	bool		found;
 	char	   *masked;
 
-	if (*field == NULL || !mask_text(*field, context, &masked))
+	if (*field == NULL)
 		return;
-	if (masked != NULL)
+	len = strlen(*field);
+	masked_len = amt_mask(amt_prefixes(), *field, len, NULL, 0, &found);
+	if (!found)
+		return;
+	masked = MemoryContextAllocExtended(context, masked_len + 1, MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+	if (masked == NULL)
 	{
-		pfree(*field);
-		*field = masked;
-	}
-	else
 		(*field)[0] = '\0';
+		return;
+	}
+	(void) amt_mask(amt_prefixes(), *field, len, masked, masked_len + 1, &found);
+	pfree(*field);
+	*field = masked;
 }
 
 /* Does the message quote a part of a text that was read as a date or a time? */
@@ -107,28 +98,35 @@ mask_long_runs(char *message)
 	*out = '\0';
 }
 
+/*
+ * A command that starts parallel workers takes the statement's length, may
+ * wait and log, and then copies the statement.  So the masked copy has room
+ * for that length, and ends within it.
+ */
 static void
 mask_statement(void)
 {
 	static char *copy = NULL;
-	char	   *masked;
+	size_t		len;
+	bool		found;
 
 	if (debug_query_string == NULL || debug_query_string == copy)
 		return;
+	len = strlen(debug_query_string);
+	(void) amt_mask(amt_prefixes(), debug_query_string, len, NULL, 0, &found);
+	if (!found)
+		return;
 	if (CritSectionCount > 0)
 	{
-		bool		found;
-
-		(void) amt_mask(amt_prefixes(), debug_query_string, strlen(debug_query_string), NULL, 0, &found);
-		if (found)
-			debug_query_string = NULL;
+		debug_query_string = NULL;
 		return;
 	}
-	if (!mask_text(debug_query_string, TopMemoryContext, &masked))
-		return;
 	if (copy != NULL)
 		pfree(copy);
-	copy = masked;
+	copy = MemoryContextAllocExtended(TopMemoryContext, len + 1,
+									  MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM | MCXT_ALLOC_ZERO);
+	if (copy != NULL)
+		(void) amt_mask(amt_prefixes(), debug_query_string, len, copy, len + 1, &found);
 	debug_query_string = copy;
 }
 

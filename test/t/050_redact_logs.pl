@@ -10,8 +10,13 @@ use strict;
 use warnings FATAL => 'all';
 use utf8;
 
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use AmtKeys;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 use Time::HiRes qw(usleep);
 
@@ -397,6 +402,23 @@ subtest 'after a crash, a token with a prefix that a database lists is masked' =
 	local $ENV{PGOPTIONS} = '-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic';
 	my ($rc, $out, $err) = $node->psql('postgres', "SELECT to_timestamp(repeat('aaaaaaaaaaaaaaaa.', $parts), 'MON')", timeout => 60, timed_out => \my $timed_out);
 	ok(!$timed_out, 'a message with very many words as long as a secret is masked in time');
+}
+
+# A command with parallel workers takes the length of its statement, waits for a lock, which is logged, and copies the statement.
+{
+	my $locker = Session->new($node);
+	my $builder = Session->new($node, options => join ' ', map { "-c $_" } qw(
+		log_statement=none log_min_duration_statement=-1 log_lock_waits=on deadlock_timeout=10ms temp_tablespaces=pg_default
+		max_parallel_maintenance_workers=2 maintenance_work_mem=256MB min_parallel_table_scan_size=0));
+	is($builder->query('CREATE TABLE large AS SELECT generate_series(1, 200000) AS i', 'CREATE INDEX large_i ON large (i)', 'DROP INDEX large_i'), '', 'an index is built by parallel workers');
+	is($locker->query('BEGIN', 'LOCK TABLE pg_tablespace'), '', 'tablespaces are locked');
+	$builder->send('CREATE INDEX large_i /* amt_abcdefghijkl_' . 'A' x 20_000_000 . ' */ ON large (i)');
+	my $log = $node->data_dir . '/log/server.log';
+	ok(wait_until(sub { slurp_file($log) =~ /still waiting for AccessShareLock.*?CREATE INDEX large_i .{0,9}amt_abcdefghijkl_\[redacted\]/s }), 'the wait is logged with its statement');
+	$locker->query('ROLLBACK');
+	is($builder->receive, '', 'parallel workers get a statement that was masked while it ran');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_class WHERE relname = 'large_i'}), 1, 'the index is there, and so is the server');
+	$_->quit for $locker, $builder;
 }
 
 $node->stop;
