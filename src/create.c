@@ -22,6 +22,7 @@
 #include "newkey.h"
 #include "prefixes.h"
 #include "roles.h"
+#include "sha256.h"
 #include "target.h"
 #include "text.h"
 #include "write.h"
@@ -335,7 +336,7 @@ check_is_no_token(const AmtNewKey *key)
 
 	for (Size len = strlen(key->token_prefix); len > 0; len--)
 	{
-		amt_digest(key->token_prefix, len, digest);
+		amt_sha256(key->token_prefix, len, digest);
 		if (memcmp(digest, key->token_sha256, AMT_SHA256_LEN) == 0)
 			amt_invalid("token_prefix must not be the whole token", "Lists display it. Pass its first characters.");
 	}

@@ -36,7 +36,7 @@
 #include "identity.h"
 #include "roles.h"
 #include "session.h"
-#include "text.h"
+#include "sha256.h"
 
 #define NPARTS			5
 #define MAX_SEALED		16
@@ -95,7 +95,7 @@ make_digest(uint8 digest[DIGEST_LEN])
 		/* With its NUL, or parts could run into one another. */
 		appendBinaryStringInfo(&text, part, strlen(part) + 1);
 	}
-	amt_digest(text.data, text.len, digest);
+	amt_sha256(text.data, text.len, digest);
 	pfree(text.data);
 }
 

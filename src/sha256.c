@@ -6,13 +6,15 @@
  * So we fetch it once per process.  We reset the context after each digest,
  * which wipes the last block.
  */
-#include "sha256.h"
+#include "postgres.h"
 
 #include <openssl/err.h>
 #include <openssl/evp.h>
 
-bool
-amt_sha256(const void *bytes, size_t len, uint8_t digest[AMT_SHA256_LEN])
+#include "sha256.h"
+
+void
+amt_sha256(const void *bytes, Size len, uint8 digest[AMT_SHA256_LEN])
 {
 	static EVP_MD *algorithm = NULL;
 	static EVP_MD_CTX *context = NULL;
@@ -21,14 +23,16 @@ amt_sha256(const void *bytes, size_t len, uint8_t digest[AMT_SHA256_LEN])
 		algorithm = EVP_MD_fetch(NULL, "SHA256", NULL);
 	if (context == NULL)
 		context = EVP_MD_CTX_new();
-	if (algorithm != NULL && context != NULL &&
-		EVP_DigestInit_ex(context, algorithm, NULL) == 1 &&
-		EVP_DigestUpdate(context, bytes, len) == 1 &&
-		EVP_DigestFinal_ex(context, digest, NULL) == 1)
+	if (algorithm == NULL || context == NULL ||
+		EVP_DigestInit_ex(context, algorithm, NULL) != 1 ||
+		EVP_DigestUpdate(context, bytes, len) != 1 ||
+		EVP_DigestFinal_ex(context, digest, NULL) != 1)
 	{
-		EVP_MD_CTX_reset(context);
-		return true;
+		ERR_clear_error();
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not compute SHA-256"),
+				 errdetail("OpenSSL did not get memory, or its provider has no SHA-256.")));
 	}
-	ERR_clear_error();
-	return false;
+	EVP_MD_CTX_reset(context);
 }

@@ -5,13 +5,9 @@
 #ifndef AMT_SHA256_H
 #define AMT_SHA256_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 #define AMT_SHA256_LEN	32
 
-/* Digest the bytes; false if OpenSSL fails. */
-extern bool amt_sha256(const void *bytes, size_t len, uint8_t digest[AMT_SHA256_LEN]);
+/* Digest the bytes.  Raises 53200 if OpenSSL fails. */
+extern void amt_sha256(const void *bytes, Size len, uint8 digest[AMT_SHA256_LEN]);
 
 #endif							/* AMT_SHA256_H */

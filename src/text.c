@@ -46,13 +46,3 @@ amt_set_text(Datum *values, bool *nulls, int attnum, const char *value)
 	nulls[attnum - 1] = value == NULL;
 	values[attnum - 1] = value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
 }
-
-void
-amt_digest(const char *s, Size len, uint8 digest[AMT_SHA256_LEN])
-{
-	if (!amt_sha256(s, len, digest))
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not compute SHA-256"),
-				 errdetail("OpenSSL did not get memory, or its provider has no SHA-256.")));
-}

@@ -7,8 +7,6 @@
 
 #include "fmgr.h"
 
-#include "sha256.h"
-
 /* Is the text this string?  Compares bytes. */
 extern bool amt_text_is(Datum text_value, const char *string);
 
@@ -17,9 +15,6 @@ extern void amt_check_encoding(const char *s, Size len);
 
 /* Set a column of type text; NULL makes it null. */
 extern void amt_set_text(Datum *values, bool *nulls, int attnum, const char *value);
-
-/* The SHA-256 of a text.  Raises 53200 if OpenSSL fails. */
-extern void amt_digest(const char *s, Size len, uint8 digest[AMT_SHA256_LEN]);
 
 /*
  * An argument as a C string; NULL if it is null.  Raises 22021 unless it is

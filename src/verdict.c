@@ -33,6 +33,7 @@
 #include "prefixes.h"
 #include "scrypt.h"
 #include "scrypt_queue.h"
+#include "sha256.h"
 #include "shmem.h"
 #include "stat.h"
 #include "text.h"
@@ -293,7 +294,7 @@ find_imported(Oid extension, const char *s, Size len, Attempt *attempt)
 
 	if (!may_be_imported(s, len))
 		return false;
-	amt_digest(s, len, digest);
+	amt_sha256(s, len, digest);
 	forget_entry(attempt);
 	attempt->shared = amt_entry_attach();
 	rel = amt_open(extension, AMT_KEY, AccessShareLock);

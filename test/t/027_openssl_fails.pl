@@ -55,6 +55,7 @@ is(failing(verify_sql($foreign)), 'ERROR:  53200', 'a token that cannot be looke
 is(failing("SELECT amt_revoke('$foreign')"), 'ERROR:  53200', 'a token that cannot be looked up is not answered as gone');
 is(failing("SELECT amt_revoke('$token')"), 'ERROR:  53200', 'no key is revoked while its twin cannot be looked up');
 is(failing("SELECT amt_import_key('$other_digest', 'shown', 'acme', 'editor', 'sk_live_other')"), 'ERROR:  53200', 'a displayed prefix that may be the token is refused');
+is(failing('SELECT amt_authenticate()'), 'ERROR:  53200', 'an identity that cannot be sealed is an error');
 is(failing("SELECT amt_import_key('$other_digest', 'hidden', 'acme', 'editor') <> ''"), 't', 'a token without one is imported');
 is($s->query(verify_sql($_)), 1, 'the token still works') for $token, $foreign;
 is($s->query("SELECT amt_revoke('$token'), amt_revoke('$foreign')"), 't|t', 'both are revoked when OpenSSL has memory');
