@@ -57,9 +57,9 @@ take_number(Oid sequence)
 {
 	int64		number;
 
-	lock_numbers(sequence, AccessShareLock);
+	lock_numbers(sequence, ShareLock);
 	number = nextval_internal(sequence, false);
-	unlock_numbers(sequence, AccessShareLock);
+	unlock_numbers(sequence, ShareLock);
 	return number;
 }
 

@@ -6,6 +6,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
+use AmtKeys qw(new_cluster create_keys id_of);
 use Pages;
 use Session;
 use PostgreSQL::Test::Cluster;
@@ -177,6 +178,31 @@ subtest 'a revocation that waits for the standby holds there when it returns' =>
 	is(verify($standby, $second), '1', 'a cancelled revocation is lost by a failover');
 	$session->quit;
 	$standby->stop;
+};
+
+# After a failover to a logical subscriber the sequence of the events may be behind them.
+subtest 'sessions that find the sequence of the events behind get numbers of their own' => sub {
+	my $node = new_cluster(name => 'numbers');
+	my $gate = Session->new($node);
+	my @sessions = map { Session->new($node) } 1 .. 8;
+	my @ids = map { id_of($_) } create_keys($gate, scalar @sessions);
+	my @answers;
+
+	for my $round (1 .. 50)
+	{
+		# All of them begin when the gate opens.
+		$gate->query('SELECT pg_advisory_lock(1)',
+			"SELECT setval(pg_get_serial_sequence('amt_key_event', 'event_id'), max(event_id) - 1 - $round % 4) FROM amt_key_event");
+		$sessions[$_]->send('BEGIN', 'SELECT pg_advisory_lock_shared(1)', 'SELECT pg_advisory_unlock_shared(1)',
+			"UPDATE amt_key SET name = 'in round $round' WHERE key_id = '$ids[$_]'", 'COMMIT')
+		  for 0 .. $#sessions;
+		$gate->query('SELECT pg_advisory_unlock(1)');
+		push @answers, map { $_->receive } @sessions;
+	}
+	is(join('', grep { /ERROR/ } @answers), '', 'no change fails for its number');
+	is($gate->query("SELECT count(*) FROM amt_key_event WHERE event = 'changed'"), 50 * @sessions, 'each change has its event');
+	$_->quit for $gate, @sessions;
+	$node->stop;
 };
 
 done_testing();
