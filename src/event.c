@@ -82,41 +82,37 @@ get_last_value(Oid sequence)
 	return fcinfo->isnull ? PG_INT64_MAX : DatumGetInt64(value);
 }
 
-/* The highest number that the sequence can give. */
+/*
+ * Half of the highest number that the sequence can give.  It does not follow
+ * rows with higher numbers, which would bring it near its end.
+ */
 static int64
-get_max_value(Oid sequence)
+get_limit(Oid sequence)
 {
 	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(sequence));
-	int64		max = 0;
+	int64		limit = 0;
 
 	if (HeapTupleIsValid(tuple))
 	{
-		max = ((Form_pg_sequence) GETSTRUCT(tuple))->seqmax;
+		limit = ((Form_pg_sequence) GETSTRUCT(tuple))->seqmax / 2;
 		ReleaseSysCache(tuple);
 	}
-	return max;
+	return limit;
 }
 
 /*
- * Is the sequence behind the rows?  A row with a higher number than ours does
- * not tell: its transaction may have got the number after us.  A row in the
- * upper half of what the sequence can reach must not bring it near its end.
+ * Move the sequence past the rows, if nobody else has done it.  A row with a
+ * higher number than ours does not tell that it is behind: that transaction
+ * may have got the number after us.
  */
-static bool
-is_behind(Oid sequence, int64 last_id)
-{
-	return last_id > get_last_value(sequence) && last_id < get_max_value(sequence) / 2;
-}
-
-/* Move the sequence past the rows, if nobody else has done it. */
 static void
-move_sequence(Relation rel, Oid sequence)
+move_sequence(Relation rel, Oid sequence, int64 limit)
 {
 	int64		last_id;
 
 	lock_numbers(sequence, ExclusiveLock);
-	last_id = amt_event_last_id(rel);
-	if (is_behind(sequence, last_id))
+	last_id = amt_event_last_id(rel, limit);
+	if (last_id > get_last_value(sequence))
 		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(last_id));
 	unlock_numbers(sequence, ExclusiveLock);
 }
@@ -129,14 +125,15 @@ static int64
 next_event_id(Relation rel)
 {
 	Oid			sequence = amt_event_sequence(rel);
+	int64		limit = get_limit(sequence);
 	int64		number = take_number(sequence);
-	int64		last_id = amt_event_last_id(rel);
+	int64		last_id = amt_event_last_id(rel, limit);
 
-	if (likely(last_id < number))
+	if (likely(last_id < number && number < limit))
 		return number;
-	if (is_behind(sequence, last_id))
+	if (last_id > get_last_value(sequence))
 	{
-		move_sequence(rel, sequence);
+		move_sequence(rel, sequence, limit);
 		number = take_number(sequence);
 	}
 	for (int tries = 0; amt_event_exists(rel, number) && tries < MAX_TRIES; tries++)

@@ -106,16 +106,19 @@ amt_event_exists(Relation rel, int64 event_id)
 }
 
 int64
-amt_event_last_id(Relation rel)
+amt_event_last_id(Relation rel, int64 limit)
 {
 	Relation	index = index_open(amt_index(rel, AMT_EVENT_BY_ID), AccessShareLock);
 	SnapshotData dirty;
 	SysScanDesc scan;
+	ScanKeyData key;
 	HeapTuple	tuple;
 	int64		last = 0;
 
 	InitDirtySnapshot(dirty);
-	scan = systable_beginscan_ordered(rel, index, &dirty, 0, NULL);
+	ScanKeyInit(&key, Anum_amt_key_event_event_id, BTLessStrategyNumber, F_INT8LT,
+				Int64GetDatum(limit));
+	scan = systable_beginscan_ordered(rel, index, &dirty, 1, &key);
 	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
 
 	if (HeapTupleIsValid(tuple))

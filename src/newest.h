@@ -30,8 +30,8 @@ extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len,
 /* Is this event_id taken? */
 extern bool amt_event_exists(Relation rel, int64 event_id);
 
-/* The highest event_id that is taken, or 0. */
-extern int64 amt_event_last_id(Relation rel);
+/* The highest event_id below the limit that is taken, or 0. */
+extern int64 amt_event_last_id(Relation rel, int64 limit);
 
 /*
  * Find and lock the newest version of the row with that key id, in a table

@@ -122,9 +122,10 @@ INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_u
 	SELECT last_value + 7, now(), 'created', 'x', 'acme', 'restored with a gap', 'viewer', session_user FROM amt_key_event_seq;
 SELECT name FROM amt_create_key('after the gap', 'acme', 'viewer');
 SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
--- one near the end of what the sequence can reach does not bring it there, nor does a taken number then
+-- one near the end of what the sequence can reach does not bring it there, nor keep it behind the others
 INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_user)
-	SELECT v, now(), 'created', 'x', 'acme', 'restored far away', 'viewer', session_user FROM amt_key_event_seq, unnest(array[last_value + 1, 9223372036854775806]) AS v;
+	SELECT v, now(), 'created', 'x', 'acme', 'restored far away', 'viewer', session_user FROM amt_key_event_seq,
+		LATERAL (SELECT last_value + i FROM generate_series(1, 150) AS i UNION ALL SELECT 9223372036854775806) AS n (v);
 SELECT name FROM amt_create_key('before it', 'acme', 'viewer');
 SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
 DELETE FROM amt_key_event WHERE event_id = 9223372036854775806;
