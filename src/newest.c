@@ -72,6 +72,10 @@ amt_key_presence(Relation rel, const char *id, Size id_len, const AmtRowHint *hi
 		bool		is_new_version = (tuple->t_data->t_infomask & HEAP_UPDATED) != 0;
 		bool		has_new_version = !ItemPointerEquals(&tuple->t_self, &tuple->t_data->t_ctid);
 
+		/* The worker needs few columns: it detoasts them itself. */
+		amt_key_deform(heap_copytuple(tuple), RelationGetDescr(rel), key);
+
+		/* A new version may be rolled back: then get the one before it. */
 		if (TransactionIdIsValid(dirty.xmin))
 			presence = is_new_version && amt_key_by_id(rel, id, id_len, key) ?
 				AMT_CHANGING : AMT_COMING;
@@ -79,8 +83,6 @@ amt_key_presence(Relation rel, const char *id, Size id_len, const AmtRowHint *hi
 			presence = has_new_version ? AMT_CHANGING : AMT_GOING;
 		else
 			presence = AMT_PRESENT;
-		/* The worker needs few columns: it detoasts them itself. */
-		amt_key_deform(heap_copytuple(tuple), RelationGetDescr(rel), key);
 	}
 	systable_endscan(scan);
 	if (presence == AMT_ABSENT && amt_key_by_id(rel, id, id_len, key))
