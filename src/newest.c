@@ -145,18 +145,20 @@ amt_event_last_id(Relation rel, int64 limit)
 static bool
 row_exists(Relation rel, Oid index, AmtIdText *text_id)
 {
-	Snapshot	snapshot = amt_newest_snapshot();
+	Snapshot	snapshot;
 	SysScanDesc scan;
 	ScanKeyData key;
 	HeapTuple	tuple;
 	bool		found = false;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
-	scan = systable_beginscan(rel, index, true, snapshot, 1, &key);
+	scan = systable_beginscan(rel, index, true, SnapshotAny, 1, &key);
+	snapshot = amt_newest_snapshot();
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-		found = (tuple->t_data->t_infomask & HEAP_XMAX_INVALID) != 0 ||
-			HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) ||
-			!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data));
+		found = amt_is_visible(scan, tuple, snapshot) &&
+			((tuple->t_data->t_infomask & HEAP_XMAX_INVALID) != 0 ||
+			 HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) ||
+			 !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data)));
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	return found;

@@ -119,12 +119,8 @@ amt_key_stored_hash(const AmtKey *key, Size *len)
 	return VARDATA_ANY(stored);
 }
 
-/*
- * Does the snapshot see this version of a row?  The scan has pinned its
- * buffer.
- */
-static bool
-is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot)
+bool
+amt_is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot)
 {
 	Buffer		buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
 	bool		visible;
@@ -160,7 +156,7 @@ find_copy(Relation rel, AmtIndexId index, const ScanKeyData *by, Snapshot *snaps
 	*snapshot = amt_newest_snapshot();
 	while (copy == NULL && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (!is_visible(scan, tuple, *snapshot))
+		if (!amt_is_visible(scan, tuple, *snapshot))
 			continue;
 		*buffer = ((BufferHeapTupleTableSlot *) scan->slot)->buffer;
 		copy = heap_copytuple(tuple);
@@ -237,7 +233,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 	while (n < max && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!is_visible(scan, tuple, snapshot))
+		if (!amt_is_visible(scan, tuple, snapshot))
 			continue;
 		amt_key_deform(tuple, RelationGetDescr(rel), &keys[n]);
 		if (wanted(&keys[n]))

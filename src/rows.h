@@ -5,6 +5,7 @@
 #ifndef AMT_ROWS_H
 #define AMT_ROWS_H
 
+#include "access/genam.h"
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
@@ -124,5 +125,8 @@ extern bool amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len);
 
 /* Register the newest snapshot.  In parallel mode that is the active one. */
 extern Snapshot amt_newest_snapshot(void);
+
+/* Does the snapshot see this version of a row, which the scan has found? */
+extern bool amt_is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot);
 
 #endif							/* AMT_ROWS_H */
