@@ -132,14 +132,19 @@ amt_entry_set_base(AmtDue *due, uint64 base)
 }
 
 /* [W5] */
-void
+uint64
 amt_entry_set_written(const AmtDue *due)
 {
 	Entry	   *entry = lock_due(due, LW_EXCLUSIVE);
+	uint64		calls = 0;
 
 	if (entry != NULL && entry->written < due->counted)
+	{
+		calls = due->counted - entry->written;
 		entry->written = due->counted;
+	}
 	unlock_entry(due->tag);
+	return calls;
 }
 
 static uint64 serial_to_drop;

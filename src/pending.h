@@ -45,8 +45,10 @@ extern void amt_entry_drop_database(Oid database);
  * says whether it was there.
  */
 extern bool amt_entry_set_base(AmtDue *due, uint64 base);
-extern void amt_entry_set_written(const AmtDue *due);
 extern bool amt_entry_drop(const AmtDue *due);
+
+/* The same.  Returns how many calls were not noted as written before. */
+extern uint64 amt_entry_set_written(const AmtDue *due);
 
 /* Are the copied calls written?  *gone says whether the entry is gone. */
 extern bool amt_entry_is_written(const AmtDue *due, bool *gone);

@@ -217,12 +217,8 @@ write_batch(AmtDue *due, int n)
 
 	amt_batch_begin();
 	for (int i = 0; i < n; i++)
-	{
-		if (!due[i].done)
-			continue;
-		amt_entry_set_written(&due[i]); /* W5 */
-		amt_stat_add(AMT_CALLS_FLUSHED, due[i].counted - due[i].written);
-	}
+		if (due[i].done)
+			amt_stat_add(AMT_CALLS_FLUSHED, amt_entry_set_written(&due[i]));	/* W5 */
 	amt_batch_commit();
 }
 
