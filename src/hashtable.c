@@ -178,7 +178,6 @@ amt_table_grow(AmtTable *table, dsa_area *area, uint32 before)
 	uint32		nbuckets = pg_nextpower2_32(nslots);
 	Size		size = slots_offset(nbuckets) + (Size) nslots * table->slot_size;
 	dsa_pointer memory;
-	dsa_pointer mapped;
 	dsa_pointer old;
 	TableView	to;
 
@@ -190,28 +189,27 @@ amt_table_grow(AmtTable *table, dsa_area *area, uint32 before)
 	/* One process allocates; the others wait for its table. */
 	if (!LWLockAcquireOrWait(&table->growing, LW_EXCLUSIVE))
 		return;
+	if (table->nslots != before)	/* changed by holders of "growing" only */
+	{
+		LWLockRelease(&table->growing);
+		return;
+	}
 
 	/* Map both tables now: nothing may fail under the locks. */
-	mapped = amt_table_map(table, area);
+	old = amt_table_map(table, area);
 	memory = dsa_allocate_extended(area, size, DSA_ALLOC_HUGE | DSA_ALLOC_ZERO);
 	to = view_memory(dsa_get_address(area, memory), nbuckets, table->slot_size);
 
 	lock_all(table);
-	if (table->nslots != before || table->memory != mapped)
-		old = memory;			/* another process was faster */
-	else
+	if (DsaPointerIsValid(old))
 	{
-		old = table->memory;
-		if (DsaPointerIsValid(old))
-		{
-			TableView	from = view_table(table, area);
+		TableView	from = view_table(table, area);
 
-			copy_slots(&from, table->nfresh, &to);
-		}
-		table->memory = memory;
-		table->nbuckets = nbuckets;
-		table->nslots = nslots;
+		copy_slots(&from, table->nfresh, &to);
 	}
+	table->memory = memory;
+	table->nbuckets = nbuckets;
+	table->nslots = nslots;
 	unlock_all(table);
 
 	if (DsaPointerIsValid(old))
