@@ -92,6 +92,7 @@ check_outcomes(Oid extension, AmtDue *due, int n, int64 *calls)
 	{
 		Outcome		outcome = due[i].done ? LEFT_OUT : get_outcome(extension, &due[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		due[i].done = due[i].done || outcome != WAITING;
 		if (outcome == WRITTEN)
 			*calls += due[i].counted - due[i].written;
