@@ -97,7 +97,7 @@ run_scrypt(const AmtToken *token, const AmtPhc *phc)
 static bool
 find_proof(Attempt *attempt)
 {
-	return attempt->shared && amt_entry_may_prove() &&
+	return attempt->shared && amt_entry_attach() && amt_entry_may_prove() &&
 		amt_entry_find(&attempt->ref, &attempt->proof) && attempt->proof.known &&
 		attempt->proof.hash_tag == attempt->hash_tag;
 }
@@ -108,7 +108,7 @@ enter_proof(const Attempt *attempt)
 	const ScryptAnswer *answer = &attempt->answer;
 	AmtProof	proof = {0};
 
-	if (!attempt->shared || !amt_entry_may_prove() ||
+	if (!attempt->shared || !amt_entry_attach() || !amt_entry_may_prove() ||
 		!amt_entry_mac(&attempt->ref, answer->hash, answer->hash_len,
 					   attempt->token->secret, attempt->token->secret_len, proof.mac))
 		return;
