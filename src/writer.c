@@ -122,14 +122,14 @@ unwritten_here(void)
 static bool
 write_now(const AmtLimits *limits, bool *left)
 {
+	bool		is_mine = amt_my_slot->pid == MyProcPid;	/* not released */
 	bool		done;
 
-	if (amt_my_slot != NULL)
+	if (is_mine)
 		amt_my_slot->hurry = false;
 	pgstat_report_activity(STATE_RUNNING, "writing counted calls");
 	done = amt_write_pending(limits, left);
-	if (!done && amt_my_slot != NULL && amt_my_slot->pid == MyProcPid)	/* not given to another
-																		 * database */
+	if (!done && is_mine)
 		amt_my_slot->failures++;
 	(void) pgstat_report_stat(true);	/* for autovacuum */
 	pgstat_report_activity(STATE_IDLE, NULL);

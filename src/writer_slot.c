@@ -81,7 +81,9 @@ find_slot(bool create)
 
 		if (slot->database == MyDatabaseId)
 			return slot;
-		if (usable == NULL && slot->pid == 0 && amt_elapsed(slot->asked_at, now, ASK_AGAIN_MS))
+		/* Another database may need its slot again: rather take a new one. */
+		if (slot->pid == 0 && amt_elapsed(slot->asked_at, now, ASK_AGAIN_MS) &&
+			(usable == NULL || (OidIsValid(usable->database) && !OidIsValid(slot->database))))
 			usable = slot;
 	}
 	if (!create || usable == NULL)
@@ -264,7 +266,8 @@ amt_slot_ask_for_successor(void)
 	bool		ask = false;
 
 	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
-	if (amt_my_slot != NULL && amt_my_slot->database == MyDatabaseId && amt_my_slot->pid == 0)
+	amt_my_slot = find_slot(true);	/* ours may have been given away */
+	if (amt_my_slot != NULL && amt_my_slot->pid == 0)
 	{
 		amt_my_slot->asked = true;
 		amt_my_slot->asked_at = GetCurrentTimestamp();
