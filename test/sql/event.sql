@@ -129,6 +129,12 @@ INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_u
 SELECT name FROM amt_create_key('before it', 'acme', 'viewer');
 SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
 DELETE FROM amt_key_event WHERE event_id = 9223372036854775806;
+-- in the upper half of its range the sequence follows nothing, but takes no number twice
+INSERT INTO amt_key_event (event_id, at, event, key_id, org_id, name, role, db_user)
+	VALUES (9223372036854775801, now(), 'created', 'x', 'acme', 'restored far away', 'viewer', session_user);
+SELECT setval('amt_key_event_seq', 9223372036854775800);
+SELECT name FROM amt_create_key('in the upper half', 'acme', 'viewer');
+SELECT name FROM amt_key_event ORDER BY event_id DESC LIMIT 2;
 -- and back from the end of the sequence, when an event has its last number
 SELECT setval('amt_key_event_seq', 9223372036854775806);
 SELECT name FROM amt_create_key('the last number', 'acme', 'viewer');
