@@ -11,10 +11,11 @@
  * and must be the last lock that is taken.  Before a process sleeps, it
  * prepares the condition variable and looks once more, so no wakeup is lost.
  * A process that leaves wakes all sleepers.  Each must look again at the
- * row, the entry and the places.
+ * row, the entry and the places.  The first to look gets the place.
  *
  * The owner of a table of keys may store hashes that take seconds.  Such costly
- * runs have one place for all databases, so they leave the others free.
+ * runs have one place for all databases, so they leave the others free, if
+ * there are others.
  *
  * The holder of a place must wait for no transaction and no other place, so
  * no deadlock contains a place.  It leaves the place after the run, in

@@ -95,8 +95,8 @@ sweep_in_transaction(Slice *slice)
 }
 
 /*
- * Logical replication or a crash may leave the usage of a key that is gone.
- * Nobody sees it, so there is no hurry.  Each worker sweeps once.  It starts
+ * A subscriber, or code of others on the table, may leave the usage of a key
+ * that is gone.  Nobody sees it, so there is no hurry.  Each worker sweeps once.  It starts
  * at an id that depends on its pid, goes to the end, and then from the
  * beginning.  A table that is locked, or an error, ends that early.
  */

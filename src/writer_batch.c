@@ -109,7 +109,8 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 
 	/*
 	 * W2_base: none of this entry's calls can be in the row yet, unless a
-	 * worker has set a base since W1.
+	 * worker has set a base since W1.  If the base is known, the entry may be
+	 * gone: then the row has this total or a higher one.
 	 */
 	if (!due->base_known && !amt_entry_set_base(due, stored))
 		return false;			/* another entry is there by now */
