@@ -122,7 +122,7 @@ unwritten_here(void)
 static bool
 write_now(const AmtLimits *limits, bool *left)
 {
-	bool		is_mine = amt_my_slot->pid == MyProcPid;	/* not released */
+	bool		is_mine = amt_my_slot != NULL && amt_my_slot->pid == MyProcPid;	/* not released */
 	bool		done;
 
 	if (is_mine)
