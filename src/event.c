@@ -125,9 +125,15 @@ static int64
 next_event_id(Relation rel)
 {
 	Oid			sequence = amt_event_sequence(rel);
-	int64		limit = get_limit(sequence);
-	int64		number = take_number(sequence);
-	int64		last_id = amt_event_last_id(rel, limit);
+	int64		limit;
+	int64		number;
+	int64		last_id;
+
+	/* As nextval() does, but before the numbers are locked. */
+	LockRelationOid(sequence, RowExclusiveLock);
+	limit = get_limit(sequence);
+	number = take_number(sequence);
+	last_id = amt_event_last_id(rel, limit);
 
 	if (likely(last_id < number && number < limit))
 		return number;

@@ -115,7 +115,7 @@ amt_event_last_id(Relation rel, int64 limit)
 	SysScanDesc scan;
 	ScanKeyData key;
 	HeapTuple	tuple;
-	int64		last = 0;
+	int64		last = PG_INT64_MIN;
 
 	InitDirtySnapshot(dirty);
 	ScanKeyInit(&key, Anum_amt_key_event_event_id, BTLessStrategyNumber, F_INT8LT,

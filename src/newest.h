@@ -30,7 +30,7 @@ extern AmtPresence amt_key_presence(Relation rel, const char *id, Size id_len,
 /* Is this event_id taken? */
 extern bool amt_event_exists(Relation rel, int64 event_id);
 
-/* The highest event_id below the limit that is taken, or 0. */
+/* The highest event_id below the limit that is taken, or PG_INT64_MIN. */
 extern int64 amt_event_last_id(Relation rel, int64 limit);
 
 /*

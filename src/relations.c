@@ -377,6 +377,7 @@ index_fits(Oid index, const struct IndexShape *shape)
 	rel->rd_rel->relam == BTREE_AM_OID &&
 	rel->rd_opfamily[0] == shape->opfamily &&
 	rel->rd_indcollation[0] == shape->collation &&
+	rel->rd_indoption[0] == 0 &&	/* ascending */
 	(!shape->unique || (form->indisunique && form->indimmediate)) &&
 	predicate_fits(rel, shape->attnum);
 
