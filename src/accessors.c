@@ -67,6 +67,7 @@ amt_policy_support(PG_FUNCTION_ARGS)
 	if (IsA(request, SupportRequestCost) &&
 		contain_var_clause(((SupportRequestCost *) request)->node))
 	{
+		amt_identity_compare();
 		((SupportRequestCost *) request)->startup = 0;
 		((SupportRequestCost *) request)->per_tuple = LESS_THAN_NOTHING;
 	}

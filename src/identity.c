@@ -26,6 +26,7 @@
 #include "postgres.h"
 
 #include "access/parallel.h"
+#include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -73,6 +74,9 @@ static bool holds_known = false;
 
 /* Are the current settings valid in the encoding of the database? */
 static bool encoding_known = false;
+
+/* Have the stored values been compared?  A parallel worker has its leader's. */
+static bool stored_known = false;
 
 bool
 amt_identity_is_sealed(void)
@@ -329,6 +333,21 @@ amt_identity_publish(void)
 		publish_seal();
 }
 
+void
+amt_identity_compare(void)
+{
+	if (likely(stored_known) || IsParallelWorker())
+		return;
+	amt_session_compare(part_name, NPARTS);
+	if (amt_session_refusal() != AMT_NOT_REFUSED)
+	{
+		if (IsInParallelMode())
+			return;				/* these workers cannot be told any more */
+		publish_seal();
+	}
+	stored_known = true;
+}
+
 static void
 define_part(int i, const char *short_desc, const char *long_desc, GucStringCheckHook check)
 {
@@ -384,6 +403,7 @@ amt_identity_recorded(void)
 
 	if (unlikely(!encoding_known))
 		check_encoding();
+	amt_identity_compare();
 	amt_session_check();
 	for (int i = 0; i < NPARTS; i++)
 		*part[i] = valid && part_setting[i] != NULL && part_setting[i][0] != '\0' ?

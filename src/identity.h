@@ -29,6 +29,12 @@ extern void amt_identity_expect(void);
 extern void amt_identity_publish(void);
 
 /*
+ * Once before the identity is used, and before a plan with parallel workers
+ * uses it: refuse the session if a stored part has not arrived.
+ */
+extern void amt_identity_compare(void);
+
+/*
  * The identity now; the strings stay valid until it changes.  In a
  * security-restricted operation it is empty.
  */

@@ -22,19 +22,29 @@
  * Without its scopes a key could do more, and without its id a key would
  * count as a person.  We refuse that session too.  It discards a value for
  * want of memory in the same way, so we see to memory, and look which parts of
- * the identity have arrived.
+ * the identity have arrived.  At login nobody does, so we compare what is stored
+ * in the catalog once, before the identity is used.
  *
  * Settings cannot be changed in parallel mode.  If our library were first
  * loaded there, its placeholders would be lost.  So it refuses that.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_db_role_setting.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 
 #include "compat.h"
 #include "session.h"
@@ -261,6 +271,89 @@ amt_session_after_settings(void)
 				 errmsg("the configuration gives a value that is not valid to a setting of amt_keys that holds the identity")));
 }
 
+/* Settings, and how their stored values have come into the session. */
+typedef struct Stored
+{
+	const char *const *names;
+	int			n;
+	GucSource	source;
+}			Stored;
+
+/* Is this "name=value" of one of the settings, which has no value from there? */
+static bool
+is_missing(const char *text, const Stored * stored)
+{
+	for (int i = 0; i < stored->n; i++)
+	{
+		const char *name = stored->names[i];
+		Size		len = strlen(name);
+
+		if (pg_strncasecmp(text, name, len) == 0 && text[len] == '=')
+			return find_setting(name)->reset_source < stored->source;
+	}
+	return false;
+}
+
+/* Compare what is stored for a database and a role; InvalidOid means all. */
+static void
+compare_stored(Relation rel, Oid database, Oid role, const Stored * stored)
+{
+	ScanKeyData key[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key[0], Anum_pg_db_role_setting_setdatabase, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(database));
+	ScanKeyInit(&key[1], Anum_pg_db_role_setting_setrole, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(role));
+	scan = systable_beginscan(rel, DbRoleSettingDatidRolidIndexId, true, NULL, 2, key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_pg_db_role_setting_setconfig,
+										 RelationGetDescr(rel), &isnull);
+		Datum	   *texts;
+		int			n = 0;
+
+		if (!isnull)
+			deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
+							  &texts, NULL, &n);
+		for (int i = 0; i < n; i++)
+			if (is_missing(TextDatumGetCString(texts[i]), stored))
+				amt_session_refuse(AMT_REFUSED_VALUE);
+	}
+	systable_endscan(scan);
+}
+
+void
+amt_session_compare(const char *const *names, int n)
+{
+	Oid			user = MyProc->roleId;
+	struct
+	{
+		Oid			database;
+		Oid			role;
+		GucSource	source;
+	}			place[] = {
+		{MyDatabaseId, user, PGC_S_DATABASE_USER},
+		{InvalidOid, user, PGC_S_USER},
+		{MyDatabaseId, InvalidOid, PGC_S_DATABASE},
+		{InvalidOid, InvalidOid, PGC_S_GLOBAL}
+	};
+	Relation	rel;
+
+	if (!IsUnderPostmaster || !OidIsValid(user))
+		return;					/* the server has applied no stored settings */
+	rel = table_open(DbRoleSettingRelationId, AccessShareLock);
+	for (int i = 0; i < (int) lengthof(place); i++)
+	{
+		Stored		stored = {names, n, place[i].source};
+
+		compare_stored(rel, place[i].database, place[i].role, &stored);
+	}
+	table_close(rel, AccessShareLock);
+}
+
 void
 amt_session_refuse(AmtRefusal why)
 {
@@ -293,6 +386,6 @@ amt_session_check(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("functions of amt_keys cannot be used in this session"),
-			 errdetail("A setting that holds the identity was given a value that is not valid or was lost, so the caller is not known."),
+			 errdetail("A setting that holds the identity was given a value that is not valid, was lost, or was stored after the login, so the caller is not known."),
 			 errhint("Correct what ALTER ROLE, ALTER DATABASE, the configuration or the connection sets, and connect again.")));
 }

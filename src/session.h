@@ -16,6 +16,12 @@ extern void amt_session_after_settings(void);
 extern void amt_session_expect(const char *name);
 
 /*
+ * Refuse the session if a value that ALTER ROLE or ALTER DATABASE has stored of
+ * these settings has not arrived.
+ */
+extern void amt_session_compare(const char *const *names, int n);
+
+/*
  * Has SET given the setting its value, by this user or a role that it can
  * become?  Not if a SECURITY DEFINER function of somebody else did.
  */

@@ -368,6 +368,14 @@ $node->stop;
 			q{SELECT count(*) FROM big WHERE amt_has_scope('delete')}),
 		qr/DETAIL:  A setting that holds the identity was given a value/, 'parallel workers give the reason of the refusal');
 	$told->quit;
+	$early->safe_psql('postgres', q{CREATE ROLE r LOGIN; ALTER ROLE r SET amt_keys.org_id = 'acme'});
+	my ($used, $unused) = map { Session->new($early, user => 'r') } 1, 2;
+	is($used->query('SELECT amt_org_id()'), 'acme', 'a session uses its identity');
+	is($unused->query('SELECT 1'), '1', 'another one has only logged in');
+	$early->safe_psql('postgres', q{ALTER ROLE r SET amt_keys.scopes = 'read'});
+	is($used->query(q{SELECT amt_org_id(), amt_has_scope('delete')}), 'acme|t', 'a session keeps the identity that it has used when more is stored');
+	is($unused->query('SELECT amt_org_id()'), 'ERROR:  42501', 'a session whose identity lacks a stored part is refused at its first use');
+	$_->quit for $used, $unused;
 	my $new = Session->new($early, user => 'p');
 	is($new->query(q{SELECT amt_org_id(), amt_scopes(), amt_has_scope('delete')}), 'acme|{read}|f', 'a new session has the corrected identity');
 	$new->quit;
