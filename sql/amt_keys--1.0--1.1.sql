@@ -55,8 +55,8 @@ CREATE UNIQUE INDEX amt_key_sha256_new ON @extschema@.amt_key (token_sha256) WHE
 CREATE INDEX amt_key_event_org_new ON @extschema@.amt_key_event (org_id pg_catalog.text_pattern_ops, event_id);
 
 -- A condition of the user that cannot leak may run before a policy's, if that does
--- not cost less. Then a sub-select in a second condition, or in the policy, told
--- whether a row of others meets the first. So each policy begins with what costs
+-- not cost less. Then a sub-select in a second condition, or in a policy, told
+-- whether a row of others meets the first. So the first policy of each table costs
 -- less than nothing. It is no "=", which the planner would put last.
 CREATE FUNCTION @extschema@.amt_policy_support(pg_catalog.internal) RETURNS pg_catalog.internal
 LANGUAGE C STRICT AS 'MODULE_PATHNAME';
@@ -68,13 +68,21 @@ COMMENT ON FUNCTION @extschema@.amt_is_own(pg_catalog.text) IS
 'Is this the organization of the caller? False for null and without an identity. Put it first in policies on your own tables, before org_id = amt_org_id(), which an index can serve. Everybody may call it.';
 REVOKE ALL ON FUNCTION @extschema@.amt_policy_support(pg_catalog.internal) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.amt_is_own(pg_catalog.text) TO PUBLIC;
-ALTER POLICY amt_key_select ON @extschema@.amt_key
-    USING (@extschema@.amt_is_own(org_id) AND org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
-ALTER POLICY amt_key_event_select ON @extschema@.amt_key_event
-    USING (@extschema@.amt_is_own(org_id) AND org_id OPERATOR(pg_catalog.=) @extschema@.amt_org_id());
 ALTER FUNCTION @extschema@.amt_usage(pg_catalog.text) SUPPORT @extschema@.amt_policy_support;
-ALTER POLICY amt_key_usage_select ON @extschema@.amt_key_usage
+
+-- The server puts restrictive policies before all others, in the order of their
+-- names, and "!" is the first character. So policies that are added to these
+-- tables show no row of others, nor tell anything about one.
+CREATE POLICY "!amt_key_own" ON @extschema@.amt_key AS RESTRICTIVE
+    USING (@extschema@.amt_is_own(org_id));
+CREATE POLICY "!amt_key_event_own" ON @extschema@.amt_key_event AS RESTRICTIVE
+    USING (@extschema@.amt_is_own(org_id));
+CREATE POLICY "!amt_key_usage_own" ON @extschema@.amt_key_usage AS RESTRICTIVE
     USING ((@extschema@.amt_usage(key_id)).calls IS NOT NULL);
+ALTER POLICY amt_key_usage_select ON @extschema@.amt_key_usage USING (true);
+COMMENT ON POLICY "!amt_key_own" ON @extschema@.amt_key IS 'Whatever other policies permit, nobody reaches keys of another organization.';
+COMMENT ON POLICY "!amt_key_event_own" ON @extschema@.amt_key_event IS 'Whatever other policies permit, nobody reaches events of another organization.';
+COMMENT ON POLICY "!amt_key_usage_own" ON @extschema@.amt_key_usage IS 'Whatever other policies permit, nobody reaches the usage of keys of another organization.';
 
 COMMENT ON COLUMN @extschema@.amt_key.created_by IS 'Actor who created the key; null if there was none, or one of another organization. Cannot be changed.';
 COMMENT ON COLUMN @extschema@.amt_keys.created_by IS 'Actor who created the key; null if there was none, or one of another organization.';

@@ -127,10 +127,10 @@ SELECT is_empty($$
 	SELECT m.object FROM member AS m JOIN pg_class AS c ON m.classid = 'pg_class'::regclass AND c.oid = m.objid
 	WHERE c.relkind = 'r' AND NOT c.relrowsecurity
 $$, 'row-level security is enabled on every table');
-SELECT is((SELECT string_agg(format('%s %s', polrelid::regclass, polcmd), ', ' ORDER BY polrelid::regclass::text COLLATE "C", polcmd)
-           FROM pg_policy WHERE polrelid IN (SELECT objid FROM member) AND polpermissive AND polroles = '{0}'),
-          'amt_key r, amt_key_event r, amt_key_usage r',
-          'there is one policy for reading on each table, and none for writing');
+SELECT is((SELECT string_agg(format('%s %s %s', polrelid::regclass, CASE WHEN polpermissive THEN 'permits' ELSE 'restricts' END, polcmd), ', ' ORDER BY polrelid::regclass::text COLLATE "C", polpermissive)
+           FROM pg_policy WHERE polrelid IN (SELECT objid FROM member) AND polroles = '{0}'),
+          'amt_key restricts *, amt_key permits r, amt_key_event restricts *, amt_key_event permits r, amt_key_usage restricts *, amt_key_usage permits r',
+          'on each table one policy permits reading, none writing, and one keeps others out');
 SELECT is((SELECT array_agg(c.relname::text) FROM member AS m JOIN pg_class AS c ON m.classid = 'pg_class'::regclass AND c.oid = m.objid
            WHERE c.relkind = 'v' AND 'security_invoker=true' = ANY (c.reloptions)), '{amt_keys}', 'the list reads with the caller''s rights');
 

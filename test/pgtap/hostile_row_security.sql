@@ -198,8 +198,7 @@ BEGIN
 	RETURN current_setting('evil.went_on');
 END
 $$;
-SELECT is(evil.goes_on(format('SELECT FROM %s%s WHERE %s', twice, t, c) || coalesce(' AND ' || k || ' > (SELECT set_config(''evil.went_on'', ''yes'', false))', ''), indexes, cost), answer, format('the rows of others do not lead on: %s%s WHERE %s, with %s', twice, t, c, scans))
-FROM (VALUES ('amt_key', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key', 'key_id', 'created_by > ''b''', 'no'), ('amt_key', 'name', 'org_id > ''b''', 'no'), ('amt_key', 'name', 'expires_at IS NOT NULL', 'no'),
+CREATE VIEW evil.attempt AS SELECT * FROM (VALUES ('amt_key', 'key_id', 'name >= ''secret'' AND name < ''secreu''', 'no'), ('amt_key', 'key_id', 'created_by > ''b''', 'no'), ('amt_key', 'name', 'org_id > ''b''', 'no'), ('amt_key', 'name', 'expires_at IS NOT NULL', 'no'),
 		('amt_key', NULL, 'CASE WHEN expires_at IS NOT NULL THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
 		('amt_key', NULL, 'CASE WHEN name = ANY (''{secret plan 7}'') THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
 		('amt_key', NULL, 'CASE WHEN amt_is_own(''x'') OR amt_is_own(''y'') OR expires_at IS NOT NULL THEN (SELECT set_config(''evil.went_on'', ''yes'', false) IS NULL) END', 'no'),
@@ -213,6 +212,24 @@ FROM (VALUES ('amt_key', 'key_id', 'name >= ''secret'' AND name < ''secreu''', '
 		('note', 'body', 'body >= ''secret'' AND body < ''secreu''', 'no'), ('note', 'body', 'i > 6 AND i < 8', 'no'), ('note', 'body', 'i > 7 AND i < 9', 'yes')) AS v (t, k, c, answer),
 	(VALUES ('indexes', 'on', '0.0025'), ('a sequential scan', 'off', '0.0025'), ('operators that cost nothing', 'on', '0'), ('operators that cost almost nothing', 'off', '0x1p-1074')) AS s (scans, indexes, cost),
 	unnest(array['', 'evil.twice_']) AS twice;
+SELECT is(evil.goes_on(format('SELECT FROM %s%s WHERE %s', twice, t, c) || coalesce(' AND ' || k || ' > (SELECT set_config(''evil.went_on'', ''yes'', false))', ''), indexes, cost), answer, format('the rows of others do not lead on: %s%s WHERE %s, with %s', twice, t, c, scans))
+FROM evil.attempt;
+-- The same beside policies that somebody has added to our tables. (An index on key_id asks the sub-select before it has a row.)
+RESET ROLE;
+CREATE POLICY a_more ON amt_key USING (expires_at IS NOT NULL);
+CREATE POLICY a_more ON amt_key_usage USING (calls = 7);
+CREATE POLICY a_more ON amt_key_event USING (name >= 'secret');
+CREATE POLICY "A_less" ON amt_key AS RESTRICTIVE USING (role = 'viewer');
+SET ROLE amt_test_evil;
+SELECT is(evil.goes_on(format('SELECT FROM %s%s WHERE %s', twice, t, c) || coalesce(' AND ' || k || ' > (SELECT set_config(''evil.went_on'', ''yes'', false))', ''), indexes, cost), answer, format('nor with added policies: %s%s WHERE %s, with %s', twice, t, c, scans))
+FROM evil.attempt WHERE t LIKE 'amt%' AND (k IS DISTINCT FROM 'key_id' OR indexes = 'off');
+SELECT is_empty(format('SELECT FROM %s WHERE key_id LIKE ''globex%%''', t), format('an added policy shows no row of others in %s', t)) FROM unnest(array['amt_key', 'amt_keys', 'amt_key_usage', 'amt_key_event']) AS t;
+RESET ROLE;
+DROP POLICY a_more ON amt_key;
+DROP POLICY a_more ON amt_key_usage;
+DROP POLICY a_more ON amt_key_event;
+DROP POLICY "A_less" ON amt_key;
+SET ROLE amt_test_evil;
 SET LOCAL enable_indexscan = on;
 SET LOCAL enable_bitmapscan = on;
 SET LOCAL enable_indexonlyscan = on;

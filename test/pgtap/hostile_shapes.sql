@@ -86,7 +86,8 @@ $$;
 
 -- What uses the columns is out of the way: policies, and the view.
 CREATE FUNCTION tap.freely(change text) RETURNS text LANGUAGE sql AS $$
-	SELECT 'DROP POLICY amt_key_select ON auth.amt_key; DROP POLICY amt_key_usage_select ON auth.amt_key_usage; DROP POLICY amt_key_event_select ON auth.amt_key_event;
+	SELECT 'DROP POLICY "!amt_key_own" ON auth.amt_key; DROP POLICY amt_key_select ON auth.amt_key; DROP POLICY "!amt_key_usage_own" ON auth.amt_key_usage;
+		DROP POLICY "!amt_key_event_own" ON auth.amt_key_event; DROP POLICY amt_key_event_select ON auth.amt_key_event;
 		CREATE OR REPLACE VIEW auth.amt_keys AS SELECT ''x'' COLLATE "C" AS key_id, ''x''::text AS name, ''x'' COLLATE "C" AS token_prefix, ''x''::text AS org_id,
 		''x''::text AS role, ''{}''::text[] AS scopes, now() AS created_at, ''x''::text AS created_by, now() AS expires_at, now() AS suspended_at, ''x'' COLLATE "C" AS replaces,
 		0::bigint AS calls, now() AS last_used_at; ' || change

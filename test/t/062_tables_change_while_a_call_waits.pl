@@ -145,9 +145,9 @@ my %new_type = (scopes => 'text[][] COLLATE "C"', token_sha256 => 'text USING en
 my @tables = sort keys %columns;
 # A column's type can be changed when neither policy nor view uses it.  The view is locked by those who wait.
 my %no_policies = (
-	amt_key => 'DROP POLICY amt_key_select ON auth.amt_key; DROP POLICY amt_key_usage_select ON auth.amt_key_usage',
-	amt_key_usage => 'DROP POLICY amt_key_usage_select ON auth.amt_key_usage',
-	amt_key_event => 'DROP POLICY amt_key_event_select ON auth.amt_key_event',
+	amt_key => 'DROP POLICY "!amt_key_own" ON auth.amt_key; DROP POLICY amt_key_select ON auth.amt_key',
+	amt_key_usage => 'DROP POLICY "!amt_key_usage_own" ON auth.amt_key_usage',
+	amt_key_event => 'DROP POLICY "!amt_key_event_own" ON auth.amt_key_event; DROP POLICY amt_key_event_select ON auth.amt_key_event',
 );
 my $unused = q{CREATE OR REPLACE VIEW auth.amt_keys AS SELECT 'x' COLLATE "C" AS key_id, 'x'::text AS name, 'x' COLLATE "C" AS token_prefix, 'x'::text AS org_id,
 	'x'::text AS role, '{}'::text[] AS scopes, now() AS created_at, 'x'::text AS created_by, now() AS expires_at, now() AS suspended_at, 'x' COLLATE "C" AS replaces,

@@ -31,6 +31,7 @@ sub unqualified
 	$sql =~ s/\bWITH \(\w+ = \w+\)//g; # options of a table or view
 	$sql =~ s/\$\$//g;
 	$sql =~ s/\@extschema\@/EXTSCHEMA/g;
+	$sql =~ s/\bPOLICY "[^"]+"/POLICY x/g;
 	$sql =~ s/\bSELECT s\.\*/SELECT s/g;
 	push @found, "operator $1" while $sql =~ m{([-+*/<>=~!@#%^&|`?]+)}g;
 	push @found, "cast $1" while $sql =~ /::(?!pg_catalog\.)(\S+)/g;
