@@ -167,6 +167,25 @@ amt_extension_here(void)
 	return get_extension_oid(EXTENSION_NAME, true);
 }
 
+bool
+amt_extension_is_coming(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	SnapshotData dirty;
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum(EXTENSION_NAME));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, &dirty, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
 static Oid
 get_schema(Oid extension)
 {

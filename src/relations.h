@@ -77,6 +77,9 @@ extern Oid	amt_extension(FunctionCallInfo fcinfo);
 /* This database's extension "amt_keys", or InvalidOid. */
 extern Oid	amt_extension_here(void);
 
+/* Is there one, uncommitted ones included? */
+extern bool amt_extension_is_coming(void);
+
 /*
  * Open and lock a table of the extension.  Raises 42P01, 42809 or 42804 if
  * there is none that is ours.  amt_open_nowait() returns NULL if the lock is

@@ -10,7 +10,7 @@
  * The worker must not wait.  It locks a table only if the lock is free.  It
  * leaves for later: rows that another process has locked, and calls of a key
  * that a transaction in progress creates or deletes, or changes while the key
- * has no usage row.
+ * has no usage row; all calls while the extension is being created.
  *
  * If the worker can lock all of amt_key_usage at once, it does.  Then it
  * need not lock rows, and a revocation waits for the batch.
@@ -201,7 +201,7 @@ write_batch(AmtDue *due, int n)
 	extension = amt_extension_here();
 	if (!OidIsValid(extension))
 	{
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < n && !amt_extension_is_coming(); i++)
 			(void) amt_entry_drop(&due[i]);
 	}
 	else if (amt_batch_open(&batch, extension, ExclusiveLock))
@@ -305,13 +305,16 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 {
 	AmtDue	   *due = MemoryContextAllocHuge(TopMemoryContext, sizeof(AmtDue) * BATCH);
 	static int	size = FIRST_BATCH;
-	uint32		place = 0;
+	static uint32 start = 0;	/* where the next pass begins */
+	uint32		place = limits == NULL ? start : 0;
+	bool		whole = place == 0;
 	bool		more = true;
 	bool		done = true;
 	bool		failed = false;
 	bool		cancelled = false;	/* was the last batch cancelled? */
 
-	*left = false;
+	*left = !whole;
+	start = 0;
 	if (limits != NULL)
 		size = Min(size, FIRST_BATCH);	/* rows may be slow to find now */
 	while (more && !must_stop(limits, failed))
@@ -336,6 +339,8 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 		{
 			/* Not a thousand times a second; and rows may be slow to find. */
 			size = Max(size / 8, 1);
+			if (n == 1)
+				start = place;	/* nor must one key stop those behind it */
 			if (limits == NULL || cancelled)
 				break;
 			cancelled = true;
@@ -352,7 +357,7 @@ amt_write_pending(const AmtLimits *limits, bool *left)
 		CHECK_FOR_INTERRUPTS();
 	}
 	*left = *left || more;
-	if (done)
+	if (done && whole)
 		reported = false;
 	pfree(due);
 	return done;

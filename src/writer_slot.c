@@ -180,15 +180,12 @@ ask_postmaster(void)
 	return true;
 }
 
-/* Ask for a worker unless there is one; false if there can be none now. */
-static bool
-request_worker(TimestampTz now)
+/* There can be no worker now. */
+static void
+report_refusal(void)
 {
 	static bool reported = false;
 
-	/* A server in single-user mode has no workers. */
-	if (IsUnderPostmaster && (note_request(now) ? ask_postmaster() : amt_my_slot != NULL))
-		return true;
 	if (amt_my_slot != NULL)
 		amt_my_slot->asked = false;
 	amt_stat_add(AMT_WORKER_FAILURES, 1);
@@ -198,6 +195,16 @@ request_worker(TimestampTz now)
 				 errmsg("amt_keys could not start its background worker: counted calls wait in memory"),
 				 IsUnderPostmaster ? errhint("Increase \"max_worker_processes\".") : 0));
 	reported = true;
+}
+
+/* Ask for a worker unless there is one; false if there can be none now. */
+static bool
+request_worker(TimestampTz now)
+{
+	/* A server in single-user mode has no workers. */
+	if (IsUnderPostmaster && (note_request(now) ? ask_postmaster() : amt_my_slot != NULL))
+		return true;
+	report_refusal();
 	return false;
 }
 
@@ -274,8 +281,8 @@ amt_slot_ask_for_successor(void)
 		ask = true;
 	}
 	LWLockRelease(&writers->lock);
-	if (ask)
-		(void) register_worker(0, NULL);
+	if (ask && !register_worker(0, NULL))
+		report_refusal();
 }
 
 bool

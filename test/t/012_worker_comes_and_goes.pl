@@ -31,7 +31,7 @@ sub set_interval
 	ok(wait_for_worker($node), 'a call starts the worker');
 	ok(is_written($node, $id, 1), 'the worker writes the call');
 	cmp_ok(time - $called_at, '<', 3, 'the call is written within the interval of one second');
-	is($node->safe_psql('postgres', q{SELECT state FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer'}), 'idle',
+	ok(wait_until(sub { $node->safe_psql('postgres', q{SELECT state FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer'}) eq 'idle' }),
 		'pg_stat_activity shows the worker as idle while it waits');
 	ok(wait_for_no_worker($node), 'the worker leaves when no call is left to be written');
 	my $stayed = time - $called_at;
@@ -130,6 +130,23 @@ set_interval('10ms');
 	$node->safe_psql('extension', 'DROP EXTENSION amt_keys');
 	ok(wait_until(sub { stat_of($node, 'calls_pending') == 0 }, 30), 'calls of an extension that is gone are dropped');
 	$node->safe_psql('postgres', 'DROP DATABASE extension');
+}
+
+# Calls are kept while the extension is being created, and dropped if it is not.
+for my $end ('COMMIT', 'ROLLBACK')
+{
+	$node->safe_psql('postgres', 'CREATE DATABASE coming');
+	my $creator = Session->new($node, dbname => 'coming');
+	my $new = $creator->query('BEGIN', 'CREATE EXTENSION amt_keys', q{SELECT token FROM amt_create_key('new', 'acme', 'editor')});
+	is(verify($creator, $new), 1, 'a key works in the transaction that creates the extension');
+	ok(wait_for_worker($node, 'coming'), 'its call starts a worker');
+	sleep 1;    # some intervals
+	is(stat_of($node, 'calls_pending'), 1, 'the call is kept while the extension is being created');
+	$creator->query($end);
+	$creator->quit;
+	ok($end eq 'COMMIT' ? is_written($node, id_of($new), 1, 'coming') : wait_until(sub { stat_of($node, 'calls_pending') == 0 }, 30),
+		"after $end the call is " . ($end eq 'COMMIT' ? 'written' : 'dropped'));
+	$node->safe_psql('postgres', 'DROP DATABASE coming');
 }
 
 # Terminated at any moment, the worker loses nothing.
@@ -282,6 +299,21 @@ set_interval('20ms');
 	ok(wait_for_no_worker($node), 'the worker leaves when the load ends');
 	is($session->query('SELECT amt_flush_usage()'), 1, 'amt_flush_usage() starts a worker when a place is free again');
 	is(stored_calls($node, id_of($other), 'waiting'), 1, 'the call that waited for a place for a worker is written');
+
+	# A worker asks for a successor while it has the last place itself.
+	my $owner = Session->new($node, dbname => 'waiting');
+	$owner->query('BEGIN', 'LOCK TABLE amt_key_usage IN SHARE MODE');
+	verify($session, $other);
+	ok(wait_for_worker($node, 'waiting'), 'a call starts the worker while the table is locked');
+	my $failures = stat_of($node, 'worker_failures');
+	my $logged = length slurp_file($node->logfile);
+	$owner->query(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer'});
+	ok(wait_for_no_worker($node, 'waiting'), 'a terminated worker leaves although it cannot write');
+	is(stat_of($node, 'worker_failures'), $failures + 1, 'worker_failures counts that there was no place for its successor');
+	like(slurp_file($node->logfile, $logged), qr/could not start its background worker/, 'and so does the log');
+	$owner->query('ROLLBACK');
+	$owner->quit;
+	is($session->query('SELECT amt_flush_usage()'), 1, 'the next session that asks gets the call written');
 	$session->quit;
 }
 

@@ -109,6 +109,27 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	$owner->quit;
 }
 
+# A key that cannot be looked up in time does not hold up those behind it.
+{
+	my ($slow, @others) = map { create_key($node) } 1 .. 20;
+	my ($owner, $reindexer) = map { Session->new($node) } 1 .. 2;
+	wait_for_no_worker($node);
+	$owner->query('BEGIN', 'LOCK TABLE amt_key_usage IN SHARE MODE');
+	is(join(' ', map { verify($s, $_) } $slow, @others), join(' ', (1) x 20), 'keys are called in turn');
+	$s->query("UPDATE amt_key SET name = 'moved' WHERE key_id = '" . id_of($slow) . "'");	# now only the index tells where its row is
+	$reindexer->query('BEGIN', 'REINDEX INDEX amt_key_pkey');
+	$owner->query('ROLLBACK');
+	my $written = sub {
+		$node->safe_psql('postgres', 'SELECT count(*) FROM amt_key_usage WHERE calls = 1 AND key_id IN (' . join(', ', map { "'" . id_of($_) . "'" } @_) . ')');
+	};
+	ok(wait_until(sub { $written->(@others) == 19 }, 60), 'calls of the keys behind it are written');
+	is($written->($slow), 0, 'its own call waits');
+	$reindexer->query('ROLLBACK');
+	ok(is_written($node, id_of($slow), 1), 'and is written when the index is free');
+	$owner->quit;
+	$reindexer->quit;
+}
+
 # Sessions that have counted go at once, whatever the table is locked by: nothing is written at exit.
 {
 	my $owner = Session->new($node);
