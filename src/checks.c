@@ -20,6 +20,7 @@
 
 #include <limits.h>
 
+#include "common/int.h"
 #include "mb/pg_wchar.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
@@ -268,8 +269,10 @@ amt_default_expiry(TimestampTz created_at)
 void
 amt_check_lifetime(TimestampTz created_at, TimestampTz expires_at)
 {
-	TimestampTz latest = created_at + max_lifetime * USECS_PER_SEC;
+	TimestampTz latest;
 
+	if (pg_add_s64_overflow(created_at, max_lifetime * USECS_PER_SEC, &latest))
+		latest = DT_NOEND - 1;	/* a key that never expires is later */
 	if (max_lifetime == 0 || expires_at <= latest)
 		return;
 	ereport(ERROR,
