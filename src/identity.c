@@ -75,8 +75,9 @@ static bool holds_known = false;
 /* Are the current settings valid in the encoding of the database? */
 static bool encoding_known = false;
 
-/* Have the stored values been compared?  A parallel worker has its leader's. */
+/* Have the stored values been compared, and are parallel workers told? */
 static bool stored_known = false;
+static bool stored_told = false;
 
 bool
 amt_identity_is_sealed(void)
@@ -129,8 +130,9 @@ settings_hold(void)
 /*
  * Give the seal to parallel workers that start from now on: the number of
  * the transaction and the digests in hexadecimal, or that the session is
- * refused.  If that fails, a worker would believe more than its leader does, so
- * the session ends.
+ * refused.  A worker then knows that the stored values were compared.  If
+ * publishing fails, a worker would believe more than its leader does, so the
+ * session ends.
  */
 static void
 publish_seal(void)
@@ -192,6 +194,7 @@ assign_seal(const char *newval, void *extra)
 {
 	if (!IsParallelWorker() || newval == NULL || *newval == '\0')
 		return;
+	stored_known = true;
 	if (refusal_in(newval) != AMT_NOT_REFUSED)
 	{
 		amt_session_refuse(refusal_in(newval));
@@ -226,6 +229,7 @@ amt_identity_seal(void)
 {
 	if (amt_identity_is_sealed())
 		return;
+	amt_identity_compare();
 	seal.n = 0;
 	holds_known = false;
 	seal.transaction = amt_leader_transaction_id();
@@ -336,16 +340,15 @@ amt_identity_publish(void)
 void
 amt_identity_compare(void)
 {
-	if (likely(stored_known) || IsParallelWorker())
+	if (likely(stored_told) || (stored_known && IsInParallelMode()))
 		return;
-	amt_session_compare(part_name, NPARTS);
-	if (amt_session_refusal() != AMT_NOT_REFUSED)
-	{
-		if (IsInParallelMode())
-			return;				/* these workers cannot be told any more */
-		publish_seal();
-	}
+	if (!stored_known)
+		amt_session_compare(part_name, NPARTS);
 	stored_known = true;
+	if (IsInParallelMode())
+		return;					/* workers that run now compare themselves */
+	publish_seal();
+	stored_told = true;
 }
 
 static void

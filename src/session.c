@@ -289,7 +289,12 @@ is_missing(const char *text, const Stored * stored)
 		Size		len = strlen(name);
 
 		if (pg_strncasecmp(text, name, len) == 0 && text[len] == '=')
-			return find_setting(name)->reset_source < stored->source;
+		{
+			const struct config_generic *setting = find_setting(name);
+
+			/* A parallel worker gets the values in force, and no others. */
+			return (IsParallelWorker() ? setting->source : setting->reset_source) < stored->source;
+		}
 	}
 	return false;
 }

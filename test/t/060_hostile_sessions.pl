@@ -368,14 +368,19 @@ $node->stop;
 			q{SELECT count(*) FROM big WHERE amt_has_scope('delete')}),
 		qr/DETAIL:  A setting that holds the identity was given a value/, 'parallel workers give the reason of the refusal');
 	$told->quit;
-	$early->safe_psql('postgres', q{CREATE ROLE r LOGIN; ALTER ROLE r SET amt_keys.org_id = 'acme'});
-	my ($used, $unused) = map { Session->new($early, user => 'r') } 1, 2;
+	$early->safe_psql('postgres', q{CREATE ROLE r LOGIN; GRANT SELECT ON big TO r; ALTER ROLE r SET amt_keys.org_id = 'acme'});
+	my ($used, $unused, $parallel) = map { Session->new($early, user => 'r') } 1 .. 3;
+	my @in_workers = ('SET parallel_setup_cost = 0', 'SET parallel_tuple_cost = 0', 'SET min_parallel_table_scan_size = 0', 'SET parallel_leader_participation = off',
+		q{SELECT count(*) FROM big WHERE amt_has_scope('delete')});
 	is($used->query('SELECT amt_org_id()'), 'acme', 'a session uses its identity');
-	is($unused->query('SELECT 1'), '1', 'another one has only logged in');
+	is($_->query('SELECT 1'), '1', 'another one has only logged in') for $unused, $parallel;
 	$early->safe_psql('postgres', q{ALTER ROLE r SET amt_keys.scopes = 'read'});
 	is($used->query(q{SELECT amt_org_id(), amt_has_scope('delete')}), 'acme|t', 'a session keeps the identity that it has used when more is stored');
+	is($used->query(@in_workers), 1000, 'and so do its parallel workers');
 	is($unused->query('SELECT amt_org_id()'), 'ERROR:  42501', 'a session whose identity lacks a stored part is refused at its first use');
-	$_->quit for $used, $unused;
+	is($parallel->query(@in_workers), 'ERROR:  42501', 'so is one whose first use is in parallel workers');
+	is($parallel->query('SELECT amt_org_id()'), 'ERROR:  42501', 'and later without workers');
+	$_->quit for $used, $unused, $parallel;
 	my $new = Session->new($early, user => 'p');
 	is($new->query(q{SELECT amt_org_id(), amt_scopes(), amt_has_scope('delete')}), 'acme|{read}|f', 'a new session has the corrected identity');
 	$new->quit;
