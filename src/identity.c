@@ -47,6 +47,7 @@
 #define SEAL_TEXT		(SEAL_HEAD + 2 * sizeof(seal.digest) + 1)
 
 static char *part_setting[NPARTS];	/* in the order of AmtIdentity */
+static const struct config_generic *part_config[NPARTS];
 static char *seal_setting = NULL;
 
 static const char *const part_name[NPARTS] = {
@@ -356,6 +357,7 @@ define_part(int i, const char *short_desc, const char *long_desc, GucStringCheck
 {
 	DefineCustomStringVariable(part_name[i], short_desc, long_desc, &part_setting[i], "",
 							   PGC_SUSET, 0, check, assign_identity, NULL);
+	part_config[i] = amt_session_setting(part_name[i]);
 }
 
 void
@@ -430,6 +432,7 @@ amt_identity_set(const AmtIdentity *identity)
 		identity->org_id, identity->role, identity->scopes, identity->actor, identity->key_id
 	};
 
+	amt_session_refuse_mix(part_config, NPARTS);
 	setting = true;
 	PG_TRY();
 	{

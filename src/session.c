@@ -144,8 +144,8 @@ is_kept(const char *name, GucSource source, Oid role)
 		(source < PGC_S_CLIENT || may_set(role, name));
 }
 
-static const struct config_generic *
-find_setting(const char *name)
+const struct config_generic *
+amt_session_setting(const char *name)
 {
 	int			n;
 	struct config_generic **settings = amt_all_settings(&n);
@@ -159,7 +159,7 @@ find_setting(const char *name)
 bool
 amt_session_has_set(const char *name, Oid user)
 {
-	const struct config_generic *setting = find_setting(name);
+	const struct config_generic *setting = amt_session_setting(name);
 
 	return setting != NULL && setting->source == PGC_S_SESSION &&
 		amt_can_set_role(user, setting->srole);
@@ -168,7 +168,7 @@ amt_session_has_set(const char *name, Oid user)
 void
 amt_session_expect(const char *name)
 {
-	const struct config_generic *setting = find_setting(name);
+	const struct config_generic *setting = amt_session_setting(name);
 	MemoryContext oldcontext;
 	Expected   *value;
 
@@ -188,7 +188,7 @@ amt_session_expect(const char *name)
 static bool
 has_arrived(const Expected *value)
 {
-	const struct config_generic *setting = find_setting(value->name);
+	const struct config_generic *setting = amt_session_setting(value->name);
 
 	return setting != NULL && setting->source >= value->source &&
 		setting->reset_source >= value->reset_source;
@@ -239,7 +239,7 @@ amt_session_before_settings(void)
 static bool
 user_may_set(const char *name)
 {
-	const struct config_generic *setting = find_setting(name);
+	const struct config_generic *setting = amt_session_setting(name);
 
 	return setting == NULL ||	/* not a setting of ours; it was discarded */
 		(setting->context == PGC_SUSET && may_set(MyProc->roleId, name));
@@ -290,7 +290,7 @@ is_missing(const char *text, const Stored * stored)
 
 		if (pg_strncasecmp(text, name, len) == 0 && text[len] == '=')
 		{
-			const struct config_generic *setting = find_setting(name);
+			const struct config_generic *setting = amt_session_setting(name);
 
 			/* A parallel worker gets the values in force, and no others. */
 			return (IsParallelWorker() ? setting->source : setting->reset_source) < stored->source;
@@ -357,6 +357,19 @@ amt_session_compare(const char *const *names, int n)
 		compare_stored(rel, place[i].database, place[i].role, &stored);
 	}
 	table_close(rel, AccessShareLock);
+}
+
+void
+amt_session_refuse_mix(const struct config_generic *const *settings, int n)
+{
+	for (int i = 0; i < n; i++)
+		for (const GucStack *stack = settings[i]->stack; stack != NULL; stack = stack->prev)
+			if (stack->state == GUC_SAVE)
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("identity cannot be set in a function whose definition sets \"%s\"",
+								settings[i]->name),
+						 errhint("Remove that SET from the function.")));
 }
 
 void

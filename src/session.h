@@ -21,11 +21,20 @@ extern void amt_session_expect(const char *name);
  */
 extern void amt_session_compare(const char *const *names, int n);
 
+/* The server's entry of a setting, or NULL.  It stays where it is. */
+extern const struct config_generic *amt_session_setting(const char *name);
+
 /*
  * Has SET given the setting its value, by this user or a role that it can
  * become?  Not if a SECURITY DEFINER function of somebody else did.
  */
 extern bool amt_session_has_set(const char *name, Oid user);
+
+/*
+ * Raise 55000 in a function whose definition sets one of the settings.  When it
+ * ends, the server brings back the value of that one, but not of the others.
+ */
+extern void amt_session_refuse_mix(const struct config_generic *const *settings, int n);
 
 typedef enum AmtRefusal
 {

@@ -33,7 +33,7 @@ END
 $$;
 CREATE FUNCTION tap.identity() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT identity FROM public.identity';
 
-SELECT plan(141);
+SELECT plan(152);
 
 -- 1. Every statement that sets something, on each of the four settings
 CREATE TABLE tap.way (n serial, what text, statement text);
@@ -121,6 +121,14 @@ RELEASE s;
 CREATE FUNCTION tap.with_clause(token text) RETURNS text LANGUAGE sql SET amt_keys.org_id = 'initech' AS $$ SELECT identity() $$;
 SELECT is(with_clause('x'), 'initech/viewer/-/' || :'acme_key', 'a superuser''s function has the organization of its clause');
 SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'the organization of a function''s clause ends with the function');
+-- or it would bring back one part, and the identity would be a mix
+SELECT set_config('tap.token', :'globex_token', true) \gset
+DO $$ BEGIN EXECUTE (SELECT string_agg(format('CREATE FUNCTION tap.mix_%1$s() RETURNS bigint LANGUAGE sql SET amt_keys.%1$s = '''' AS ''SELECT count(*) FROM amt_verify(current_setting(''''tap.token''''), true)'';
+	CREATE FUNCTION tap.outer_%1$s() RETURNS void LANGUAGE plpgsql SET amt_keys.%1$s = '''' AS ''BEGIN PERFORM amt_verify(current_setting(''''tap.token''''), true); EXCEPTION WHEN division_by_zero THEN NULL; END'';', p), ' ')
+	FROM unnest(array['org_id', 'role', 'scopes', 'actor', 'key_id']) AS p); END $$;
+SELECT throws_ok(format('SELECT tap.%s_%s()', f, p), '55000', NULL, format('no identity is set in a function whose definition sets the %s (%s)', p, f))
+FROM unnest(array['mix', 'outer']) AS f, unnest(array['org_id', 'role', 'scopes', 'actor', 'key_id']) AS p;
+SELECT is(identity(), 'acme/viewer/-/' || :'acme_key', 'the identity is that of before');
 CREATE FUNCTION tap.verify_with_clause(token text) RETURNS text LANGUAGE sql SET search_path = public, tap AS $$ SELECT amt_verify(token, true); SELECT identity() $$;
 SELECT ok(verify_with_clause(:'globex_token') ~ '^globex/owner/', 'a key gives its identity in a function with another clause');
 SELECT ok(identity() ~ '^globex/owner/', 'the identity outlives a function with another clause');
