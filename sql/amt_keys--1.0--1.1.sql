@@ -91,6 +91,9 @@ COMMENT ON FUNCTION @extschema@.amt_authenticate() IS
 COMMENT ON FUNCTION @extschema@.amt_role() IS
 'Role of the caller in the organization, one of amt_keys.roles; null when unset. It says nothing without amt_org_id(): ask amt_has_role(). Everybody may call it.';
 
+-- So that in a WHERE the conditions that choose the keys run first.
+ALTER FUNCTION @extschema@.amt_revoke(pg_catalog.text) COST 10000;
+
 -- Last, since verifications wait from here on.
 DROP INDEX @extschema@.amt_key_org_idx, @extschema@.amt_key_event_org_idx;
 ALTER TABLE @extschema@.amt_key DROP CONSTRAINT amt_key_sha256_key;
