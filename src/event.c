@@ -160,16 +160,17 @@ set_actor(Datum *values, bool *nulls, const AmtKey *key)
 
 /*
  * The name of the session's user.  If it comes from a database with another
- * encoding, the user's number stands for it.
+ * encoding, or the user was dropped, the user's number stands for it.
  */
 static void
 set_db_user(NameData *name)
 {
 	Oid			roleid = GetSessionUserId();
-	const char *user = GetUserNameFromId(roleid, false);
+	const char *user = GetUserNameFromId(roleid, true);
 
-	namestrcpy(name, user);
-	if (!pg_verify_mbstr(GetDatabaseEncoding(), user, strlen(user), true))
+	if (user != NULL)
+		namestrcpy(name, user);
+	if (user == NULL || !pg_verify_mbstr(GetDatabaseEncoding(), user, strlen(user), true))
 		snprintf(NameStr(*name), NAMEDATALEN, "%u", roleid);
 }
 

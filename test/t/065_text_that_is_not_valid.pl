@@ -83,6 +83,18 @@ is(Session->new($node, dbname => 'restored')->query("SELECT org_id FROM amt_veri
 	is($super->query(q{SELECT string_agg(event, ' ' ORDER BY event_id) FROM amt_key_event AS e JOIN pg_authid AS a ON a.oid::text = e.db_user WHERE name = 'x'}), 'created revoked', 'the events have the number of the role');
 }
 
+# The name of a role that was dropped while its session goes on
+{
+	$super->query('CREATE ROLE leaver LOGIN');
+	my $leaver = Session->new($node, user => 'leaver');
+	my ($number, $left) = split /\|/, $super->query(q{SELECT 'leaver'::regrole::oid, token FROM amt_create_key('left', 'acme', 'viewer')});
+	is($leaver->query('SELECT 1'), 1, 'a session is there');
+	$super->query('DROP ROLE leaver');
+	is($leaver->query("SELECT amt_revoke('$left')"), 't', 'it revokes by the token after its role was dropped');
+	is($super->query(q{SELECT db_user FROM amt_key_event WHERE name = 'left' AND event = 'revoked'}), $number, 'the event has the number of the role');
+	$leaver->quit;
+}
+
 # Characters that forge lines or hide a name, in every encoding
 $super->query(q{CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'}, q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'}, q{CREATE DATABASE eucjp ENCODING 'EUC_JP' TEMPLATE template0 LOCALE 'C'});
 for ([ 'postgres', 'utf8', 'zero width' => "\xe2\x80\x8b" ], [ 'postgres', 'utf8', 'a line separator' => "x\xe2\x80\xa8y" ], [ 'postgres', 'utf8', 'a paragraph separator' => "x\xe2\x80\xa9y" ], [ 'postgres', 'utf8', 'directions' => "\xe2\x80\xae\xe2\x80\xac" ],
