@@ -91,11 +91,15 @@ make_role_name(const char *key_role)
 static void
 switch_role(const char *key_role)
 {
+	static const struct config_generic *setting = NULL;
 	char	   *name;
 	Oid			roleid;
 
 	if (*db_role == '\0')
 		return;
+	if (setting == NULL)
+		setting = amt_session_setting("role");
+	amt_session_refuse_mix(&setting, 1);
 	name = make_role_name(key_role);
 	roleid = strcmp(name, "none") == 0 ? InvalidOid : get_role_oid(name, true);
 	if (strcmp(name, db_role) != 0 && amt_role_rank(key_role) < 0)

@@ -367,7 +367,7 @@ amt_session_refuse_mix(const struct config_generic *const *settings, int n)
 			if (stack->state == GUC_SAVE)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						 errmsg("identity cannot be set in a function whose definition sets \"%s\"",
+						 errmsg("caller cannot be identified in a function whose definition sets \"%s\"",
 								settings[i]->name),
 						 errhint("Remove that SET from the function.")));
 }

@@ -32,7 +32,8 @@ extern bool amt_session_has_set(const char *name, Oid user);
 
 /*
  * Raise 55000 in a function whose definition sets one of the settings.  When it
- * ends, the server brings back the value of that one, but not of the others.
+ * ends, the server brings back the value of that one, but not of others that
+ * belong to it.
  */
 extern void amt_session_refuse_mix(const struct config_generic *const *settings, int n);
 

@@ -382,6 +382,12 @@ SELECT amt_authenticate();
 SELECT current_user;
 COMMIT;
 SELECT current_user;
+-- not in a function at whose end the role would come back, and the identity stay
+CREATE FUNCTION pg_temp.back() RETURNS void LANGUAGE sql SET role = 'regress_amt_user' AS 'SELECT public.amt_authenticate()';
+BEGIN;
+SELECT set_config('request.headers', json_build_object('x-api-key', :'token')::text, true) IS NOT NULL AS set;
+SELECT pg_temp.back();
+ROLLBACK;
 RESET SESSION AUTHORIZATION;
 -- a role that does not exist, is not granted, or is none: the server's mistake, told without its name
 CREATE ROLE regress_amt_other;
