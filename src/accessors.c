@@ -48,7 +48,7 @@ amt_is_own(PG_FUNCTION_ARGS)
 #define LESS_THAN_NOTHING	(-1e-300)
 
 /*
- * What the planner is told of the functions that our policies begin with.
+ * What the planner is told of the functions that policies ask first.
  *
  * It runs cheap conditions first, those of the user that cannot leak
  * included, and the user can make operators cost nothing.  So a condition of

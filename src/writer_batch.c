@@ -201,7 +201,9 @@ write_batch(AmtDue *due, int n)
 	extension = amt_extension_here();
 	if (!OidIsValid(extension))
 	{
-		for (int i = 0; i < n && !amt_extension_is_coming(); i++)
+		bool		is_coming = amt_extension_is_coming();
+
+		for (int i = 0; i < n && !is_coming; i++)
 			(void) amt_entry_drop(&due[i]);
 	}
 	else if (amt_batch_open(&batch, extension, ExclusiveLock))
