@@ -553,6 +553,8 @@ test('page_works_with_the_keyboard_alone', async () => {
 	await button(page, 'Resume named').waitFor();
 	assert.equal(await focused(), 'Resume named');
 	await page.keyboard.press('Space');
+	await button(page, 'Suspend named').waitFor();		// the list is drawn anew, and the focus moves
+	assert.equal(await focused(), 'Suspend named');
 	await tabTo('Rotate named');
 	await page.keyboard.press('Enter');
 	await page.getByText('Replaced').waitFor();
