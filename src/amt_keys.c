@@ -93,10 +93,13 @@ _PG_init(void)
 	amt_identity_expect();
 	started = true;
 
-	/* The server looks for a cancel after it has warned about a setting. */
-	HOLD_INTERRUPTS();
+	/*
+	 * The server looks for a cancel after it has warned about a setting.  Let
+	 * a session be terminated: its client may not read the warnings.
+	 */
+	HOLD_CANCEL_INTERRUPTS();
 	define_all();
 	amt_session_after_settings();
 	amt_identity_publish();
-	RESUME_INTERRUPTS();
+	RESUME_CANCEL_INTERRUPTS();
 }

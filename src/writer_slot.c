@@ -225,11 +225,11 @@ amt_writer_want(TimestampTz now)
 
 	/*
 	 * The call is counted: no cancel may come before the caller has its
-	 * answer.
+	 * answer.  Only a termination may: the client may not read our message.
 	 */
-	HOLD_INTERRUPTS();
+	HOLD_CANCEL_INTERRUPTS();
 	(void) request_worker(now);
-	RESUME_INTERRUPTS();
+	RESUME_CANCEL_INTERRUPTS();
 }
 
 bool
