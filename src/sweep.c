@@ -67,9 +67,15 @@ sweep_slice(AmtBatch *batch, Slice *slice)
 		return more;
 	amt_write_begin(&write, batch->usage);
 	for (int i = 0; i < slice->norphans; i++)
-		if (amt_write_lock(&write, batch->usage_index, slice->orphan[i].id, slice->orphan[i].len,
-						   true, &busy))
+	{
+		const char *id = slice->orphan[i].id;
+		Size		id_len = slice->orphan[i].len;
+
+		/* Look again: the key may have come back, and its row been written. */
+		if (amt_write_lock(&write, batch->usage_index, id, id_len, true, &busy) &&
+			amt_batch_presence(batch, id, id_len, NULL, NULL) == AMT_ABSENT)
 			amt_write_delete(&write);
+	}
 	amt_write_end(&write);
 	return more;
 }

@@ -185,9 +185,13 @@ static void
 report_refusal(void)
 {
 	static bool reported = false;
+	AmtWriterSlot *slot;
 
-	if (amt_my_slot != NULL)
-		amt_my_slot->asked = false;
+	LWLockAcquire(&writers->lock, LW_EXCLUSIVE);
+	slot = find_slot(false);
+	if (slot != NULL)
+		slot->asked = false;
+	LWLockRelease(&writers->lock);
 	amt_stat_add(AMT_WORKER_FAILURES, 1);
 	if (!reported)
 		ereport(LOG,
@@ -230,6 +234,10 @@ amt_writer_want(TimestampTz now)
 	HOLD_CANCEL_INTERRUPTS();
 	(void) request_worker(now);
 	RESUME_CANCEL_INTERRUPTS();
+
+	/* If there is one, it may leave before our next call. */
+	if (is_running(amt_my_slot))
+		asked_at = 0;
 }
 
 bool
