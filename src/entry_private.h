@@ -39,8 +39,8 @@ StaticAssertDecl(sizeof(Entry) <= 192, "an entry fills three cache lines");
 typedef struct Entries
 {
 	uint64		seed[2];		/* seeds of tags and hashes; constant */
-	uint8		mac_key[AMT_MAC_KEY_LEN];	/* key of the MACs; constant,
-											 * shared memory only */
+	uint8		mac_key[AMT_MAC_KEY_LEN];	/* key of the MACs; constant, in
+											 * no file */
 	pg_atomic_uint64 serials;	/* last serial that was given */
 	AmtTable	table;			/* the entries */
 } Entries;

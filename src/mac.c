@@ -2,7 +2,7 @@
  * mac.c
  *	  The proof in an entry: a MAC of the key, its stored hash and the secret.
  *
- * The key of the MAC is random and lives in shared memory only.  That is no
+ * The key of the MAC is random and lives in memory only.  That is no
  * file, unless dynamic_shared_memory_type is mmap.
  */
 #include "postgres.h"

@@ -112,7 +112,7 @@ lock_due(const AmtDue *due, LWLockMode mode)
 	return entry != NULL && entry->serial == due->serial ? entry : NULL;
 }
 
-/* [W2] */
+/* [W2_base] */
 bool
 amt_entry_set_base(AmtDue *due, uint64 base)
 {

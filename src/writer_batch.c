@@ -97,7 +97,10 @@ write_total(AmtBatch *batch, AmtWrite *write, AmtDue *due, bool *inserted)
 	bool		found;
 	bool		busy = false;
 
-	/* W2: lock the row first.  It then belongs to the key that K1 finds. */
+	/*
+	 * W2: lock the row first.  It then belongs to the key that K1 finds, or
+	 * is left of another key with that id.
+	 */
 	*inserted = false;
 	found = batch->exclusive ?
 		amt_write_find(write, batch->usage_index, due->id, due->id_len) :
