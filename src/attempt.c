@@ -9,10 +9,15 @@
  *
  * A subtransaction costs a few microseconds and no transaction id.  It works
  * in READ ONLY transactions and during recovery.
+ *
+ * The client gets no messages meanwhile: if it asks for debug messages and
+ * does not read them, we would wait for it, perhaps with a place to run
+ * scrypt.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -24,7 +29,10 @@ amt_attempt(void (*body) (void *), void *arg)
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
+	int			nestlevel = NewGUCNestLevel();
 
+	(void) set_config_option("client_min_messages", "error", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 
@@ -51,6 +59,7 @@ amt_attempt(void (*body) (void *), void *arg)
 
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	AtEOXact_GUC(false, nestlevel);
 
 	if (error != NULL &&
 		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||

@@ -104,7 +104,7 @@ amt_entry_attach(void)
 	if (error == NULL)
 		return true;
 	if (!reported)
-		ereport(LOG,
+		ereport(LOG_SERVER_ONLY,
 				(errcode(error->sqlerrcode),
 				 errmsg("amt_keys could not map its shared memory: %s", error->message),
 				 errdetail("This session verifies keys by scrypt, and does not count calls, until it can.")));
@@ -243,7 +243,7 @@ make_room(uint32 nslots)
 		return true;
 	failed_at = GetCurrentTimestamp();
 	if (!reported)
-		ereport(LOG,
+		ereport(LOG_SERVER_ONLY,
 				(errcode(error->sqlerrcode),
 				 errmsg("amt_keys could not get shared memory for more keys: %s", error->message),
 				 errdetail("Where no other key makes room, keys are verified by scrypt each time, and their calls are not counted.")));

@@ -137,7 +137,7 @@ amt_newest_snapshot(void)
 	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
 
-/* Called for a copy of the row that is found.  True means that it may have waited. */
+/* Called for a copy of the row that is found.  True means to look at the row again. */
 typedef bool (*RowAction) (HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg);
 
 /*
@@ -167,21 +167,24 @@ find_copy(Relation rel, AmtIndexId index, const ScanKeyData *by, Snapshot *snaps
 
 /* Is it still the visible row? */
 static bool
-is_current(Relation rel, AmtIndexId index, const ScanKeyData *key, HeapTuple tuple)
+is_current(Relation rel, HeapTuple tuple, Buffer buffer)
 {
-	Snapshot	snapshot;
-	Buffer		buffer;
-	HeapTuple	copy = find_copy(rel, index, key, &snapshot, &buffer);
+	AmtRowHint	place = {
+		buffer, ItemPointerGetBlockNumber(&tuple->t_self), ItemPointerGetOffsetNumber(&tuple->t_self)
+	};
+	Snapshot	snapshot = amt_newest_snapshot();
+	HeapTuple	there = amt_row_by_hint(rel, snapshot, &place);
 
 	UnregisterSnapshot(snapshot);
-	return copy != NULL && ItemPointerEquals(&copy->t_self, &tuple->t_self) &&
-		TransactionIdEquals(HeapTupleHeaderGetXmin(copy->t_data), HeapTupleHeaderGetXmin(tuple->t_data));
+	return there != NULL &&
+		TransactionIdEquals(HeapTupleHeaderGetXmin(there->t_data), HeapTupleHeaderGetXmin(tuple->t_data));
 }
 
 /*
  * Do something with the visible row by a unique column.  The action may wait
  * for the table of large values.  We hold no lock on the index then, since
- * REINDEX locks both in the other order, and look at the row again.
+ * REINDEX locks both in the other order.  If the action says so, we look at
+ * the row again: it may have been changed while we read.
  */
 static bool
 find_row(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal, Datum value,
@@ -195,10 +198,10 @@ find_row(Relation rel, AmtIndexId index, AttrNumber attnum, RegProcedure equal, 
 		Snapshot	snapshot;
 		Buffer		buffer;
 		HeapTuple	tuple = find_copy(rel, index, &key, &snapshot, &buffer);
-		bool		waited = tuple != NULL && action(tuple, buffer, RelationGetDescr(rel), arg);
+		bool		again = tuple != NULL && action(tuple, buffer, RelationGetDescr(rel), arg);
 
 		UnregisterSnapshot(snapshot);
-		if (!waited || is_current(rel, index, &key, tuple))
+		if (!again || BufferIsLocal(buffer) || is_current(rel, tuple, buffer))
 			return tuple != NULL;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -250,7 +253,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 
 typedef struct KeyAndHint
 {
-	AmtRowHint *hint;
+	AmtRowHint *hint;			/* NULL unless for a verification */
 	AmtKey	   *key;
 } KeyAndHint;
 
@@ -258,11 +261,14 @@ static bool
 get_key_and_place(HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg)
 {
 	KeyAndHint *found = arg;
+	bool		fetched = deform_and_detoast(tuple, tupdesc, found->key);
 
+	if (found->hint == NULL)
+		return fetched;
 	found->hint->buffer = buffer;
 	found->hint->block = ItemPointerGetBlockNumber(&tuple->t_self);
 	found->hint->offset = ItemPointerGetOffsetNumber(&tuple->t_self);
-	return deform_and_detoast(tuple, tupdesc, found->key);
+	return true;				/* a verification: its pages may have come late */
 }
 
 /*
@@ -346,7 +352,7 @@ amt_key_by_hint(Relation rel, const char *id, Size id_len, AmtRowHint *hint, Amt
 
 	if (!amt_make_id_text(&text_id, id, id_len))
 		return false;
-	return (get_by_hint(rel, hint, key) && amt_key_has_id(key, id, id_len)) ||
+	return (hint != NULL && get_by_hint(rel, hint, key) && amt_key_has_id(key, id, id_len)) ||
 		find_row(rel, AMT_KEY_BY_ID, Anum_amt_key_key_id, F_TEXTEQ, PointerGetDatum(&text_id),
 				 get_key_and_place, &found_at);
 }
@@ -382,9 +388,7 @@ amt_key_by_sha256(Relation rel, const uint8 sha256[32], AmtRowHint *hint, AmtKey
 bool
 amt_key_by_id(Relation rel, const char *id, Size id_len, AmtKey *key)
 {
-	AmtRowHint	nowhere = {0};
-
-	return amt_key_by_hint(rel, id, id_len, &nowhere, key);
+	return amt_key_by_hint(rel, id, id_len, NULL, key);
 }
 
 bool

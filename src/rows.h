@@ -81,7 +81,8 @@ extern HeapTuple amt_row_by_hint(Relation rel, Snapshot snapshot, const AmtRowHi
 
 /*
  * Find a key by id, or by the token's digest.  Looks at the hint's place
- * first, and sets the hint to the row's place.
+ * first, and sets the hint to the row's place.  The row is the visible one
+ * when it has been read, however long that took.
  */
 extern bool amt_key_by_hint(Relation rel, const char *id, Size id_len,
 							AmtRowHint *hint, AmtKey *key);

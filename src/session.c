@@ -375,7 +375,9 @@ amt_session_refuse_mix(const struct config_generic *const *settings, int n)
 void
 amt_session_refuse(AmtRefusal why)
 {
-	refusal = why;
+	/* The first reason has the remedy: others may follow from it. */
+	if (refusal == AMT_NOT_REFUSED)
+		refusal = why;
 }
 
 AmtRefusal

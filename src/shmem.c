@@ -165,7 +165,7 @@ report_failure(ErrorData *error)
 	static bool reported = false;
 
 	if (!reported)
-		ereport(LOG,
+		ereport(LOG_SERVER_ONLY,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("amt_keys has no shared memory: keys are verified by scrypt at each call, and calls are not counted"),
 				 errdetail("%s", error->message),

@@ -194,7 +194,7 @@ report_refusal(void)
 	LWLockRelease(&writers->lock);
 	amt_stat_add(AMT_WORKER_FAILURES, 1);
 	if (!reported)
-		ereport(LOG,
+		ereport(LOG_SERVER_ONLY,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("amt_keys could not start its background worker: counted calls wait in memory"),
 				 IsUnderPostmaster ? errhint("Increase \"max_worker_processes\".") : 0));
@@ -229,7 +229,7 @@ amt_writer_want(TimestampTz now)
 
 	/*
 	 * The call is counted: no cancel may come before the caller has its
-	 * answer.  Only a termination may: the client may not read our message.
+	 * answer.
 	 */
 	HOLD_CANCEL_INTERRUPTS();
 	(void) request_worker(now);
