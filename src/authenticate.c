@@ -11,7 +11,8 @@
  * - the process is a client's backend, and no trigger is running;
  * - the session user may set the identity, and is no superuser.  A
  *   superuser's maintenance runs other people's code;
- * - it has set the claims, as itself or as a role that it can become.
+ * - it has set the claims in this transaction, as itself or as a role that it
+ *   can become.  SQL of an earlier transaction may have left others.
  *
  * With other rights in force, as in a SECURITY DEFINER function, we set
  * nothing and refuse a key: its author must not decide the identity.

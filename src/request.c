@@ -250,7 +250,7 @@ amt_request_identity(AmtIdentity *identity, Oid user)
 	{
 		ereport(DEBUG1,
 				(errmsg("request.jwt.claims give no identity"),
-				 errdetail("They are not set, or not by the session user or a role that it can become.")));
+				 errdetail("They are not set in this transaction, or not by the session user or a role that it can become.")));
 		return false;
 	}
 	if (may_be_garbled(get_setting(CLAIMS)))

@@ -161,7 +161,8 @@ amt_session_has_set(const char *name, Oid user)
 {
 	const struct config_generic *setting = amt_session_setting(name);
 
-	return setting != NULL && setting->source == PGC_S_SESSION &&
+	/* A value of an earlier transaction has no stack. */
+	return setting != NULL && setting->stack != NULL && setting->source == PGC_S_SESSION &&
 		amt_can_set_role(user, setting->srole);
 }
 

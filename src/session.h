@@ -25,8 +25,9 @@ extern void amt_session_compare(const char *const *names, int n);
 extern const struct config_generic *amt_session_setting(const char *name);
 
 /*
- * Has SET given the setting its value, by this user or a role that it can
- * become?  Not if a SECURITY DEFINER function of somebody else did.
+ * Has SET given the setting its value in this transaction, by this user or a
+ * role that it can become?  Not if a SECURITY DEFINER function of somebody
+ * else did.
  */
 extern bool amt_session_has_set(const char *name, Oid user);
 

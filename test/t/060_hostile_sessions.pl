@@ -115,7 +115,9 @@ for my $loaded ('SELECT 1', 'SELECT amt_org_id() IS NULL')
 	answer($gateway, $loaded);
 	is(answer($gateway, 'SELECT evil.claims(false)', @serve), "\n\n-/-/-/-", "claims that a function of others has set are not believed after $loaded");
 	is(answer($gateway, 'BEGIN', 'SELECT evil.claims(true)', 'SELECT amt_authenticate()', $whoami, 'ROLLBACK'), "\n\n-/-/-/-", "nor in the same transaction after $loaded");
-	is(answer($gateway, q{SET request.jwt.claims = '{"org_id": "acme", "org_role": "viewer"}'}, @serve), "\nacme/viewer/-/-", "claims that the gateway has set are believed after $loaded");
+	my $claims = q{request.jwt.claims = '{"org_id": "acme", "org_role": "viewer"}'};
+	is(answer($gateway, 'BEGIN', "SET LOCAL $claims", @serve[1 .. 3]), "\nacme/viewer/-/-", "claims that the gateway has set are believed after $loaded");
+	is(answer($gateway, 'BEGIN', "SET $claims", 'COMMIT', @serve), "\n-/-/-/-", "claims that an earlier transaction has left are not believed after $loaded");
 	is(answer($gateway, 'BEGIN', 'SET LOCAL ROLE clerk', q{SET LOCAL request.jwt.claims = '{"org_id": "acme", "org_role": "editor"}'}, 'RESET ROLE', 'SELECT amt_authenticate()', $whoami, 'ROLLBACK'),
 		"\nacme/editor/-/-", "claims that the gateway has set as another role of its are believed after $loaded");
 }
