@@ -106,12 +106,9 @@ get_limit(Oid sequence)
  * may have got the number after us.
  */
 static void
-move_sequence(Relation rel, Oid sequence, int64 limit)
+move_sequence(Oid sequence, int64 last_id)
 {
-	int64		last_id;
-
 	lock_numbers(sequence, ExclusiveLock);
-	last_id = amt_event_last_id(rel, limit);
 	if (last_id > get_last_value(sequence))
 		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence), Int64GetDatum(last_id));
 	unlock_numbers(sequence, ExclusiveLock);
@@ -139,7 +136,7 @@ next_event_id(Relation rel)
 		return number;
 	if (last_id > get_last_value(sequence))
 	{
-		move_sequence(rel, sequence, limit);
+		move_sequence(sequence, last_id);
 		number = take_number(sequence);
 	}
 	for (int tries = 0; amt_event_exists(rel, number) && tries < MAX_TRIES; tries++)
