@@ -145,12 +145,13 @@ amt_sweep_usage(void)
  * may get its OID.  So the workers of other databases drop the old entries,
  * if they are of the first databases that are found.
  */
-void
-amt_sweep_databases(void)
+static void
+drop_databases(void)
 {
 	Oid			database[64];
 	int			n;
 
+	amt_batch_timeout(true);
 	amt_batch_begin();
 	amt_batch_attach();
 	n = amt_entry_databases(database, lengthof(database));
@@ -158,5 +159,22 @@ amt_sweep_databases(void)
 		if (database[i] != MyDatabaseId &&
 			!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database[i])))
 			amt_entry_drop_database(database[i]);
+	amt_batch_timeout(false);
 	amt_batch_commit();
+}
+
+void
+amt_sweep_databases(void)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		drop_databases();
+	}
+	PG_CATCH();
+	{
+		amt_batch_recover(oldcontext);	/* the catalog is locked; later */
+	}
+	PG_END_TRY();
 }

@@ -24,6 +24,7 @@
 #include "storage/procarray.h"
 #include "utils/guc.h"
 #include "utils/pidfile.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "batch.h"
@@ -38,6 +39,7 @@
 #include "writer_batch.h"
 #include "writer_slot.h"
 
+#define START_MS		500		/* between two looks whether to give up starting */
 #define IDLE_MS			2000	/* without a call until the worker leaves */
 #define POLL_MS			500		/* between two looks for calls */
 #define FAILED_MS		5000	/* from a failed write to the next */
@@ -298,11 +300,31 @@ wait_after_failure(void)
 		wait_for_latch(POLL_MS);
 }
 
+/* Called in a signal handler. */
+static void
+end_start(void)
+{
+	if (!ShutdownRequestPending)
+		return;
+	ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * SIGTERM lets us go on, to write what was counted.  But we may wait for a
+ * lock of a catalog here, without limit.
+ */
 static void
 connect_to(Oid database)
 {
+	TimeoutId	start = RegisterTimeout(USER_TIMEOUT, end_start);
+
+	enable_timeout_every(start, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), START_MS),
+						 START_MS);
 	/* Sessions may still count in a database that allows no new ones. */
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, BGWORKER_BYPASS_ALLOWCONN);
+	disable_timeout(start, false);
 
 	/* The server's settings for sessions must not stop the worker. */
 	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);

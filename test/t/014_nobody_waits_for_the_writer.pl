@@ -197,6 +197,29 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	is(events_of($node, id_of($other)), 1, "$what: the revocation has recorded the calls");
 }
 
+# The worker looks for dropped databases, but does not wait for their catalog.
+{
+	my $key = create_key($node);
+	new_database($node, 'other');
+	verify($node, create_key($node, 'other'), 'other');
+	my $owner = Session->new($node);
+	$owner->query('ALTER DATABASE other RENAME TO another', 'BEGIN', 'LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE');
+	my $longest = 0;
+	for (1 .. 24)    # the worker looks every ten seconds
+	{
+		verify($s, $key);
+		my $waits = $owner->query(q{SELECT coalesce(max(extract(epoch FROM clock_timestamp() - state_change)), 0)::int
+			FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' AND wait_event_type = 'Lock' AND datname IS NOT NULL});
+		$longest = $waits if $waits > $longest;
+		sleep 0.5;
+	}
+	$owner->query('ROLLBACK');
+	cmp_ok($longest, '<', 4, 'the worker waits no longer than two seconds for the catalog of databases');
+	flush($node);
+	is(calls_of($node, id_of($key)), 24, 'and writes every call');
+	$owner->quit;
+}
+
 $s->quit;
 $node->stop;
 done_testing();

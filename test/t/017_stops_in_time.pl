@@ -154,4 +154,19 @@ for my $interval ('1h', '10ms')
 	like(slurp_file($node->logfile, $lines), qr/amt_keys could not write \d+ counted calls before the server stopped/, 'the log says how many calls are lost');
 }
 
+# A worker that waits for a lock of a catalog when it starts does not hold up the stop.
+{
+	my $locked = new_cluster(name => 'locked', conf => 'max_prepared_transactions = 1');
+	my $key = create_key($locked);
+	my $caller = Session->new($locked);
+	verify($caller, $key);
+	wait_for_worker($locked);
+	wait_for_no_worker($locked);
+	my $watcher = Session->new($locked);
+	$watcher->query('BEGIN', 'LOCK TABLE pg_db_role_setting IN ACCESS EXCLUSIVE MODE', "PREPARE TRANSACTION 'p'");
+	ok(wait_until(sub { verify($caller, $key); sleep 0.2; $watcher->query(q{SELECT count(*) FROM pg_locks WHERE relation = 'pg_db_role_setting'::regclass AND NOT granted}) eq 1 }),
+		'a worker waits for a catalog when it starts');
+	cmp_ok(stop_seconds($locked), '<', 5, 'the server stops in time nevertheless');
+}
+
 done_testing();
