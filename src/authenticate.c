@@ -114,20 +114,6 @@ switch_role(const char *key_role)
 	(void) set_config_option("role", name, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/*
- * Does code run with other rights than the session's, as in a SECURITY
- * DEFINER function, an index function or a maintenance command?
- */
-static bool
-has_changed_rights(void)
-{
-	Oid			userid;
-	int			sec_context;
-
-	GetUserIdAndSecContext(&userid, &sec_context);
-	return sec_context != 0 || userid != GetOuterUserId();
-}
-
 /* Must the claims be PostgREST's?  The caller has checked for other rights. */
 static bool
 may_believe_claims(void)
@@ -220,13 +206,13 @@ amt_authenticate(PG_FUNCTION_ARGS)
 				 errmsg("cannot authenticate during a parallel operation")));
 
 	/* Seal first: somebody may catch our error. */
-	if (!has_changed_rights())
+	if (!amt_session_has_changed_rights())
 		amt_identity_seal();
 
 	amt_request_open(&memory);
 	PG_TRY();
 	{
-		if (has_changed_rights())
+		if (amt_session_has_changed_rights())
 			stand_aside();
 		else
 			authenticate(extension, first);

@@ -91,16 +91,12 @@ note_setter(Oid role, const char *name)
 	}
 }
 
-/*
- * Has the transaction set the setting and reset it?  Each value that it had
- * in the transaction must come from SET.  The lowest entry of the stack has
- * the one before.
- */
-static bool
-was_reset(const struct config_generic *setting)
+bool
+amt_session_was_reset(const struct config_generic *setting)
 {
 	GucSource	source = setting->source;
 
+	/* The lowest entry of the stack has the value from before. */
 	for (const GucStack *stack = setting->stack; stack != NULL; stack = stack->prev)
 	{
 		if (source != PGC_S_SESSION)
@@ -113,7 +109,7 @@ was_reset(const struct config_generic *setting)
 static void
 note_setters(const struct config_generic *setting)
 {
-	if (was_reset(setting))
+	if (amt_session_was_reset(setting))
 		undone = true;
 	if (setting->source == PGC_S_SESSION)
 		note_setter(setting->srole, setting->name);
@@ -358,6 +354,16 @@ amt_session_compare(const char *const *names, int n)
 		compare_stored(rel, place[i].database, place[i].role, &stored);
 	}
 	table_close(rel, AccessShareLock);
+}
+
+bool
+amt_session_has_changed_rights(void)
+{
+	Oid			userid;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	return sec_context != 0 || userid != GetOuterUserId();
 }
 
 void

@@ -32,6 +32,18 @@ extern const struct config_generic *amt_session_setting(const char *name);
 extern bool amt_session_has_set(const char *name, Oid user);
 
 /*
+ * Has the transaction set the setting and reset it?  RESET ALL asks for no
+ * right.
+ */
+extern bool amt_session_was_reset(const struct config_generic *setting);
+
+/*
+ * Does code run with other rights than the session's, as in a SECURITY
+ * DEFINER function, an index function or a maintenance command?
+ */
+extern bool amt_session_has_changed_rights(void);
+
+/*
  * Raise 55000 in a function whose definition sets one of the settings.  When it
  * ends, the server brings back the value of that one, but not of others that
  * belong to it.

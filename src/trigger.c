@@ -257,31 +257,27 @@ amt_key_guard(PG_FUNCTION_ARGS)
 }
 
 /*
- * Has this session turned row_security off?  The owner of the database can do
- * that for everybody, which does not count.
+ * Has a role with the owner's rights set this in the session?  The owner of
+ * the database can do that for everybody, and a SECURITY DEFINER function of
+ * others for the caller, which does not count.
  */
 static bool
-has_row_security_off(void)
+is_set_for_owner(const char *name, Oid owner)
 {
-	int			n;
-	struct config_generic **settings;
+	const struct config_generic *setting = amt_session_setting(name);
 
-	if (row_security)
-		return false;			/* as for each key that is created */
-	settings = amt_all_settings(&n);
-	for (int i = 0; i < n; i++)
-		if (strcmp(settings[i]->name, "row_security") == 0)
-			return settings[i]->source == PGC_S_SESSION;
-	return false;
+	return setting->source == PGC_S_SESSION && has_privs_of_role(setting->srole, owner);
 }
 
 /* Our functions write with a search_path that is not empty. */
 static bool
 is_restored(Relation rel)
 {
-	return has_row_security_off() &&
-		namespace_search_path[0] == '\0' &&
-		has_privs_of_role(GetOuterUserId(), rel->rd_rel->relowner);
+	Oid			owner = rel->rd_rel->relowner;
+
+	return !row_security && namespace_search_path[0] == '\0' &&
+		has_privs_of_role(GetOuterUserId(), owner) &&
+		is_set_for_owner("row_security", owner) && is_set_for_owner("search_path", owner);
 }
 
 static void

@@ -112,6 +112,16 @@ identify(const ReturnSetInfo *rsinfo, AmtVerdict verdict, const AmtKey *key)
 {
 	static const AmtIdentity nobody = {0};
 
+	/*
+	 * The author of a function with other rights must not change what
+	 * amt_authenticate() has decided, nor free the caller from a key's limits.
+	 */
+	if (amt_session_has_changed_rights() &&
+		(amt_identity_is_sealed() || (verdict != AMT_GOOD && amt_identity_recorded().key_id != NULL)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to set the identity"),
+				 errdetail("A function with other rights cannot change this identity.")));
 	warn_outside_block(rsinfo);
 	if (verdict == AMT_GOOD)
 		amt_identify(key);

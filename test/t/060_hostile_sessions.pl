@@ -336,6 +336,39 @@ SKIP:
 	is($super->query(q{SELECT pg_drop_replication_slot('dba')}), '', 'the slot is dropped');
 }
 
+# A function of others cannot take a key's identity from the gateway that has given it, and with it the key's limits.
+{
+	$super->query('GRANT EXECUTE ON FUNCTION amt_verify TO gateway, evil');
+	as('evil')->query(q{CREATE FUNCTION evil.reset() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RESET ALL; END'},
+		q{CREATE FUNCTION evil.present(token text) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT org_id FROM amt_verify(token, true)'});
+	my $gateway = as('gateway');
+	my @identified = ('BEGIN', "SELECT org_id FROM amt_verify('$acme', true)");
+	my $may = q{SELECT amt_may_manage('x', 'globex', NULL)};
+	my $create = q{SELECT role FROM amt_create_key('mine', 'globex', 'owner')};
+	my @end = ('ROLLBACK', "SELECT 'next'", $may);
+	is(answer($gateway, @identified, 'SELECT evil.reset()', $whoami, $may, $create, @end), "acme\n\n-/-/-/-\nf\nERROR:  42501\nnext\nt", 'not by RESET ALL');
+	is(answer($gateway, @identified, q{SELECT evil.present('nonsense')}, $create, @end), "acme\nERROR:  42501\nERROR:  25P02\nnext\nt", 'nor by a token that is bad');
+	is(answer($gateway, 'BEGIN', 'SAVEPOINT a', $identified[1], $may, 'ROLLBACK TO a', $whoami, $create, @end), "acme\nf\n-/-/-/-\nowner\nnext\nt", 'but a savepoint takes it back');
+	is(answer($gateway, 'BEGIN', "SELECT evil.present('$globex')", $may, @end), "globex\nf\nnext\nt", 'and a function of others may identify the first key');
+	is(answer($gateway, 'BEGIN', q{SET LOCAL request.jwt.claims = '{"org_id": "acme", "org_role": "viewer"}'}, 'SELECT amt_authenticate()', "SELECT evil.present('$globex')", @end),
+		"\nERROR:  42501\nnext\nt", 'it cannot change what amt_authenticate() has decided');
+	$super->query('REVOKE EXECUTE ON FUNCTION amt_verify FROM gateway, evil');
+}
+
+# Nor can it make the owner's INSERT look like one of a dump.
+{
+	as('evil')->query(q{CREATE FUNCTION evil.restore() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+		BEGIN PERFORM set_config('row_security', 'off', false), set_config('search_path', '', false); END $$});
+	my $owner = Session->new($node);
+	my $insert = sub { "INSERT INTO public.amt_key (key_id, org_id, name, role, token_sha256, created_at) VALUES ('$_[0]', 'acme', 'k', 'viewer', sha256('$_[0]'), now())" };
+	$owner->query('SELECT evil.restore()', $insert->('byOthers'));
+	my $events = sub { $super->query("SELECT count(*) FROM amt_key_event WHERE key_id = '$_[0]'") };
+	is($events->('byOthers'), 1, 'an INSERT is recorded after a function of others has set what a dump sets');
+	$owner->query('RESET row_security', 'SET row_security = off', q{SELECT set_config('search_path', '', false)}, $insert->('byOwner'));
+	is($events->('byOwner'), 0, 'it is not after the owner has');
+	$owner->quit;
+}
+
 $_->quit for $app, $super;
 $node->stop;
 # A session that is refused for a bad value at login is refused in its parallel workers, too, when the value has been corrected.
