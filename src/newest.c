@@ -152,8 +152,7 @@ row_exists(Relation rel, Oid index, AmtIdText *text_id)
 	bool		found = false;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(text_id));
-	scan = systable_beginscan(rel, index, true, SnapshotAny, 1, &key);
-	snapshot = amt_newest_snapshot();
+	scan = amt_begin_scan(rel, index, &key, &snapshot);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 		found = amt_is_visible(scan, tuple, snapshot) &&
 			((tuple->t_data->t_infomask & HEAP_XMAX_INVALID) != 0 ||

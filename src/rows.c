@@ -10,8 +10,7 @@
  * access.
  *
  * We scan with SnapshotAny and test each version ourselves.  A scan with an
- * MVCC snapshot would leave predicate locks under SERIALIZABLE.  Only
- * amt_usage_visit() makes one: the worker calls it, in READ COMMITTED.
+ * MVCC snapshot would leave predicate locks under SERIALIZABLE.
  *
  * The hint may be wrong.  So we pin, lock and check the buffer as if the
  * number were arbitrary.
@@ -28,6 +27,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -137,23 +137,33 @@ amt_newest_snapshot(void)
 	return RegisterSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
 
+SysScanDesc
+amt_begin_scan(Relation rel, Oid index, ScanKey key, Snapshot *snapshot)
+{
+	SysScanDesc scan;
+
+	LockRelationOid(index, AccessShareLock);
+	*snapshot = amt_newest_snapshot();
+	scan = systable_beginscan(rel, index, true, SnapshotAny, 1, key);
+	UnlockRelationOid(index, AccessShareLock);	/* the scan holds its own */
+	return scan;
+}
+
 /* Called for a copy of the row that is found.  True means to look at the row again. */
 typedef bool (*RowAction) (HeapTuple tuple, Buffer buffer, TupleDesc tupdesc, void *arg);
 
 /*
- * Copy the visible row by a unique column; NULL if there is none.  We may wait
- * for the index, so the snapshot is taken after that: the row may be gone by
- * then.  The caller must unregister the snapshot.  The buffer is not pinned.
+ * Copy the visible row by a unique column; NULL if there is none.  The caller
+ * must unregister the snapshot.  The buffer is not pinned.
  */
 static HeapTuple
 find_copy(Relation rel, AmtIndexId index, const ScanKeyData *by, Snapshot *snapshot, Buffer *buffer)
 {
 	ScanKeyData key = *by;		/* the scan changes it */
-	SysScanDesc scan = systable_beginscan(rel, amt_index(rel, index), true, SnapshotAny, 1, &key);
+	SysScanDesc scan = amt_begin_scan(rel, amt_index(rel, index), &key, snapshot);
 	HeapTuple	copy = NULL;
 	HeapTuple	tuple;
 
-	*snapshot = amt_newest_snapshot();
 	while (copy == NULL && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		if (!amt_is_visible(scan, tuple, *snapshot))
@@ -231,8 +241,7 @@ amt_keys_by_prefix(Relation rel, const char *prefix, Size len,
 
 	ScanKeyInit(&key, Anum_amt_key_token_prefix, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(value));
-	scan = systable_beginscan(rel, amt_index(rel, AMT_KEY_BY_PREFIX), true, SnapshotAny, 1, &key);
-	snapshot = amt_newest_snapshot();
+	scan = amt_begin_scan(rel, amt_index(rel, AMT_KEY_BY_PREFIX), &key, &snapshot);
 	while (n < max && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -423,43 +432,6 @@ amt_key_is_ours(Oid extension, const char *id, Size id_len)
 						note_xmin, &xmin);
 	table_close(rel, AccessShareLock);
 	return TransactionIdIsCurrentTransactionId(xmin);
-}
-
-bool
-amt_usage_visit(Relation rel, const char *after, Size after_len, int max,
-				void (*visit) (const char *id, Size id_len, void *arg), void *arg)
-{
-	Relation	index = index_open(amt_index(rel, AMT_USAGE_BY_ID), AccessShareLock);
-	Snapshot	snapshot = amt_newest_snapshot();
-	Datum		place = PointerGetDatum(cstring_to_text_with_len(after, after_len));
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	int			n = 0;
-
-	ScanKeyEntryInitialize(&key, 0, Anum_amt_key_usage_key_id, BTGreaterStrategyNumber, InvalidOid,
-						   index->rd_indcollation[0], F_TEXT_GT, place);
-	scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
-	while (n < max && HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
-	{
-		bool		isnull;
-		Datum		value = heap_getattr(tuple, Anum_amt_key_usage_key_id,
-										 RelationGetDescr(rel), &isnull);
-		text	   *id;
-
-		CHECK_FOR_INTERRUPTS();
-		if (isnull)
-			continue;
-		id = DatumGetTextPP(value);
-		visit(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), arg);
-		if ((Pointer) id != DatumGetPointer(value))
-			pfree(id);
-		n++;
-	}
-	systable_endscan_ordered(scan);
-	UnregisterSnapshot(snapshot);
-	index_close(index, AccessShareLock);
-	return n == max;
 }
 
 typedef struct StoredUsage

@@ -96,14 +96,6 @@ extern bool amt_key_get(Oid extension, const char *id, Size id_len, Oid *table, 
 extern bool amt_key_is_ours(Oid extension, const char *id, Size id_len);
 
 /*
- * Call visit(id, id_len, arg) for up to max rows of amt_key_usage, in the
- * order of their ids, from the first one after "after".  Returns true if
- * there may be more.
- */
-extern bool amt_usage_visit(Relation rel, const char *after, Size after_len, int max,
-							void (*visit) (const char *id, Size id_len, void *arg), void *arg);
-
-/*
  * Read a key's row of amt_key_usage with the newest snapshot; false if there
  * is none.
  */
@@ -126,6 +118,14 @@ extern bool amt_make_id_text(AmtIdText *text_id, const char *id, Size id_len);
 
 /* Register the newest snapshot.  In parallel mode that is the active one. */
 extern Snapshot amt_newest_snapshot(void);
+
+/*
+ * Begin a scan of all versions by an index, and register a snapshot for
+ * amt_is_visible().  It is newer than the wait for the index.  And it is
+ * older than the scan: one of the heap, as ignore_system_indexes has it, looks
+ * at no block that is added later.
+ */
+extern SysScanDesc amt_begin_scan(Relation rel, Oid index, ScanKey key, Snapshot *snapshot);
 
 /* Does the snapshot see this version of a row, which the scan has found? */
 extern bool amt_is_visible(SysScanDesc scan, HeapTuple tuple, Snapshot snapshot);

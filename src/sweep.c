@@ -4,16 +4,22 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "batch.h"
 #include "compat.h"
 #include "pending.h"
+#include "rows.h"
 #include "sweep.h"
 #include "write.h"
 
@@ -34,10 +40,8 @@ typedef struct Slice
 } Slice;
 
 static void
-note_orphan(const char *id, Size id_len, void *arg)
+note_orphan(const char *id, Size id_len, Slice *slice)
 {
-	Slice	   *slice = arg;
-
 	if (id_len > AMT_ID_MAX)
 		return;					/* the table's owner has forced it in */
 	slice->advanced = true;
@@ -45,6 +49,43 @@ note_orphan(const char *id, Size id_len, void *arg)
 	memcpy(slice->last.id, id, id_len);
 	if (amt_batch_presence(slice->batch, id, id_len, NULL, NULL) == AMT_ABSENT)
 		slice->orphan[slice->norphans++] = slice->last;
+}
+
+/* Visit the rows after slice->last, in the order of their ids; true if there may be more. */
+static bool
+visit_slice(Relation rel, Slice *slice)
+{
+	Relation	index = index_open(amt_index(rel, AMT_USAGE_BY_ID), AccessShareLock);
+	Snapshot	snapshot = amt_newest_snapshot();
+	Datum		place = PointerGetDatum(cstring_to_text_with_len(slice->last.id, slice->last.len));
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			n = 0;
+
+	ScanKeyEntryInitialize(&key, 0, Anum_amt_key_usage_key_id, BTGreaterStrategyNumber, InvalidOid,
+						   index->rd_indcollation[0], F_TEXT_GT, place);
+	scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
+	while (n < SLICE && HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_amt_key_usage_key_id,
+										 RelationGetDescr(rel), &isnull);
+		text	   *id;
+
+		CHECK_FOR_INTERRUPTS();
+		if (isnull)
+			continue;
+		id = DatumGetTextPP(value);
+		note_orphan(VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), slice);
+		if ((Pointer) id != DatumGetPointer(value))
+			pfree(id);
+		n++;
+	}
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	return n == SLICE;
 }
 
 /*
@@ -61,8 +102,7 @@ sweep_slice(AmtBatch *batch, Slice *slice)
 	slice->batch = batch;
 	slice->norphans = 0;
 	slice->advanced = false;
-	more = amt_usage_visit(batch->usage, slice->last.id, slice->last.len, SLICE, note_orphan, slice) &&
-		slice->advanced;
+	more = visit_slice(batch->usage, slice) && slice->advanced;
 	if (slice->norphans == 0)
 		return more;
 	amt_write_begin(&write, batch->usage);
