@@ -209,9 +209,8 @@ amt_stored_org_id_is_valid(const char *org_id, const char **problem)
 	return org_id_is_valid(org_id, 2 * AMT_ORG_MAX_CHARS, problem);
 }
 
-/* Does the text hold a token? */
-static bool
-holds_token(const char *s)
+bool
+amt_holds_token(const char *s)
 {
 	bool		found;
 
@@ -244,7 +243,7 @@ amt_check_name(const char *name)
 	if (!is_shown(trimmed, false, "key name", &problem))
 		amt_invalid(problem,
 					"A name has 1 to 100 characters, not counting surrounding spaces; none is a control character or a line separator, and one is visible.");
-	if (holds_token(trimmed))
+	if (amt_holds_token(trimmed))
 		amt_invalid("key name must not contain a token", "Choose another name.");
 	return trimmed;
 }
@@ -256,7 +255,7 @@ amt_check_token_prefix(const char *prefix)
 
 	if (!is_shown(prefix, false, "token prefix", &problem))
 		amt_invalid(problem, "A token prefix has 1 to 100 characters that lists can show.");
-	if (holds_token(prefix))
+	if (amt_holds_token(prefix))
 		amt_invalid("token prefix must not contain a token", "Pass only the beginning of the token.");
 }
 

@@ -22,6 +22,9 @@ extern bool amt_stored_org_id_is_valid(const char *org_id, const char **problem)
 extern bool amt_stored_name_is_valid(const char *name, const char **problem);
 extern bool amt_stored_token_prefix_is_valid(const char *prefix, const char **problem);
 
+/* Does the text hold a token, or what may be a part of one? */
+extern bool amt_holds_token(const char *s);
+
 /*
  * Check a caller's argument.  Raises 22023 if it is not valid or holds a
  * token.  amt_check_name() returns the name without surrounding spaces.

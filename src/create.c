@@ -54,6 +54,8 @@ scopes_arg(FunctionCallInfo fcinfo, int n)
 				 errmsg("scopes are not valid"),
 				 errdetail("%s", detail),
 				 errhint("Leave scopes out for a key that may do all that its role allows.")));
+	if (amt_holds_token(scopes))
+		amt_invalid("scopes must not contain a token", "Choose other scopes.");
 	return scopes;
 }
 
