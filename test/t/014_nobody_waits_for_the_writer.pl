@@ -205,7 +205,7 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	my $owner = Session->new($node);
 	$owner->query('ALTER DATABASE other RENAME TO another', 'BEGIN', 'LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE');
 	my $longest = 0;
-	for (1 .. 24)    # the worker looks every ten seconds
+	for (1 .. 40)    # the worker looks every ten seconds
 	{
 		verify($s, $key);
 		my $waits = $owner->query(q{SELECT coalesce(max(extract(epoch FROM clock_timestamp() - state_change)), 0)::int
@@ -216,7 +216,7 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	$owner->query('ROLLBACK');
 	cmp_ok($longest, '<', 4, 'the worker waits no longer than two seconds for the catalog of databases');
 	flush($node);
-	is(calls_of($node, id_of($key)), 24, 'and writes every call');
+	is(calls_of($node, id_of($key)), 40, 'and writes every call');
 	$owner->quit;
 }
 
