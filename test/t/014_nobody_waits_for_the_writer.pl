@@ -203,6 +203,8 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	new_database($node, 'other');
 	verify($node, create_key($node, 'other'), 'other');
 	my $owner = Session->new($node);
+	verify($s, $key);
+	ok(wait_for_worker($node), 'a worker runs before the catalog is locked');
 	$owner->query('ALTER DATABASE other RENAME TO another', 'BEGIN', 'LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE');
 	my $longest = 0;
 	for (1 .. 40)    # the worker looks every ten seconds
@@ -216,7 +218,7 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	$owner->query('ROLLBACK');
 	cmp_ok($longest, '<', 4, 'the worker waits no longer than two seconds for the catalog of databases');
 	flush($node);
-	is(calls_of($node, id_of($key)), 40, 'and writes every call');
+	is(calls_of($node, id_of($key)), 41, 'and writes every call');
 	$owner->quit;
 }
 
