@@ -35,6 +35,8 @@
 /* Columns of the view, in the order of its definition. */
 #define Anum_view_key_id		1
 #define Anum_view_name			2
+#define Anum_view_org_id		4
+#define Anum_view_role			5
 #define Anum_view_expires_at	9
 #define Anum_view_suspended_at	10
 #define Natts_view				13
@@ -62,7 +64,20 @@ check_caller(FunctionCallInfo fcinfo, Oid extension, TriggerEvent event)
 	return trigdata;
 }
 
-/* The key of the view's row; false if it is gone or out of reach. */
+/* Does the view's row have this value? */
+static bool
+has_value(HeapTuple row, TupleDesc tupdesc, int attnum, Datum value)
+{
+	bool		isnull;
+	Datum		seen = heap_getattr(row, attnum, tupdesc, &isnull);
+
+	return !isnull && datum_image_eq(seen, value, false, -1);
+}
+
+/*
+ * The key of the view's row; false if it is gone or out of reach.  Another
+ * organization or role means that another key has the id by now.
+ */
 static bool
 find_key(Relation rel, HeapTuple row, TupleDesc tupdesc, AmtKey *key)
 {
@@ -75,6 +90,8 @@ find_key(Relation rel, HeapTuple row, TupleDesc tupdesc, AmtKey *key)
 		return false;
 	id = DatumGetTextPP(value);
 	return amt_key_by_id(rel, VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id), key) &&
+		has_value(row, tupdesc, Anum_view_org_id, AmtKeyValue(key, org_id)) &&
+		has_value(row, tupdesc, Anum_view_role, AmtKeyValue(key, role)) &&
 		amt_target_in_reach(AmtKeyValue(key, org_id));
 }
 

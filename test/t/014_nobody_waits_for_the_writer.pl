@@ -210,6 +210,7 @@ for my $lock ('LOCK TABLE amt_key_usage', 'LOCK TABLE amt_key_usage IN SHARE MOD
 	for (1 .. 40)    # the worker looks every ten seconds
 	{
 		verify($s, $key);
+		$owner->query('SELECT pg_stat_clear_snapshot()');
 		my $waits = $owner->query(q{SELECT coalesce(max(extract(epoch FROM clock_timestamp() - state_change)), 0)::int
 			FROM pg_stat_activity WHERE backend_type = 'amt_keys usage writer' AND wait_event_type = 'Lock' AND datname IS NOT NULL});
 		$longest = $waits if $waits > $longest;

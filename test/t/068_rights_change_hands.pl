@@ -31,6 +31,20 @@ sub make_key
 	return $super->query("SELECT token FROM amt_create_key('a key', '$org_id', 'editor')");
 }
 
+# A key is moved to another organization, while a statement's snapshot is from before.
+{
+	my $token = make_key('globex');
+	my $id = id_of($token);
+	my $dba = Session->new($node);
+	is($dba->query('BEGIN ISOLATION LEVEL REPEATABLE READ', "SELECT count(*) FROM amt_keys WHERE key_id = '$id' AND org_id = 'globex'"), 1, 'a DBA sees the key where it was');
+	$super->query($move);
+	is($dba->query(map { "WITH done AS ($_ WHERE org_id = 'globex' RETURNING 1) SELECT count(*) FROM done" } q{UPDATE amt_keys SET name = 'x'}, 'DELETE FROM amt_keys'),
+		"0\n0", 'a statement on the keys of the old organization passes over the one of the new');
+	is(verify($super, $token), 1, 'the key works');
+	$super->query(q{DELETE FROM amt_key WHERE org_id = 'initech'});
+	$dba->quit;
+}
+
 # The superuser who has installed the extension leaves.
 {
 	$super->query('CREATE DATABASE founded');
