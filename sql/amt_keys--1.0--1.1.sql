@@ -84,6 +84,9 @@ COMMENT ON POLICY "!amt_key_own" ON @extschema@.amt_key IS 'Whatever other polic
 COMMENT ON POLICY "!amt_key_event_own" ON @extschema@.amt_key_event IS 'Whatever other policies permit, nobody reaches events of another organization.';
 COMMENT ON POLICY "!amt_key_usage_own" ON @extschema@.amt_key_usage IS 'Whatever other policies permit, nobody reaches the usage of keys of another organization.';
 
+-- Workers do not know what the transaction has reset.
+ALTER FUNCTION @extschema@.amt_may_manage(pg_catalog.text, pg_catalog.text, pg_catalog.text) PARALLEL RESTRICTED;
+
 COMMENT ON COLUMN @extschema@.amt_key.created_by IS 'Actor who created the key; null if there was none, or one of another organization. Cannot be changed.';
 COMMENT ON COLUMN @extschema@.amt_keys.created_by IS 'Actor who created the key; null if there was none, or one of another organization.';
 COMMENT ON FUNCTION @extschema@.amt_authenticate() IS

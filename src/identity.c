@@ -487,9 +487,14 @@ amt_role_may_identify(Oid roleid)
 }
 
 bool
+amt_identity_was_reset(void)
+{
+	return amt_session_was_reset(part_config[NPARTS - 1]);
+}
+
+bool
 amt_caller_is_trusted(void)
 {
-	/* Code with other rights may have said RESET ALL to a key's identity. */
 	return !amt_identity_is_sealed() && amt_identity_recorded().key_id == NULL &&
-		!amt_session_was_reset(part_config[NPARTS - 1]) && amt_role_may_identify(GetUserId());
+		!amt_identity_was_reset() && amt_role_may_identify(GetUserId());
 }

@@ -64,6 +64,12 @@ extern bool amt_identity_has_role(const char *minimum);
 extern bool amt_identity_is_manager(void);
 
 /*
+ * Has the transaction set and reset the id of the key?  RESET ALL asks for no
+ * right, so code with other rights may have done that.
+ */
+extern bool amt_identity_was_reset(void);
+
+/*
  * Is the current user trusted with the keys of all organizations?  It must
  * have SET on amt_keys.org_id.  No user is trusted while the identity is
  * sealed or is a key.

@@ -117,7 +117,7 @@ identify(const ReturnSetInfo *rsinfo, AmtVerdict verdict, const AmtKey *key)
 	 * amt_authenticate() has decided, nor free the caller from a key's limits.
 	 */
 	if (amt_session_has_changed_rights() &&
-		(amt_identity_is_sealed() || (verdict != AMT_GOOD && amt_identity_recorded().key_id != NULL)))
+		(amt_identity_is_sealed() || (verdict != AMT_GOOD && (amt_identity_recorded().key_id != NULL || amt_identity_was_reset()))))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set the identity"),

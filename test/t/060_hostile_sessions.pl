@@ -340,7 +340,8 @@ SKIP:
 {
 	$super->query('GRANT EXECUTE ON FUNCTION amt_verify TO gateway, evil');
 	as('evil')->query(q{CREATE FUNCTION evil.reset() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RESET ALL; END'},
-		q{CREATE FUNCTION evil.present(token text) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT org_id FROM amt_verify(token, true)'});
+		q{CREATE FUNCTION evil.present(token text) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT org_id FROM amt_verify(token, true)'},
+		q{CREATE FUNCTION evil.both() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN RESET ALL; PERFORM amt_verify('nonsense', true); END $$});
 	my $gateway = as('gateway');
 	my @identified = ('BEGIN', "SELECT org_id FROM amt_verify('$acme', true)");
 	my $may = q{SELECT amt_may_manage('x', 'globex', NULL)};
@@ -348,6 +349,7 @@ SKIP:
 	my @end = ('ROLLBACK', "SELECT 'next'", $may);
 	is(answer($gateway, @identified, 'SELECT evil.reset()', $whoami, $may, $create, @end), "acme\n\n-/-/-/-\nf\nERROR:  42501\nnext\nt", 'not by RESET ALL');
 	is(answer($gateway, @identified, q{SELECT evil.present('nonsense')}, $create, @end), "acme\nERROR:  42501\nERROR:  25P02\nnext\nt", 'nor by a token that is bad');
+	is(answer($gateway, @identified, 'SELECT evil.both()', $create, @end), "acme\nERROR:  42501\nERROR:  25P02\nnext\nt", 'nor by both');
 	is(answer($gateway, 'BEGIN', 'SAVEPOINT a', $identified[1], $may, 'ROLLBACK TO a', $whoami, $create, @end), "acme\nf\n-/-/-/-\nowner\nnext\nt", 'but a savepoint takes it back');
 	is(answer($gateway, 'BEGIN', "SELECT evil.present('$globex')", $may, @end), "globex\nf\nnext\nt", 'and a function of others may identify the first key');
 	is(answer($gateway, 'BEGIN', q{SET LOCAL request.jwt.claims = '{"org_id": "acme", "org_role": "viewer"}'}, 'SELECT amt_authenticate()', "SELECT evil.present('$globex')", @end),
