@@ -92,7 +92,7 @@ COMMENT ON COLUMN @extschema@.amt_keys.created_by IS 'Actor who created the key;
 COMMENT ON FUNCTION @extschema@.amt_authenticate() IS
 'Sets the identity of a PostgREST request, from a key in its headers or from the claims of its JWT; meant for db-pre-request. Raises PT401 (unauthenticated) for a bad key, F0000 for a setting amt_keys.db_role that leads nowhere, 42501 in a SECURITY DEFINER function, 55000 in a function whose definition sets a part of the identity or the role. Everybody may call it.';
 COMMENT ON FUNCTION @extschema@.amt_verify(pg_catalog.text, pg_catalog.bool) IS
-'Returns one row if the token is valid, and no row otherwise. A leading Bearer is accepted. With identify, the caller''s identity becomes the key''s until the end of the transaction, or empty; in a function whose definition sets a part of the identity this raises 55000. No input raises an error. Not executable by PUBLIC.';
+'Returns one row if the token is valid, and no row otherwise. A leading Bearer is accepted. With identify, the caller''s identity becomes the key''s until the end of the transaction, or empty; in a function whose definition sets a part of the identity this raises 55000, and 42501 in a SECURITY DEFINER function after amt_authenticate(), or where a bad token would take away a key''s identity. No input raises an error. Not executable by PUBLIC.';
 COMMENT ON FUNCTION @extschema@.amt_role() IS
 'Role of the caller in the organization, one of amt_keys.roles; null when unset. It says nothing without amt_org_id(): ask amt_has_role(). Everybody may call it.';
 

@@ -51,7 +51,10 @@ note_orphan(const char *id, Size id_len, Slice *slice)
 		slice->orphan[slice->norphans++] = slice->last;
 }
 
-/* Visit the rows after slice->last, in the order of their ids; true if there may be more. */
+/*
+ * Visit the rows after slice->last, in the order of their ids.  True if there
+ * may be more.
+ */
 static bool
 visit_slice(Relation rel, Slice *slice)
 {

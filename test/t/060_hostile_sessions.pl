@@ -336,6 +336,13 @@ SKIP:
 	is($super->query(q{SELECT pg_drop_replication_slot('dba')}), '', 'the slot is dropped');
 }
 
+# The reason of a refusal is the first one, although a stored value is missing for it as well.
+{
+	my $session = as('acme_app', options => '-c amt_keys.org_id=globex', verbosity => 'default');
+	like($session->query('SELECT amt_org_id()'), qr/HINT:  Connect without that option/, 'an option that hides a stored identity is refused with the hint to leave it out');
+	$session->quit;
+}
+
 # A function of others cannot take a key's identity from the gateway that has given it, and with it the key's limits.
 {
 	$super->query('GRANT EXECUTE ON FUNCTION amt_verify TO gateway, evil');
