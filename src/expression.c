@@ -107,13 +107,33 @@ is_plain(const Node *node)
 	}
 }
 
+/*
+ * Does the node name an operator of others?  The planner can take another one
+ * in its place, such as the negator, whose function is not in the node.
+ */
+static bool
+has_foreign_operator(const Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+			return !amt_is_built_in(((const OpExpr *) node)->opno);
+		case T_ScalarArrayOpExpr:
+			return !amt_is_built_in(((const ScalarArrayOpExpr *) node)->opno);
+		default:
+			return false;
+	}
+}
+
 static bool
 walk(Node *node, void *arg)
 {
 	if (node == NULL)
 		return false;
 	if (!IsA(node, List) && !IsA(node, CaseWhen) &&
-		(!is_plain(node) || !amt_is_built_in(exprType(node)) ||
+		(!is_plain(node) || !amt_is_built_in(exprType(node)) || has_foreign_operator(node) ||
 		 check_functions_in_node(node, is_foreign_function, arg)))
 		return true;
 	return amt_expression_tree_walker(node, walk, arg);

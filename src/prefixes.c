@@ -79,11 +79,10 @@ char *
 amt_masked(const char *text)
 {
 	bool		found;
-	size_t		len = strlen(text);
-	size_t		masked_len = amt_mask(prefixes, text, len, NULL, 0, &found);
-	char	   *masked = palloc(masked_len + 1);
+	size_t		size = MAX_QUOTED + MAX_MULTIBYTE_CHAR_LEN + 1;
+	char	   *masked = palloc(size);
+	size_t		len = amt_mask(prefixes, text, strlen(text), masked, size, &found);
 
-	(void) amt_mask(prefixes, text, len, masked, masked_len + 1, &found);
-	masked[pg_mbcliplen(masked, masked_len, MAX_QUOTED)] = '\0';
+	masked[pg_mbcliplen(masked, Min(len, size - 1), MAX_QUOTED)] = '\0';
 	return masked;
 }

@@ -250,13 +250,11 @@ find_tables(Oid extension)
 static Oid
 get_table(Oid extension, AmtTableId table)
 {
-	if (unlikely(known.extension != extension))
+	/* A table that was missing may be back: no message tells us of that. */
+	if (unlikely(known.extension != extension || !OidIsValid(known.table[table])))
 		find_tables(extension);
 	if (!OidIsValid(known.table[table]))
-	{
-		known.extension = InvalidOid;
 		no_such_table(table);
-	}
 	return known.table[table];
 }
 
@@ -365,7 +363,7 @@ amt_open_nowait(Oid extension, AmtTableId table, LOCKMODE mode)
 bool
 amt_is_table(Oid extension, AmtTableId table, Relation rel)
 {
-	if (known.extension != extension)
+	if (known.extension != extension || !OidIsValid(known.table[table]))
 		find_tables(extension);
 	return OidIsValid(known.table[table]) && known.table[table] == RelationGetRelid(rel);
 }

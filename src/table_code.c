@@ -296,6 +296,9 @@ check_inheritance(Check *check)
 		(check->rel->rd_rel->relhassubclass && find_inheritance_children(relid, NoLock) != NIL))
 		refuse(check, "Table \"%s\" inherits from another table, or another one from it.",
 			   RelationGetRelationName(check->rel));
+	/* DROP TYPE … CASCADE would drop the table, and the extension with it. */
+	if (OidIsValid(check->rel->rd_rel->reloftype))
+		refuse(check, "Table \"%s\" is a typed table.", RelationGetRelationName(check->rel));
 }
 
 static void
