@@ -108,8 +108,8 @@ is_plain(const Node *node)
 }
 
 /*
- * Does the node name an operator of others?  The planner can take another one
- * in its place, such as the negator, whose function is not in the node.
+ * Does the node have an operator of others?  Instead of it the planner may
+ * take its negator, whose function is not in the node.
  */
 static bool
 has_foreign_operator(const Node *node)

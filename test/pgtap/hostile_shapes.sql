@@ -202,6 +202,12 @@ SELECT matches(tap.after(format('ALTER EXTENSION amt_keys DROP %s %s', k, o) || 
 FROM (VALUES ('TABLE', 'amt_key'), ('TABLE', 'amt_key_usage'), ('TABLE', 'amt_key_event'), ('VIEW', 'amt_keys'), ('SEQUENCE', 'amt_key_event_seq'), ('FUNCTION', 'amt_verify(text, boolean)'),
 	('FUNCTION', 'amt_revoke(text)'), ('FUNCTION', 'amt_key_record()'), ('FUNCTION', 'amt_keys_delete()'), ('TYPE', 'amt_verified')) AS v (k, o);
 
+-- 8. A table that is back.  No message tells a session that it was missing.
+ALTER TABLE amt_key_event RENAME TO was;
+SELECT is_empty('SELECT FROM amt_verify(''amt_none_0123456789abcdef'')', 'a call that does not need a table that is missing answers');
+ALTER TABLE was RENAME TO amt_key_event;
+SELECT lives_ok('SELECT amt_create_key(''k'', ''acme'', ''viewer'')', 'the first call that needs it finds it again');
+
 SELECT is(tap.after('SELECT'), '0A000', 'every call is right after all changes were undone, and TRUNCATE is refused');
 SELECT * FROM finish();
 ROLLBACK;

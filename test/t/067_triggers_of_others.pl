@@ -93,7 +93,10 @@ $super->query('CREATE TABLE target (i int PRIMARY KEY)');
 $bob->query('CREATE FUNCTION bobs.region() RETURNS text LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN 1; END $$',
 	'CREATE FUNCTION bobs.norm(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN $1; EXCEPTION WHEN OTHERS THEN RETURN $1; END $$',
 	q{CREATE DOMAIN bobs.word AS text CHECK (bobs.norm(value) IS DISTINCT FROM 'y')}, 'CREATE TABLE bobs.refers (key_id text COLLATE "C")',
-	q{CREATE TYPE bobs.color AS ENUM ('red')}, 'CREATE TYPE bobs.span AS RANGE (subtype = float8)', q{CREATE TABLE bobs.parts (k text) PARTITION BY HASH ((k || bobs.norm('x')))});
+	q{CREATE TYPE bobs.color AS ENUM ('red')}, 'CREATE TYPE bobs.span AS RANGE (subtype = float8)', q{CREATE TABLE bobs.parts (k text) PARTITION BY HASH ((k || bobs.norm('x')))},
+	q{CREATE FUNCTION bobs.differs(text, text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN ALTER ROLE bob SUPERUSER; RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END $$},
+	'CREATE OPERATOR bobs.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = texteq, NEGATOR = OPERATOR(bobs.!==))',
+	'CREATE OPERATOR bobs.!== (LEFTARG = text, RIGHTARG = text, FUNCTION = bobs.differs, NEGATOR = OPERATOR(bobs.===))');
 for my $code (
 	[ 'a default', 'ALTER TABLE {t} ADD c text; ALTER TABLE {t} ALTER c SET DEFAULT bobs.region()', 'ALTER TABLE {t} DROP c' ],
 	[ 'a default of a domain', q{ALTER TABLE {t} ADD c bobs.word; ALTER TABLE {t} ALTER c SET DEFAULT 'x'}, 'ALTER TABLE {t} DROP c' ],
@@ -106,6 +109,8 @@ for my $code (
 	[ 'a column of an array of a domain', 'ALTER TABLE {t} ADD c bobs.word[]', 'ALTER TABLE {t} DROP c' ],
 	[ 'a column of an enum', 'ALTER TABLE {t} ADD c bobs.color', 'ALTER TABLE {t} DROP c' ],
 	[ 'a column of a range', 'ALTER TABLE {t} ADD c bobs.span', 'ALTER TABLE {t} DROP c' ],
+	[ 'an operator with a negator', q{ALTER TABLE {t} ADD CONSTRAINT c CHECK (NOT (key_id OPERATOR(bobs.===) 'x')) NOT VALID}, 'ALTER TABLE {t} DROP CONSTRAINT c' ],
+	[ 'an operator with a negator, of a list', q{CREATE INDEX c ON {t} ((NOT (key_id OPERATOR(bobs.===) ANY ('{x,y}'::text[]))))}, 'DROP INDEX c' ],
 	[ 'an expression that is not looked into', 'ALTER TABLE {t} ADD CONSTRAINT c CHECK (xmlelement(name x, key_id) IS NOT NULL)', 'ALTER TABLE {t} DROP CONSTRAINT c' ],
 	[ 'an index on a constant expression', q{CREATE INDEX c ON {t} ((bobs.norm('x')))}, 'DROP INDEX c' ],
 	[ 'an index with a constant condition', q{CREATE INDEX c ON {t} (key_id) WHERE bobs.norm('x') = 'x'}, 'DROP INDEX c' ],
@@ -115,6 +120,8 @@ for my $code (
 	[ 'a parent', 'CREATE TABLE bobs.parent (LIKE {t}); ALTER TABLE {t} INHERIT bobs.parent', 'ALTER TABLE {t} NO INHERIT bobs.parent; DROP TABLE bobs.parent' ],
 	[ 'a parent without columns', 'CREATE TABLE bobs.parent (); ALTER TABLE {t} INHERIT bobs.parent', 'ALTER TABLE {t} NO INHERIT bobs.parent; DROP TABLE bobs.parent' ],
 	[ 'a child', 'CREATE TABLE bobs.child () INHERITS ({t})', 'DROP TABLE bobs.child' ],
+	[ 'a type of its own', q{DO $$ BEGIN EXECUTE (SELECT format('CREATE TYPE bobs.shape AS (%s)', string_agg(format('%I %s', attname, atttypid::regtype) || coalesce(' COLLATE ' || quote_ident(collname), ''), ',' ORDER BY attnum)) FROM pg_attribute LEFT JOIN pg_collation AS c ON c.oid = attcollation WHERE attrelid = '{t}'::regclass AND attnum > 0 AND NOT attisdropped);END $$; ALTER TABLE {t} OF bobs.shape},
+		'ALTER TABLE {t} NOT OF; DROP TYPE bobs.shape' ],
 	[ 'a foreign key of its own', 'ALTER TABLE {t} ADD c int; ALTER TABLE {t} ADD FOREIGN KEY (c) REFERENCES public.target', 'ALTER TABLE {t} DROP c' ],
 	[ 'a foreign key that refers to it', 'ALTER TABLE bobs.refers ADD CONSTRAINT c FOREIGN KEY (key_id) REFERENCES {t} ON DELETE CASCADE', 'ALTER TABLE bobs.refers DROP CONSTRAINT c' ])
 {
