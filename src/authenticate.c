@@ -193,8 +193,8 @@ PG_FUNCTION_INFO_V1(amt_authenticate);
 Datum
 amt_authenticate(PG_FUNCTION_ARGS)
 {
-	Oid			extension = amt_extension(fcinfo);
 	bool		first = !amt_identity_is_sealed();
+	Oid			extension;
 	AmtRequestMemory memory;
 
 	amt_session_check();
@@ -209,6 +209,7 @@ amt_authenticate(PG_FUNCTION_ARGS)
 	if (!amt_session_has_changed_rights())
 		amt_identity_seal();
 
+	extension = amt_extension(fcinfo);
 	amt_request_open(&memory);
 	PG_TRY();
 	{

@@ -43,7 +43,7 @@
 #define MAX_SEALED		16
 #define DIGEST_LEN		AMT_SHA256_LEN
 #define REFUSED			"refused"	/* followed by an AmtRefusal */
-#define SEAL_HEAD		(2 * sizeof(LocalTransactionId))	/* before the digests */
+#define SEAL_HEAD		(1 + 2 * sizeof(LocalTransactionId))	/* before the digests */
 #define SEAL_TEXT		(SEAL_HEAD + 2 * sizeof(seal.digest) + 1)
 
 static char *part_setting[NPARTS];	/* in the order of AmtIdentity */
@@ -129,11 +129,10 @@ settings_hold(void)
 }
 
 /*
- * Give the seal to parallel workers that start from now on: the number of
- * the transaction and the digests in hexadecimal, or that the session is
- * refused.  A worker then knows that the stored values were compared.  If
- * publishing fails, a worker would believe more than its leader does, so the
- * session ends.
+ * Give the seal to parallel workers that start from now on: whether the
+ * stored values were compared, the number of the transaction and the digests
+ * in hexadecimal, or that the session is refused.  If publishing fails, a
+ * worker would believe more than its leader does, so the session ends.
  */
 static void
 publish_seal(void)
@@ -146,6 +145,7 @@ publish_seal(void)
 		snprintf(text, sizeof(text), REFUSED "%d", amt_session_refusal());
 	else
 	{
+		*end++ = stored_known ? '1' : '0';
 		end += hex_encode((char *) &seal.transaction, sizeof(seal.transaction), end);
 		end += hex_encode((char *) seal.digest, seal.n * DIGEST_LEN, end);
 		*end = '\0';
@@ -195,14 +195,14 @@ assign_seal(const char *newval, void *extra)
 {
 	if (!IsParallelWorker() || newval == NULL || *newval == '\0')
 		return;
-	stored_known = true;
+	stored_known = *newval != '0';
 	if (refusal_in(newval) != AMT_NOT_REFUSED)
 	{
 		amt_session_refuse(refusal_in(newval));
 		return;
 	}
 	seal.n = (strlen(newval) - SEAL_HEAD) / (2 * DIGEST_LEN);
-	(void) hex_decode(newval, SEAL_HEAD, (char *) &seal.transaction);
+	(void) hex_decode(newval + 1, SEAL_HEAD - 1, (char *) &seal.transaction);
 	(void) hex_decode(newval + SEAL_HEAD, seal.n * 2 * DIGEST_LEN, (char *) seal.digest);
 	holds_known = false;
 }
@@ -230,11 +230,11 @@ amt_identity_seal(void)
 {
 	if (amt_identity_is_sealed())
 		return;
-	amt_identity_compare();
 	seal.n = 0;
 	holds_known = false;
 	seal.transaction = amt_leader_transaction_id();
 	publish_seal();
+	amt_identity_compare();		/* after that: somebody may catch its error */
 }
 
 static bool

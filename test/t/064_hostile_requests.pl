@@ -230,6 +230,26 @@ for (@values)
 	is($said, $expected, "a request gets the right answer: $what");
 	ok_sql($super, 'ALTER ROLE gateway RESET ALL') if defined $setting;
 }
+## A first call that fails before it has decided
+
+# Whoever locks a catalog makes it fail, where a request has a lock_timeout.  A pre-request function may catch the error.
+ok_sql($super, q{ALTER ROLE gateway SET amt_keys.org_id = 'acme'}, q{ALTER ROLE gateway SET amt_keys.role = 'owner'});
+for my $catalog ('pg_db_role_setting', 'pg_depend')
+{
+	my $session = Session->new($node, user => 'gateway');
+	ok_sql($session, q{SET lock_timeout = '200ms'}, q{SELECT count(*) FROM amt_find_tokens('x')}, $catalog eq 'pg_depend' ? $whoami : 'SELECT 1');
+	ok_sql($super, 'BEGIN', "LOCK TABLE $catalog IN ACCESS EXCLUSIVE MODE");
+	is(ok_sql($session, @request, 'SET LOCAL ROLE web',
+			q{DO $$ BEGIN PERFORM amt_authenticate(); EXCEPTION WHEN lock_not_available THEN SET LOCAL a.caught = 'yes'; END $$}, 'SHOW a.caught'), 'yes',
+		"amt_authenticate() fails while $catalog is locked");
+	ok_sql($super, 'ROLLBACK');
+	is($session->query('RESET ROLE', 'SAVEPOINT s', q{SET LOCAL amt_keys.org_id = 'globex'}, 'ROLLBACK TO s', 'SELECT amt_authenticate()', $whoami), "ERROR:  42501\n\n-/-/-/-",
+		'the identity is sealed, and a second call believes no claims');
+	is(ok_sql($session, "SET LOCAL $parallel = on", "$whoami FROM (SELECT) AS x"), '-/-/-/-', 'nor do parallel workers have an identity');
+	is(ok_sql($session, 'COMMIT', @request, 'SELECT amt_authenticate()', $whoami, 'COMMIT'), "\nglobex/owner/gus/-", 'the next transaction has the identity of its claims');
+}
+
+$super->query('ALTER ROLE gateway RESET ALL');
 unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP/, 'the server was up all the time');
 
 $_->quit for $super, $gateway, $bob;
