@@ -71,8 +71,8 @@ GRANT EXECUTE ON FUNCTION @extschema@.amt_is_own(pg_catalog.text) TO PUBLIC;
 ALTER FUNCTION @extschema@.amt_usage(pg_catalog.text) SUPPORT @extschema@.amt_policy_support;
 
 -- The server puts restrictive policies before all others, in the order of their
--- names, and "!" is the first character. So policies that are added to these
--- tables show no row of others, nor tell anything about one.
+-- names, and "!" is the first character but for blanks. So policies that are
+-- added to these tables show no row of others, nor tell anything about one.
 CREATE POLICY "!amt_key_own" ON @extschema@.amt_key AS RESTRICTIVE
     USING (@extschema@.amt_is_own(org_id));
 CREATE POLICY "!amt_key_event_own" ON @extschema@.amt_key_event AS RESTRICTIVE
