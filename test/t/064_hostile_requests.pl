@@ -230,6 +230,7 @@ for (@values)
 	is($said, $expected, "a request gets the right answer: $what");
 	ok_sql($super, 'ALTER ROLE gateway RESET ALL') if defined $setting;
 }
+
 ## A first call that fails before it has decided
 
 # Whoever locks a catalog makes it fail, where a request has a lock_timeout.  A pre-request function may catch the error.
